@@ -1,0 +1,1 @@
+"""Converters from published spine MRI collections to nnU-Net's `Dataset###_Name` format."""
