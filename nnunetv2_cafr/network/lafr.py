@@ -1,0 +1,22 @@
+"""Local Adaptive Feature Recalibration: F' = F + F * sigmoid(DW3x3(Conv1x1(F))) (paper, LAFR section)."""
+
+import torch
+from torch import nn
+
+from nnunetv2_cafr.network.convolution import Pyramid
+
+
+class LAFR(nn.Module):
+    """Strengthens each position by a gate computed from its neighbourhood; (b, c, *spatial) -> (b, c, *spatial)."""
+
+    def __init__(self, pyramid: Pyramid, channels: int, level: int) -> None:
+        super().__init__()
+        kernel = pyramid.kernel(level)
+        self.gate = nn.Sequential(
+            pyramid.conv(channels, channels, 1),
+            pyramid.conv(channels, channels, kernel, padding=[k // 2 for k in kernel], groups=channels),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features + features * self.gate(features)

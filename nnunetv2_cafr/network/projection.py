@@ -1,0 +1,27 @@
+"""The contrastive (CLR) head: an MLP on the fused 1/4 map, then L2 normalisation (paper, CLR section).
+
+Ours: the MLP is two 1x1 convolutions with batch norm and ReLU between them, 256 dimensions out.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nnunetv2_cafr.network.convolution import Pyramid
+
+
+class ProjectionHead(nn.Module):
+    """(b, in_channels, *cells) -> (b, embedding_dim, *cells), float32, of unit length along the channels."""
+
+    def __init__(self, pyramid: Pyramid, in_channels: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            pyramid.conv(in_channels, in_channels, 1, bias=False),
+            pyramid.batch_norm(in_channels),
+            nn.ReLU(inplace=True),
+            pyramid.conv(in_channels, embedding_dim, 1),
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        # The squared sum of 256 half-precision values overflows or loses small ones.
+        return F.normalize(self.mlp(features).float(), dim=1)

@@ -1,0 +1,195 @@
+"""The network contract that CAFR-Net (and, later, every baseline) has to meet."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from nnunetv2_cafr.cost import count_macs, plain_conv_unet
+from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.network.lafr import LAFR
+from nnunetv2_cafr.network.transformer import TransformerLayer, sine_cosine_positions
+
+SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "stem_channels": [4, 8, 16], "tap_channels": 16}
+
+
+def build(input_channels: int = 1, num_classes: int = 5, **kwargs) -> CAFRNet:
+    network = CAFRNet(input_channels, num_classes, **{**SMALL, **kwargs})
+    return network.apply(network.initialize)
+
+
+@pytest.mark.parametrize("spatial", [(16, 16), (17, 31), (96, 160), (100, 77)])
+@pytest.mark.parametrize(("input_channels", "num_classes"), [(1, 20), (3, 2)])
+def test_2d_shapes_in_train_and_eval(spatial, input_channels, num_classes):
+    network = build(input_channels, num_classes)
+    x = torch.randn(2, input_channels, *spatial)
+    logits, embedding = network.train()(x)
+    assert logits.shape == (2, num_classes, *spatial)
+    assert embedding.shape == (2, 256, *(-(-size // 4) for size in spatial))
+    assert embedding.dtype == torch.float32
+    torch.testing.assert_close(embedding.norm(dim=1), torch.ones_like(embedding[:, 0]))
+    output = network.eval()(x)
+    assert isinstance(output, torch.Tensor)
+    assert output.shape == (2, num_classes, *spatial)
+
+
+@pytest.mark.parametrize(
+    ("token_size", "spatial", "cells"),
+    [
+        ((16, 16, 16), (32, 32, 48), (8, 8, 12)),
+        ((4, 16, 16), (12, 48, 33), (12, 12, 9)),
+        ((1, 16, 16), (5, 32, 32), (5, 8, 8)),
+    ],
+)
+def test_3d_cells_follow_the_token_size(token_size, spatial, cells):
+    logits, embedding = build(token_size=token_size, embed_dim=96).train()(torch.randn(2, 1, *spatial))
+    assert logits.shape == (2, 5, *spatial)
+    assert embedding.shape == (2, 256, *cells)
+
+
+def test_padding_inside_equals_padding_outside():
+    """A ragged patch gives what the zero-padded one gives, cropped."""
+    network = build().eval()
+    x = torch.randn(1, 1, 40, 24)
+    padded = nn.functional.pad(x, (0, 8, 0, 8))
+    torch.testing.assert_close(network(x), network(padded)[..., :40, :24])
+
+
+def test_every_parameter_receives_a_gradient():
+    """nnU-Net's distributed training does not look for unused parameters."""
+    network = build()
+    logits, embedding = network(torch.randn(2, 1, 32, 32))
+    (logits.square().mean() + embedding.sum()).backward()
+    without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    assert not without
+
+
+@pytest.mark.parametrize("switch", ["use_transformer", "use_lafr", "use_clr"])
+def test_switches_remove_exactly_their_part(switch):
+    network = build(**{switch: False})
+    gone = {"use_transformer": TransformerLayer, "use_lafr": LAFR, "use_clr": type(build().projection)}[switch]
+    assert not any(isinstance(module, gone) for module in network.modules())
+    assert any(isinstance(module, gone) for module in build().modules())
+    output = network.train()(torch.randn(2, 1, 32, 32))
+    assert isinstance(output, torch.Tensor if switch == "use_clr" else tuple)
+
+
+def test_state_dict_loads_strictly_and_reproduces_the_output():
+    trained = build()
+    trained.train()(torch.randn(4, 1, 32, 32))  # moves the batch-norm statistics
+    fresh = build()
+    fresh.load_state_dict(trained.state_dict(), strict=True)
+    x = torch.randn(1, 1, 48, 32)
+    torch.testing.assert_close(fresh.eval()(x), trained.eval()(x), rtol=0, atol=0)
+
+
+def test_weights_do_not_depend_on_the_patch_size():
+    network = build().eval()
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    network(torch.randn(1, 1, 160, 64))
+    assert shapes == {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def test_projection_head_does_not_run_in_eval():
+    network = build().eval()
+    network.projection.register_forward_hook(lambda *_: pytest.fail("the CLR head ran in eval()"))
+    network(torch.randn(1, 1, 32, 32))
+
+
+def test_lafr_is_the_papers_formula():
+    network = build()
+    lafr = network.decoder.stages[0].recalibrate
+    features = torch.randn(2, 4, 9, 7)
+    pointwise, depthwise, _ = lafr.gate
+    gate = torch.sigmoid(
+        nn.functional.conv2d(
+            nn.functional.conv2d(features, pointwise.weight, pointwise.bias),
+            depthwise.weight,
+            depthwise.bias,
+            padding=1,
+            groups=4,
+        )
+    )
+    torch.testing.assert_close(lafr(features), features + features * gate)
+
+
+def test_positions_tell_all_tokens_apart():
+    positions = sine_cosine_positions((7, 5), 48, torch.device("cpu"))
+    assert positions.shape == (35, 48)
+    distances = torch.cdist(positions, positions) + 10 * torch.eye(35)
+    assert distances.min() > 0.1
+    # the same place in a larger grid has the same position: weights move between patch sizes
+    larger = sine_cosine_positions((9, 11), 48, torch.device("cpu")).view(9, 11, 48)
+    torch.testing.assert_close(larger[:7, :5].reshape(35, 48), positions)
+
+
+def test_cost_stays_within_the_papers_5_12_gmacs():
+    assert count_macs(CAFRNet(1, 20), torch.randn(1, 1, 256, 256)) <= 5.12e9
+
+
+def test_macs_counter_agrees_with_closed_forms():
+    convolution = nn.Conv2d(3, 8, 3, padding=1)
+    assert count_macs(convolution, torch.randn(1, 3, 10, 12)) == 3 * 8 * 9 * 120
+    layer = TransformerLayer(48, 4, 64, 0.0)
+    tokens, width, ffn = 10, 48, 64
+    expected = tokens * (4 * width**2 + 2 * width * ffn) + 2 * tokens**2 * width
+    assert count_macs(layer, torch.randn(1, tokens, width)) == expected
+
+
+def test_baseline_is_the_unet_that_nnunet_plans():
+    network, padded = plain_conv_unet([256, 256], 1, 20)
+    assert padded == [256, 256]
+    assert count_macs(network, torch.randn(1, 1, 256, 256)) / 1e9 == pytest.approx(14.8, abs=0.05)
+
+
+def test_keyword_arguments_are_json_values():
+    kwargs = {**SMALL, "token_size": [16, 16], "dropout": 0.3, "use_lafr": True}
+    assert isinstance(CAFRNet(1, 2, **json.loads(json.dumps(kwargs))), nn.Module)
+
+
+def test_initialisation_keeps_the_signal():
+    network = CAFRNet(1, 20)
+    network.apply(network.initialize)
+    logits, _ = network(torch.randn(2, 1, 64, 64))
+    assert 0.05 < logits.std() < 20
+    tokens = network.patch_embedding(torch.randn(2, 1, 64, 64))
+    assert tokens.std().item() == pytest.approx(1, abs=0.2)
+
+
+def test_feature_map_size_counts_every_convolution_and_linear_output():
+    network = build()
+    counted = 0
+
+    def count(_module, _inputs, output):
+        nonlocal counted
+        counted += output.numel()
+
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.register_forward_hook(count)
+    network(torch.randn(1, 1, 48, 32))
+    expected, counted = counted, 0
+    assert network.compute_conv_feature_map_size((48, 32)) == expected
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"deep_supervision": True}, "single output"),
+        ({"token_size": [16, 12]}, "token_size"),
+        ({"token_size": [16]}, "token_size"),
+        ({"num_layers": 4}, "multiple of 3"),
+        ({"embed_dim": 50}, "embed_dim"),
+        ({"stem_channels": [4, 8]}, "stem_channels"),
+    ],
+)
+def test_bad_arguments_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        build(**kwargs)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 32, 32), (1, 1, 32), (1, 1, 32, 32, 32)])
+def test_bad_input_is_refused_with_what_came(shape):
+    with pytest.raises(ValueError, match=r"built for \(b, 1"):
+        build()(torch.randn(*shape))
