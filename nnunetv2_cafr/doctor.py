@@ -1,0 +1,110 @@
+"""`nnUNetv2_cafr doctor`: is this installation fit to train, and will nnU-Net find our trainers?"""
+
+import contextlib
+import io
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+import nnunetv2_cafr
+from nnunetv2_cafr import training
+
+PACKAGES = (
+    "nnunetv2-cafr",
+    "nnunetv2",
+    "torch",
+    "dynamic-network-architectures",
+    "batchgeneratorsv2",
+    "batchgenerators",
+    "SimpleITK",
+    "numpy",
+)
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+LENGTH_EXAMPLES = ("nnUNetTrainer_CAFR_100epochs", "nnUNetTrainer_budget5x20")
+
+
+def where_nnunet_finds(trainer: str) -> str | None:
+    """Module and file of the class that nnU-Net's own lookup returns for a trainer's name, None if it finds none."""
+    with contextlib.redirect_stdout(io.StringIO()):  # the lookup prints what it scans
+        try:
+            found = recursive_find_trainer_class_by_name(trainer)
+        except RuntimeError:
+            return None
+    file = getattr(sys.modules.get(found.__module__), "__file__", "unknown file")
+    return f"{found.__module__} ({file})"
+
+
+def report_versions() -> bool:
+    print(f"Python      {platform.python_version()} ({sys.executable})")
+    complete = True
+    for package in PACKAGES:
+        try:
+            print(f"  {package:<30} {version(package)}")
+        except PackageNotFoundError:
+            print(f"  {package:<30} MISSING: pip install {package}")
+            complete = False
+    return complete
+
+
+def report_devices() -> None:
+    print(f"Device      {os.cpu_count()} CPU cores, {torch.get_num_threads()} torch threads")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        print(f"  cuda:{index}  {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    if not torch.cuda.is_available():
+        print("  no CUDA device: train with -device cpu (or mps)")
+
+
+def report_folders() -> bool:
+    print("Folders")
+    usable = True
+    for name in FOLDERS:
+        value = os.environ.get(name)
+        if not value:
+            finding, usable = f"NOT SET: export {name}=/path/to/folder", False
+        elif not Path(value).is_dir():
+            finding, usable = f"{value}  DOES NOT EXIST: create it", False
+        elif not os.access(value, os.W_OK):
+            finding, usable = f"{value}  NOT WRITABLE", False
+        else:
+            finding = value
+        print(f"  {name:<22} {finding}")
+    return usable
+
+
+def report_trainers() -> bool:
+    print("Trainers    (as nnU-Net looks them up: its own package, then each folder of nnUNet_extTrainer)")
+    folder = Path(nnunetv2_cafr.__file__).parent / "trainers"
+    searched = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)
+    all_found = True
+    for name in (*training.__all__, *LENGTH_EXAMPLES):
+        found = where_nnunet_finds(name)
+        print(f"  {name:<36} {found or 'NOT FOUND'}")
+        all_found &= found is not None
+    print(f"  nnUNet_extTrainer = {os.pathsep.join(searched)}")
+    if not all_found:
+        print("  To do:")
+        if str(folder) not in searched:
+            print(
+                "    The start-up file nnunetv2_cafr.pth did not run: it belongs in site-packages beside this "
+                "installation.\n    Reinstall (pip install --force-reinstall --no-deps nnunetv2-cafr), check that "
+                "Python does not run with -S,\n"
+                f"    or set it yourself: export nnUNet_extTrainer={folder}"
+            )
+        else:
+            print(f"    The folder is searched but a name is missing: reinstall the package; its folder is {folder}")
+    return all_found
+
+
+def run() -> int:
+    """Prints the report; 0 when training can start, 1 when something is missing."""
+    results = [report_versions()]
+    report_devices()
+    results += [report_folders(), report_trainers()]
+    print("All is well." if all(results) else "Something is missing, see above.")
+    return 0 if all(results) else 1

@@ -1,0 +1,22 @@
+"""The trainers that `nnUNetv2_train -tr` takes; the only place that knows nnUNetTrainer."""
+
+from nnunetv2_cafr.training.ablations import (
+    nnUNetTrainer_CAFR_noCLR,
+    nnUNetTrainer_CAFR_noLAFR,
+    nnUNetTrainer_CAFR_noLAFR_noCLR,
+    nnUNetTrainer_CAFR_noTransformer,
+)
+from nnunetv2_cafr.training.cafr import nnUNetTrainer_CAFR, nnUNetTrainer_CAFR_nnUNetDA
+from nnunetv2_cafr.training.level_safe import nnUNetTrainer_LevelSafe
+from nnunetv2_cafr.training.paper import nnUNetTrainer_CAFR_paper
+
+__all__ = [
+    "nnUNetTrainer_CAFR",
+    "nnUNetTrainer_CAFR_nnUNetDA",
+    "nnUNetTrainer_CAFR_noCLR",
+    "nnUNetTrainer_CAFR_noLAFR",
+    "nnUNetTrainer_CAFR_noLAFR_noCLR",
+    "nnUNetTrainer_CAFR_noTransformer",
+    "nnUNetTrainer_CAFR_paper",
+    "nnUNetTrainer_LevelSafe",
+]

@@ -1,0 +1,73 @@
+"""Trainers of another length, by name alone: `<trainer>_<E>epochs` and `<trainer>_budget<E>x<I>`.
+
+nnU-Net finds a trainer by the name of its class, asks every module that it scans for that name, and writes the name
+into the output folder and the checkpoint. So a name that carries a length reaches training, continuation and inference
+alike, with no option and no environment variable:
+
+    nnUNetTrainer_CAFR_100epochs      100 epochs, all else as nnUNetTrainer_CAFR
+    nnUNetTrainer_budget5x20          stock nnU-Net, 5 epochs of 20 iterations (and 4 for validation)
+
+The base is any trainer that nnU-Net finds, its own, ours or the user's. Such a class is made on demand, here, where
+pickle finds it again.
+"""
+
+import contextlib
+import functools
+import io
+import re
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+_LENGTH = re.compile(r"(?P<base>nnUNetTrainer\w*?)_(?:(?P<epochs>[1-9]\d*)epochs?|budget(?P<budget>[1-9]\d*x[1-9]\d*))")
+
+
+def trainer_of_length(name: str) -> type[nnUNetTrainer] | None:
+    """The trainer class that `name` describes, or None where the name carries no length or its base is unknown."""
+    match = _LENGTH.fullmatch(name)
+    if match is None:
+        return None
+    with contextlib.redirect_stdout(io.StringIO()):  # the lookup prints what it scans
+        try:
+            base = recursive_find_trainer_class_by_name(match["base"])
+        except RuntimeError:
+            return None
+    if match["epochs"]:
+        return _make(name, base, int(match["epochs"]), None)
+    epochs, iterations = match["budget"].split("x")
+    return _make(name, base, int(epochs), int(iterations))
+
+
+@functools.cache
+def _make(name: str, base: type[nnUNetTrainer], epochs: int, iterations: int | None) -> type[nnUNetTrainer]:
+    # nnU-Net reads the argument names off this signature.
+    def __init__(  # noqa: N807
+        self: Any,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        base.__init__(self, plans, configuration, fold, dataset_json, device)
+        self.num_epochs = epochs
+        if iterations is not None:
+            self.num_iterations_per_epoch = iterations
+            # nnU-Net validates on one iteration for each five that it trains.
+            self.num_val_iterations_per_epoch = max(1, round(iterations / 5))
+        self.print_to_log_file(
+            f"LIMITED TRAINING, as the trainer's name asks: {self.num_epochs} epochs of "
+            f"{self.num_iterations_per_epoch} iterations of {base.__name__}. Its results are not {base.__name__}'s."
+        )
+
+    return type(
+        name, (base,), {"__init__": __init__, "__module__": __name__, "__doc__": f"{base.__name__} of another length."}
+    )
+
+
+def __getattr__(name: str) -> type[nnUNetTrainer]:
+    if (trainer := trainer_of_length(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return trainer

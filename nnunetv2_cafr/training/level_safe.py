@@ -1,0 +1,84 @@
+"""Augmentation that never contradicts a vertebral level.
+
+A sagittal slice turned upside down shows L5 on top: the labels encode the order of the levels, so a network trained on
+such slices is taught that order means nothing. Stock 2-D nnU-Net does exactly that on thick-slice sagittal data: it
+mirrors both in-plane axes, one of which runs up and down, and rotates by up to 180 degrees where the patch is near
+square. Here the up/down axis is never mirrored, in training or at test time, and rotation stops at 15 degrees.
+Everything else is nnU-Net's own pipeline, plus the elastic deformation that the paper names (training section).
+"""
+
+from typing import Any
+
+import numpy as np
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_cafr.training.orientation import superior_inferior_axis
+
+
+class LevelSafeAugmentation:
+    """Mixin before any nnUNetTrainer: no up/down mirroring, at most 15 degrees of rotation, elastic deformation.
+
+    The up/down axis comes from the direction cosines of the preprocessed cases. Where they are missing, or differ
+    between cases, nothing is mirrored at all, and the log says so.
+
+    All values but the elastic deformation's presence are ours.
+    """
+
+    max_rotation_degrees = 15.0
+    elastic_probability = 0.2
+    elastic_sigma = (0.05, 0.15)  # smoothness of the deformation, as a fraction of the patch
+    elastic_magnitude = 0.03  # largest displacement, as a fraction of the shortest side of the patch
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802 - nnU-Net's name
+        self: Any,
+    ) -> tuple[tuple[float, float], bool, np.ndarray, tuple[int, ...]]:
+        rotation, dummy_2d, _, stock_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # type: ignore[misc]
+        limit = np.deg2rad(self.max_rotation_degrees)
+        rotation = (max(rotation[0], -limit), min(rotation[1], limit))
+
+        patch_size = self.configuration_manager.patch_size
+        # The scale range is the one that nnU-Net passes here.
+        initial_patch_size = get_patch_size(patch_size, rotation, rotation, rotation, (0.85, 1.25))
+        if dummy_2d:
+            initial_patch_size[0] = patch_size[0]
+
+        up_down = self.find_superior_inferior_axis()
+        if up_down is None:
+            mirror_axes: tuple[int, ...] = ()
+            self.print_to_log_file("Level-safe: the up/down axis is unknown or differs between cases: no mirroring")
+        else:
+            # 2-D patches are planes of the last two axes.
+            patch_axis = up_down - (3 - len(patch_size))
+            mirror_axes = tuple(axis for axis in stock_axes if axis != patch_axis)
+            self.print_to_log_file(f"Level-safe: up/down is patch axis {patch_axis}, mirroring axes {mirror_axes}")
+        self.inference_allowed_mirroring_axes = mirror_axes
+        return rotation, dummy_2d, initial_patch_size, mirror_axes
+
+    def find_superior_inferior_axis(self: Any) -> int | None:
+        """The axis that all preprocessed cases share, or None."""
+        dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
+        dataset = dataset_class(self.preprocessed_dataset_folder)
+        axes = {
+            superior_inferior_axis(dataset.load_case(case)[3], self.plans_manager.transpose_forward)
+            for case in dataset.identifiers
+        }
+        return axes.pop() if len(axes) == 1 else None
+
+    @classmethod
+    def get_training_transforms(cls, patch_size: Any, *args: Any, **kwargs: Any) -> BasicTransform:
+        """nnU-Net's training pipeline with elastic deformation switched on in its spatial transform."""
+        pipeline = super().get_training_transforms(patch_size, *args, **kwargs)  # type: ignore[misc]
+        for transform in pipeline.transforms:
+            if isinstance(transform, SpatialTransform):
+                transform.p_elastic_deform = cls.elastic_probability
+                transform.elastic_deform_scale = cls.elastic_sigma
+                transform.elastic_deform_magnitude = (0.0, cls.elastic_magnitude * min(transform.patch_size))
+        return pipeline
+
+
+class nnUNetTrainer_LevelSafe(LevelSafeAugmentation, nnUNetTrainer):
+    """Stock nnU-Net under the level-safe augmentation: what nnUNetTrainer_CAFR is held against."""

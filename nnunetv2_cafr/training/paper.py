@@ -1,0 +1,186 @@
+"""The paper's own recipe (training section), as far as it is known, inside nnU-Net."""
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2, nnUNetDatasetNumpy
+from skimage.exposure import equalize_adapthist, equalize_hist
+
+from nnunetv2_cafr.training.cafr import nnUNetTrainer_CAFR
+
+
+class EarlyStop(Exception):  # noqa: N818 - an exit, not an error
+    """Leaves nnU-Net's epoch loop, which has no other exit."""
+
+
+class EqualizeTransform(ImageOnlyTransform):
+    """Histogram equalisation of each channel of a patch, contrast-limited and adaptive (CLAHE) or global.
+
+    Image (c, *spatial), values kept within the patch's own range. CLAHE's clip limit is scikit-image's default; ours,
+    the paper gives none.
+    """
+
+    def __init__(self, adaptive: bool) -> None:
+        super().__init__()
+        self.adaptive = adaptive
+
+    def _apply_to_image(self, img: torch.Tensor, **_params: Any) -> torch.Tensor:
+        for channel in img:
+            low, high = channel.min(), channel.max()
+            if high == low:
+                continue
+            unit = ((channel - low) / (high - low)).numpy()
+            equalized = equalize_adapthist(unit) if self.adaptive else equalize_hist(unit)
+            channel.copy_(torch.from_numpy(np.asarray(equalized, dtype=np.float32)) * (high - low) + low)
+        return img
+
+
+class UnitRangeImage:
+    """A preprocessed image (c, z, y, x) mapped to [0, 1] per channel as it is read, patch by patch.
+
+    nnU-Net's normalisation is affine per case, so this equals scaling the original intensities, up to the resampling
+    after it: no second preprocessing is needed. The range is read from the whole image once and kept in `ranges`.
+    """
+
+    def __init__(self, image: Any, identifier: str, ranges: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        self._image = image
+        self._identifier = identifier
+        self._ranges = ranges
+        self.shape = image.shape
+        self.ndim = image.ndim
+        self.dtype = image.dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if self._identifier not in self._ranges:
+            values = np.asarray(self._image[:])
+            axes = tuple(range(1, values.ndim))
+            self._ranges[self._identifier] = values.min(axes, keepdims=True), np.ptp(values, axes, keepdims=True)
+        low, extent = self._ranges[self._identifier]
+        channels = index[0] if isinstance(index, tuple) else index
+        return (np.asarray(self._image[index]) - low[channels]) / np.maximum(extent[channels], 1e-8)
+
+
+class UnitRange:
+    """Mixin before one of nnU-Net's data set classes: `load_case` returns the image in [0, 1]."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def load_case(self, identifier: str) -> tuple[UnitRangeImage, Any, Any, dict]:
+        image, segmentation, previous, properties = super().load_case(identifier)  # type: ignore[misc]
+        return UnitRangeImage(image, identifier, self._ranges), segmentation, previous, properties
+
+
+class UnitRangeBlosc2(UnitRange, nnUNetDatasetBlosc2):
+    pass
+
+
+class UnitRangeNumpy(UnitRange, nnUNetDatasetNumpy):
+    pass
+
+
+UNIT_RANGE = {nnUNetDatasetBlosc2: UnitRangeBlosc2, nnUNetDatasetNumpy: UnitRangeNumpy}
+
+
+class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR):
+    """CAFR-Net by the paper's recipe wherever it is known; 2-D configurations only.
+
+    From the paper (training section): 500 epochs, batch 16, 256x256 patches, Adam 1e-4 to 1e-6 by cosine annealing,
+    weight decay 1e-5, early stopping with patience 10, intensities in [0, 1], flips, rotation, elastic deformation,
+    CLAHE and histogram equalisation, foreground-stratified patches. Patch, batch and intensity range are written into
+    the plans that are stored with the model, so inference follows them; the data keep nnU-Net's preprocessing and
+    spacing.
+
+    Ours, where the paper is silent: an epoch is nnU-Net's 250 iterations; the watched value is the smoothed validation
+    Dice (patience 10 of 500 epochs and the 364 epochs that the paper trained agree only if it is read generously);
+    flips are those that keep the order of the levels, rotation is at most 15 degrees, elastic deformation has
+    probability 0.2 and each equalisation 0.1; a third of the patches is sampled around a voxel of a random class.
+
+    Not possible without a second preprocessing: the paper's own resampling, which it does not state, and CLAHE as a
+    step before training (here it is an augmentation, as the paper lists it).
+    """
+
+    patience = 10
+    patch_size = (256, 256)
+    batch_size_of_paper = 16
+    equalization_probability = 0.1
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
+    ) -> None:
+        plans = deepcopy(plans)
+        settings = plans["configurations"][configuration]
+        if configuration != "2d":
+            raise ValueError(
+                f"nnUNetTrainer_CAFR_paper is the paper's 2-D recipe, got configuration {configuration!r}: "
+                "use 2d, or train nnUNetTrainer_CAFR"
+            )
+        settings["patch_size"] = list(self.patch_size)
+        settings["batch_size"] = self.batch_size_of_paper
+        settings["normalization_schemes"] = ["RescaleTo01Normalization"] * len(settings["normalization_schemes"])
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = 500
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.dataset_class: type = UNIT_RANGE[infer_dataset_class(self.preprocessed_dataset_folder)]
+
+    @classmethod
+    def get_training_transforms(
+        cls,
+        patch_size: Any,
+        rotation_for_DA: Any,  # noqa: N803
+        deep_supervision_scales: Any,
+        mirror_axes: Any,
+        do_dummy_2d_data_aug: bool,
+        **kwargs: Any,
+    ) -> BasicTransform:
+        """Of the level-safe pipeline only what the paper names: geometry; its intensity changes are equalisations."""
+        pipeline = super().get_training_transforms(
+            patch_size, rotation_for_DA, deep_supervision_scales, mirror_axes, do_dummy_2d_data_aug, **kwargs
+        )
+        kept: list[BasicTransform] = []
+        for transform in pipeline.transforms:
+            intensity = isinstance(transform, RandomTransform) and isinstance(transform.transform, ImageOnlyTransform)
+            if not intensity:
+                kept.append(transform)
+            if isinstance(transform, SpatialTransform):
+                transform.p_scaling = 0
+                kept += [
+                    RandomTransform(EqualizeTransform(adaptive), apply_probability=cls.equalization_probability)
+                    for adaptive in (True, False)
+                ]
+        pipeline.transforms = kept
+        return pipeline
+
+    def epochs_without_gain(self) -> int:
+        """Epochs since the smoothed validation Dice was highest; read off the log, so `--c` keeps count."""
+        dice = self.logger.get_value("ema_fg_dice", step=None)
+        return len(dice) - 1 - int(np.argmax(dice)) if dice else 0
+
+    def run_training(self) -> None:
+        if self.epochs_without_gain() >= self.patience:
+            self.num_epochs = self.current_epoch  # continued after it had stopped: nothing is left to train
+        try:
+            super().run_training()
+        except EarlyStop:
+            self.on_train_end()
+
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        if self.epochs_without_gain() >= self.patience:
+            self.print_to_log_file(
+                f"Early stopping: no higher smoothed validation Dice for {self.patience} epochs (paper: patience 10)"
+            )
+            raise EarlyStop

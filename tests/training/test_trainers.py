@@ -1,0 +1,332 @@
+"""Trainers constructed as nnU-Net constructs them, over really preprocessed phantoms."""
+
+import inspect
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+from nnunetv2_cafr import training
+from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.network.lafr import LAFR
+from nnunetv2_cafr.network.transformer import TransformerLayer
+from nnunetv2_cafr.training.cosine_lr import CosineLRScheduler
+from nnunetv2_cafr.training.orientation import superior_inferior_axis
+
+CPU = torch.device("cpu")
+UP_DOWN, FRONT_BACK = 0, 1  # patch axes of a sagittal slice
+
+
+def construct(name: str, **kwargs) -> nnUNetTrainer:
+    trainer = get_trainer_from_args("511", "2d", 0, name, device=CPU, **kwargs)
+    trainer.initialize()
+    return trainer
+
+
+@pytest.fixture
+def interrupted(nnunet_environment: Path) -> nnUNetTrainer:
+    """A training of two epochs which nnU-Net's own loop saved after the first and which ended at the second."""
+    trainer = construct("nnUNetTrainer_CAFR_budget2x3")
+    trainer.save_every = 1
+    start_epoch = trainer.on_epoch_start
+
+    def stop_in_second_epoch() -> None:
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+        start_epoch()
+
+    trainer.on_epoch_start = stop_in_second_epoch
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    return trainer
+
+
+@pytest.mark.parametrize("name", training.__all__)
+def test_every_trainer_can_be_constructed_and_saves_its_name(name, nnunet_environment):
+    trainer = construct(name)
+    assert trainer.network is not None
+    assert list(inspect.signature(type(trainer)).parameters) == [
+        "plans",
+        "configuration",
+        "fold",
+        "dataset_json",
+        "device",
+    ]
+    assert Path(trainer.output_folder).parent.name == f"{name}__nnUNetPlans__2d"
+    if "CAFR" in name:
+        assert isinstance(trainer.network, CAFRNet)
+        assert not trainer.enable_deep_supervision
+        assert isinstance(trainer.optimizer, torch.optim.Adam)
+    assert trainer.num_epochs == (500 if name.endswith("paper") else 1000)
+    assert trainer.num_iterations_per_epoch == 250
+    assert trainer.oversample_foreground_percent == 0.33
+
+
+@pytest.mark.parametrize(
+    ("name", "lafr", "clr", "transformer"),
+    [
+        ("nnUNetTrainer_CAFR", True, True, True),
+        ("nnUNetTrainer_CAFR_nnUNetDA", True, True, True),
+        ("nnUNetTrainer_CAFR_noLAFR", False, True, True),
+        ("nnUNetTrainer_CAFR_noCLR", True, False, True),
+        ("nnUNetTrainer_CAFR_noLAFR_noCLR", False, False, True),
+        ("nnUNetTrainer_CAFR_noTransformer", True, True, False),
+    ],
+)
+def test_ablations_leave_out_exactly_one_thing(name, lafr, clr, transformer, nnunet_environment):
+    trainer = construct(name)
+
+    def has(kind: type[nn.Module]) -> bool:
+        return any(isinstance(module, kind) for module in trainer.network.modules())
+
+    assert (has(LAFR), trainer.network.projection is not None, has(TransformerLayer)) == (lafr, clr, transformer)
+    trainer.current_epoch = 999
+    assert trainer.current_clr_weight() == (0.1 if clr else 0)
+
+
+def test_clr_weight_and_learning_rate_follow_the_epoch(nnunet_environment):
+    trainer = construct("nnUNetTrainer_CAFR")
+    weights, rates = [], []
+    for epoch in (0, 50, 100, 999):
+        trainer.current_epoch = epoch
+        weights.append(trainer.current_clr_weight())
+        trainer.lr_scheduler.step(epoch)
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert weights == pytest.approx([0, 0.05, 0.1, 0.1])
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[-1] == pytest.approx(1e-6)
+    assert rates == sorted(rates, reverse=True)
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == 1e-5
+
+
+def test_cosine_is_torchs_own():
+    parameter = nn.Parameter(torch.zeros(1))
+    ours, theirs = torch.optim.SGD([parameter], 1e-4), torch.optim.SGD([parameter], 1e-4)
+    mine = CosineLRScheduler(ours, 1e-4, 1e-6, num_epochs=11)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=10, eta_min=1e-6)
+    for epoch in range(11):
+        mine.step(epoch)
+        assert mine.get_last_lr()[0] == pytest.approx(reference.get_last_lr()[0])
+        theirs.step()
+        reference.step()
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer_LevelSafe", "nnUNetTrainer_CAFR", "nnUNetTrainer_CAFR_paper"])
+def test_level_safe_augmentation_never_turns_a_spine_upside_down(name, nnunet_environment):
+    trainer = construct(name)
+    rotation, _, _, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert mirror_axes == trainer.inference_allowed_mirroring_axes == (FRONT_BACK,)
+    assert np.rad2deg(rotation) == pytest.approx((-15, 15))
+    pipeline = trainer.get_training_transforms(
+        [64, 48], rotation, None, mirror_axes, False, use_mask_for_norm=[False], foreground_labels=[1]
+    )
+    (mirror,) = (t for t in pipeline.transforms if isinstance(t, MirrorTransform))
+    (spatial,) = (t for t in pipeline.transforms if isinstance(t, SpatialTransform))
+    assert mirror.allowed_axes == (FRONT_BACK,)
+    assert spatial.p_elastic_deform > 0
+    # A gradient from top to bottom keeps its direction through everything.
+    image = torch.linspace(-1, 1, 64)[:, None].expand(64, 48)[None].clone()
+    labels = (image > 0).to(torch.int16)
+    for _ in range(40):
+        out = pipeline(image=image.clone(), segmentation=labels.clone())["segmentation"][0].float().clamp(min=0)
+        assert out[48:].mean() > out[:16].mean()
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainer_CAFR_nnUNetDA"])
+def test_stock_augmentation_stays_stock(name, nnunet_environment):
+    trainer = construct(name)
+    rotation, _, _, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert mirror_axes == (UP_DOWN, FRONT_BACK)
+    assert np.rad2deg(rotation) == pytest.approx((-180, 180))
+
+
+def test_level_safe_arms_differ_in_network_and_optimiser_only(nnunet_environment):
+    cafr, stock = construct("nnUNetTrainer_CAFR"), construct("nnUNetTrainer_LevelSafe")
+    settings = cafr.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    np.testing.assert_equal(settings, stock.configure_rotation_dummyDA_mirroring_and_inital_patch_size())
+    arguments = ([64, 48], settings[0], None, settings[3], False)
+    ours, theirs = (
+        [str(t) for t in trainer.get_training_transforms(*arguments).transforms] for trainer in (cafr, stock)
+    )
+    # CAFR keeps padding as -1 for the contrastive loss; its Dice and CE see background, as nnU-Net's do.
+    assert [t for t in theirs if "RemoveLabel" not in t] == ours
+    for attribute in ("num_epochs", "num_iterations_per_epoch", "oversample_foreground_percent", "batch_size"):
+        assert getattr(cafr, attribute) == getattr(stock, attribute)
+
+
+SAGITTAL = (0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+SAGITTAL_AFFINE = np.array([[0, 0, -4, 7], [-0.5, 0, 0, 0], [0, 0.5, 0, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("properties", "transpose", "expected"),
+    [
+        ({"sitk_stuff": {"direction": SAGITTAL}}, [0, 1, 2], 1),
+        ({"sitk_stuff": {"direction": SAGITTAL}}, [2, 0, 1], 2),
+        ({"sitk_stuff": {"direction": np.eye(3).ravel()}}, [0, 1, 2], 0),
+        ({"nibabel_stuff": {"original_affine": np.diag([0.5, 0.5, 4, 1])}}, [0, 1, 2], 0),
+        ({"nibabel_stuff": {"original_affine": SAGITTAL_AFFINE}}, [0, 1, 2], 1),
+        ({"sitk_stuff": {"direction": (1, 0, 0, 1)}}, [0, 1, 2], None),
+        ({"spacing": [1, 1, 1]}, [0, 1, 2], None),
+    ],
+)  # fmt: skip
+def test_up_down_axis_is_read_from_the_geometry(properties, transpose, expected):
+    assert superior_inferior_axis(properties, transpose) == expected
+
+
+def test_unknown_orientation_means_no_mirroring(nnunet_environment, monkeypatch):
+    trainer = construct("nnUNetTrainer_LevelSafe")
+    monkeypatch.setattr(trainer, "find_superior_inferior_axis", lambda: None)
+    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == ()
+
+
+def test_padding_reaches_the_loss_as_minus_one(nnunet_environment):
+    trainer = construct("nnUNetTrainer_CAFR")
+    pipeline = trainer.get_training_transforms([64, 48], (0, 0), None, (), False)
+    labels = torch.full((1, 64, 48), -1, dtype=torch.int16)
+    assert (pipeline(image=torch.zeros(1, 64, 48), segmentation=labels)["segmentation"] == -1).all()
+
+
+def test_one_epoch_logs_the_terms_and_resumes_to_the_same_state(interrupted, nnunet_environment):
+    assert interrupted.logger.get_value("clr_weight", step=None) == [0.0]
+    terms = [interrupted.logger.get_value(f"train_{term}", step=0) for term in ("dice", "ce", "clr")]
+    assert np.isfinite(terms).all()
+    # CLR's weight is 0 in the first epoch, so the other two terms are nnU-Net's loss.
+    assert interrupted.logger.get_value("train_losses", step=0) == pytest.approx(terms[0] + terms[1], rel=1e-4)
+    assert (Path(interrupted.output_folder) / "loss_terms.png").stat().st_size > 1000
+
+    resumed = construct("nnUNetTrainer_CAFR_budget2x3", continue_training=True)
+    resumed.load_checkpoint(str(Path(interrupted.output_folder) / "checkpoint_latest.pth"))
+    assert resumed.current_epoch == 1
+    torch.testing.assert_close(resumed.network.state_dict(), interrupted.network.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        resumed.optimizer.state_dict()["state"], interrupted.optimizer.state_dict()["state"], rtol=0, atol=0
+    )
+    logged = {key: value[:1] for key, value in interrupted.logger.get_checkpoint().items()}
+    np.testing.assert_equal(resumed.logger.get_checkpoint(), logged)  # classes that never occurred are NaN
+    assert resumed.current_clr_weight() == 0.1
+    resumed.run_training()
+    assert resumed.logger.get_value("clr_weight", step=None) == [0.0, 0.1]
+    assert len(resumed.logger.get_value("train_clr", step=None)) == 2
+    assert (Path(resumed.output_folder) / "checkpoint_final.pth").is_file()
+
+
+def test_a_length_in_the_name_makes_that_trainer():
+    from nnunetv2_cafr.training import lengths
+
+    trainer = lengths.trainer_of_length("nnUNetTrainer_CAFR_budget2x10")
+    assert issubclass(trainer, training.nnUNetTrainer_CAFR)
+    assert trainer.__name__ == "nnUNetTrainer_CAFR_budget2x10"
+    assert pickle.loads(pickle.dumps(trainer)) is trainer
+    assert issubclass(lengths.trainer_of_length("nnUNetTrainerAdam_budget1x1"), nnUNetTrainer)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "iterations", "validation"),
+    [
+        ("nnUNetTrainer_CAFR_100epochs", 100, 250, 50),
+        ("nnUNetTrainer_LevelSafe_5epochs", 5, 250, 50),
+        ("nnUNetTrainer_CAFR_noCLR_1epoch", 1, 250, 50),
+        ("nnUNetTrainer_budget3x20", 3, 20, 4),
+        ("nnUNetTrainer_CAFR_paper_budget1x2", 1, 2, 1),
+    ],
+)
+def test_lengths_reach_the_trainer_its_log_and_its_folder(name, epochs, iterations, validation, nnunet_environment):
+    trainer = construct(name)
+    found = (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch)
+    assert found == (epochs, iterations, validation)
+    assert name in trainer.output_folder
+    assert "LIMITED TRAINING" in Path(trainer.log_file).read_text()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nnUNetTrainer_CAFR", "nnUNetTrainer_Unknown_5epochs", "nnUNetTrainer_CAFR_0epochs", "nnUNetTrainer_budget5",
+     "nnUNetTrainer_CAFR_budget2x0", "nnUNetTrainer_CAFR_budget2x3x4", "5epochs", "numpy_5epochs", "__path__"],
+)  # fmt: skip
+def test_names_that_are_not_fully_understood_are_not_answered(name):
+    from nnunetv2_cafr.training import lengths
+
+    with pytest.raises(AttributeError):
+        getattr(lengths, name)
+
+
+def test_paper_recipe_reaches_the_stored_plans(nnunet_environment, phantom_dataset):
+    trainer = construct("nnUNetTrainer_CAFR_paper_budget1x1")
+    trainer.on_train_start()
+    stored = json.loads((Path(trainer.output_folder_base) / "plans.json").read_text())["configurations"]["2d"]
+    assert stored["patch_size"] == [256, 256]
+    assert stored["batch_size"] == 16
+    assert stored["normalization_schemes"] == ["RescaleTo01Normalization"]
+    batch = next(trainer.dataloader_train)
+    assert batch["data"].shape == (16, 1, 256, 256)
+    assert -0.2 < batch["data"].min() < batch["data"].max() < 1.2
+    # the user's own plans stay as they were
+    own = phantom_dataset.preprocessed / "Dataset511_SpineMRI" / "nnUNetPlans.json"
+    assert json.loads(own.read_text())["configurations"]["2d"]["patch_size"] != [256, 256]
+
+
+def test_paper_recipe_reads_cases_as_its_plans_would_preprocess_them(nnunet_environment):
+    """[0, 1] of the z-scored case is [0, 1] of the original: an affine map does not move it."""
+    stock, paper = construct("nnUNetTrainer"), construct("nnUNetTrainer_CAFR_paper")
+    (z_scored, *_), (unit, *_) = (
+        trainer.dataset_class(trainer.preprocessed_dataset_folder).load_case("SpineMRI_002")
+        for trainer in (stock, paper)
+    )
+    expected = z_scored[:] - z_scored[:].min()
+    expected /= expected.max()
+    np.testing.assert_allclose(unit[:], expected, atol=1e-6)
+    np.testing.assert_allclose(unit[:, 1:2, 5:9, 3:4], expected[:, 1:2, 5:9, 3:4], atol=1e-6)
+
+
+def test_paper_recipe_refuses_3d(nnunet_environment):
+    with pytest.raises(ValueError, match="2-D recipe"):
+        get_trainer_from_args("511", "3d_fullres", 0, "nnUNetTrainer_CAFR_paper", device=CPU)
+
+
+def test_paper_recipe_stops_after_ten_epochs_without_gain(nnunet_environment, monkeypatch):
+    """nnU-Net's own loop and logger; only the steps are replaced, by a Dice that rises for three epochs and falls."""
+    name = "nnUNetTrainer_CAFR_paper_budget30x1"
+    trainer = construct(name)
+    term = {"dice": np.array(0.0), "ce": np.array(0.0), "clr": np.array(0.0)}
+    monkeypatch.setattr(trainer, "get_dataloaders", lambda: (iter(lambda: {}, None), iter(lambda: {}, None)))
+    monkeypatch.setattr(trainer, "train_step", lambda batch: {"loss": np.array(1.0), **term})
+    monkeypatch.setattr(trainer.logger, "plot_progress_png", lambda folder: None)
+    monkeypatch.setattr(trainer, "_plot_loss_terms", lambda: None)
+
+    def validation_step(_batch: dict) -> dict:
+        hits = np.array([float(10 - abs(trainer.current_epoch - 2) / 4)])
+        return {"loss": np.array(1.0), "tp_hard": hits, "fp_hard": 20 - hits, "fn_hard": 20 - hits}
+
+    monkeypatch.setattr(trainer, "validation_step", validation_step)
+    reported: set[str] = set()
+
+    class Tracker:
+        """Stands where nnU-Net keeps its Weights & Biases logger."""
+
+        def log(self, key: str, value: object, step: int) -> None:
+            reported.add(key)
+
+    trainer.logger.loggers.append(Tracker())
+    trainer.run_training()
+    assert {"train_dice", "train_ce", "train_clr", "clr_weight"} <= reported
+    best = int(np.argmax(trainer.logger.get_value("ema_fg_dice", step=None)))
+    assert best >= 2
+    assert trainer.current_epoch == best + 10 + 1 < 30
+    final = Path(trainer.output_folder) / "checkpoint_final.pth"
+    assert final.is_file()
+
+    continued = construct(name, continue_training=True)
+    continued.load_checkpoint(str(final))
+    monkeypatch.setattr(continued, "get_dataloaders", lambda: (None, None))
+    monkeypatch.setattr(continued, "train_step", lambda batch: pytest.fail("trained on after early stopping"))
+    continued.run_training()
+    assert continued.current_epoch == trainer.current_epoch
