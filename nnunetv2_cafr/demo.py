@@ -1,0 +1,271 @@
+"""`nnUNetv2_cafr demo`: the whole chain on synthetic spines, through the commands that a user types.
+
+phantom -> nnUNetv2_convert_SpineMRI -> nnUNetv2_plan_and_preprocess -> nnUNetv2_train -> nnUNetv2_predict -> score and
+picture. Everything lies in one folder; an interrupted demo goes on where it stopped. The training is far too short for
+a result: it shows that the chain works and that the network learns.
+"""
+
+import argparse
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nnunetv2_cafr import phantom
+from nnunetv2_cafr.evaluation.overlap import CaseScore, score_folders
+from nnunetv2_cafr.evaluation.pictures import PictureRow, side_by_side
+
+EXAMPLES = """examples:
+  nnUNetv2_cafr demo                          6 minutes on two CPU cores, result in ./cafr_demo
+  nnUNetv2_cafr demo --out /tmp/demo --trainer nnUNetTrainer_LevelSafe --budget 10x50
+"""
+
+DATASET_ID, HELD_OUT_ID = 511, 512
+MARKER = "demo.json"
+MIN_FOREGROUND_DICE = 0.8  # below it nothing was learnt worth showing
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What one demo folder was made with; stored in it, so that a rerun continues the same demo."""
+
+    trainer: str
+    budget: str
+    num_train: int
+    num_held_out: int
+    size: tuple[int, int, int]  # rows, columns, slices
+    device: str
+
+    @property
+    def trainer_with_budget(self) -> str:
+        return f"{self.trainer}_budget{self.budget}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("cafr_demo"), help="folder of the demo (default ./cafr_demo)")
+    parser.add_argument("--trainer", default="nnUNetTrainer_CAFR", help="default nnUNetTrainer_CAFR")
+    parser.add_argument("--budget", default="8x70", metavar="EPOCHSxITERATIONS", help="of training (default 8x70)")
+    parser.add_argument(
+        "--cases", type=int, nargs=2, default=(18, 4), metavar=("TRAIN", "HELD_OUT"), help="phantoms (default 18 4)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=3,
+        default=(96, 80, 9),
+        metavar=("ROWS", "COLUMNS", "SLICES"),
+        help="of a phantom (default 96 80 9)",
+    )
+    parser.add_argument("-device", default=None, choices=["cpu", "cuda", "mps"], help="default: cuda if there is one")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    settings = DemoSettings(
+        trainer=arguments.trainer,
+        budget=arguments.budget,
+        num_train=arguments.cases[0],
+        num_held_out=arguments.cases[1],
+        size=tuple(arguments.size),
+        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", settings.budget):
+        raise SystemExit(f"--budget is EPOCHSxITERATIONS, for example 8x70, got {settings.budget!r}")
+    start = time.monotonic()
+    demo = Demo(arguments.out.resolve(), settings)
+    scores = demo.run()
+    print(f"\nThe whole demo took {(time.monotonic() - start) / 60:.1f} minutes.")
+    foreground = float(np.mean([score.foreground_dice for score in scores]))
+    if foreground < MIN_FOREGROUND_DICE:
+        print(f"Foreground Dice {foreground:.3f} is below {MIN_FOREGROUND_DICE}: this budget taught it too little.")
+        return 1
+    return 0
+
+
+class Demo:
+    """The steps of one demo folder, each skipped where its result is there already."""
+
+    def __init__(self, folder: Path, settings: DemoSettings) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.raw, self.preprocessed, self.results = (
+            folder / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+        )
+        self.phantom = folder / "phantom"
+        self.dataset = self.raw / f"Dataset{DATASET_ID}_SpineMRI"
+        self.held_out = self.raw / f"Dataset{HELD_OUT_ID}_SpineMRI"
+        self.predictions = folder / "predictions"
+        self.log = folder / "demo.log"
+        # nnU-Net's defaults start eight processes which each import torch: more than small machines bear.
+        self.workers = max(1, min(8, (os.cpu_count() or 1) // 2))
+
+    def run(self) -> list[CaseScore]:
+        self._claim_folder()
+        epochs = int(self.settings.budget.split("x")[0])
+        trainer = self.settings.trainer_with_budget
+        model = self.results / self.dataset.name / f"{trainer}__nnUNetPlans__2d" / "fold_0"
+        on = ["-device", self.settings.device]
+        dataset, held_out = str(DATASET_ID), str(HELD_OUT_ID)
+        convert = ["nnUNetv2_convert_SpineMRI", "-o", str(self.raw)]
+        workers = str(self.workers)
+        prepare = ["nnUNetv2_plan_and_preprocess", "-d", dataset, "-c", "2d", "--verify_dataset_integrity"]
+        prepare += ["-npfp", workers, "-np", workers]
+        train = ["nnUNetv2_train", dataset, "2d", "0", "-tr", trainer, *on]
+        if any(model.glob("checkpoint_*.pth")):
+            train.append("--c")
+        predict = ["nnUNetv2_predict", "-d", dataset, "-c", "2d", "-f", "0", "-tr", trainer, *on]
+        predict += ["-i", str(self.held_out / "imagesTr"), "-o", str(self.predictions)]
+        predict += ["-npp", workers, "-nps", workers]
+
+        steps: list[tuple[str, Path, Callable[[], None]]] = [
+            ("Drawing phantoms", self.folder / "held_out", self._draw_phantoms),
+            ("Converting", self.dataset, lambda: self._call([*convert, "-i", str(self.phantom), "-d", dataset])),
+            (
+                "Converting the held-out cases",
+                self.held_out,
+                lambda: self._call([*convert, "-i", str(self.folder / "held_out"), "-d", held_out]),
+            ),
+            (
+                "Planning and preprocessing",
+                self.preprocessed / self.dataset.name / "gt_segmentations",
+                lambda: self._call(prepare),
+            ),
+            ("Training", model / "validation" / "summary.json", lambda: self._train(train, epochs)),
+            ("Predicting the held-out cases", self.predictions / "plans.json", lambda: self._call(predict)),
+        ]
+        for number, (title, result, action) in enumerate(steps, start=1):
+            already = result.exists()
+            print(f"[{number}/{len(steps) + 1}] {title}{': done before' if already else ''}", flush=True)
+            if not already:
+                action()
+        print(f"[{len(steps) + 1}/{len(steps) + 1}] Scoring", flush=True)
+        return self._score()
+
+    def _claim_folder(self) -> None:
+        """Marks an empty folder as this demo's; refuses one with other content or other settings."""
+        marker = self.folder / MARKER
+        wanted = json.loads(json.dumps(asdict(self.settings)))
+        if marker.is_file():
+            found = json.loads(marker.read_text())
+            if found != wanted:
+                raise SystemExit(
+                    f"{self.folder} holds a demo with other settings: {found}\nnot {wanted}\n"
+                    "Choose another --out, or delete that folder."
+                )
+            return
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise SystemExit(
+                f"{self.folder} is not empty and holds no demo: choose another --out. Nothing was touched."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.raw, self.preprocessed, self.results):
+            folder.mkdir()
+        marker.write_text(json.dumps(wanted, indent=2))
+
+    def _draw_phantoms(self) -> None:
+        rows, columns, slices = self.settings.size
+        for folder, count, seed in (
+            (self.phantom, self.settings.num_train, 0),
+            (self.folder / "held_out", self.settings.num_held_out, 10_000),
+        ):
+            partial = folder.with_name(f".{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            phantom.write_dataset(partial, num_train=count, seed=seed, size=(rows, columns, slices))
+            partial.rename(folder)
+
+    def _train(self, command: list[str], epochs: int) -> None:
+        with tqdm(total=epochs, desc="epochs", unit="epoch") as bar:
+
+            def show(line: str) -> None:
+                if "Epoch time:" in line:
+                    bar.update()
+                elif match := re.search(r"train_loss terms: (.*) \(", line):
+                    bar.set_postfix_str(match[1])
+
+            self._call(command, show)
+
+    def _call(self, command: list[str], show: Callable[[str], None] = lambda line: None) -> None:
+        """Runs one command of this environment in a fresh process; its output goes to the log, its end into errors."""
+        environment = {
+            **os.environ,
+            "nnUNet_raw": str(self.raw),
+            "nnUNet_preprocessed": str(self.preprocessed),
+            "nnUNet_results": str(self.results),
+            # Idle threads that spin take the cores from the processes that work.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PYTHONUNBUFFERED": "1",
+        }
+        environment.setdefault("nnUNet_n_proc_DA", str(self.workers))
+        environment.setdefault("nnUNet_def_n_proc", str(self.workers))
+        program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
+        last: deque[str] = deque(maxlen=25)
+        with (
+            self.log.open("a") as log,
+            subprocess.Popen(
+                [program, *command[1:]], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ) as process,
+        ):
+            log.write(f"$ {' '.join(command)}\n")
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+                last.append(line)
+                show(line)
+        if process.returncode:
+            raise SystemExit(
+                f"{''.join(last)}\n"
+                f"{command[0]} ended with status {process.returncode}; its whole output is in {self.log}"
+            )
+
+    def _score(self) -> list[CaseScore]:
+        """Writes scores.csv and demo.png, prints the table."""
+        references = self.held_out / "labelsTr"
+        scores = list(score_folders(references, self.predictions))
+        with (self.folder / "scores.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["case", "foreground_dice", "present_class_dice", "classes_present"])
+            for score in scores:
+                writer.writerow([score.case, score.foreground_dice, score.present_class_dice, len(score.dice)])
+        print(f"\n{'held-out case':<20}{'all structures':>16}{'level by level':>16}{'levels present':>16}   (Dice)")
+        for score in scores:
+            print(
+                f"{score.case:<20}{score.foreground_dice:>16.3f}{score.present_class_dice:>16.3f}{len(score.dice):>16}"
+            )
+        foreground, by_level = (
+            float(np.mean([getattr(score, field) for score in scores]))
+            for field in ("foreground_dice", "present_class_dice")
+        )
+        print(f"{'mean':<20}{foreground:>16.3f}{by_level:>16.3f}")
+        print(
+            "\nDice of all structures together against background, and the mean over the classes that are present in "
+            f"the reference.\n{self.settings.trainer_with_budget} is a short training on phantoms: it says nothing "
+            "about real images."
+        )
+
+        names = {
+            label: name for name, label in json.loads((self.dataset / "dataset.json").read_text())["labels"].items()
+        }
+        rows = [
+            PictureRow(
+                title=f"{score.case}: Dice {score.foreground_dice:.2f} / {score.present_class_dice:.2f}",
+                image=self.held_out / "imagesTr" / f"{score.case}_0000.nii.gz",
+                reference=references / f"{score.case}.nii.gz",
+                prediction=self.predictions / f"{score.case}.nii.gz",
+            )
+            for score in scores[:3]
+        ]
+        picture = self.folder / "demo.png"
+        side_by_side(rows, names, picture)
+        print(f"Picture: {picture}\nTable:   {self.folder / 'scores.csv'}\nLog:     {self.log}")
+        return scores

@@ -1,0 +1,1 @@
+"""Metrics, tables and figures from folders of label maps; trains nothing."""

@@ -1,0 +1,112 @@
+"""Shared fixtures: a small phantom data set, converted and preprocessed by the real commands."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_cafr import phantom
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
+NNUNET_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+DATASET_ID = 511
+DATASET = "Dataset511_SpineMRI"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real volumes that are not part of the repository."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is missing")
+    return folder
+
+
+@dataclass(frozen=True)
+class NNUNetFolders:
+    """nnU-Net's three folders, and its commands run over them in fresh processes."""
+
+    root: Path
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "nnUNet_raw"
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.root / "nnUNet_preprocessed"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "nnUNet_results"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a user's shell holds: the three folders, and nothing about our trainers."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
+        return {
+            **kept,
+            **{name: str(self.root / name) for name in NNUNET_VARIABLES},
+            "nnUNet_n_proc_DA": "1",
+            "nnUNet_def_n_proc": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+
+    def run(self, command: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs an installed command of this environment; its output stands in the failure message."""
+        program = Path(sys.executable).parent / command
+        result = subprocess.run(
+            [str(program), *map(str, arguments)],
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=600,
+            check=False,
+        )
+        if check:
+            assert result.returncode == 0, f"{command} {arguments}\n{result.stdout[-4000:]}"
+        return result
+
+
+@pytest.fixture(scope="session")
+def make_nnunet_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], NNUNetFolders]:
+    def make() -> NNUNetFolders:
+        folders = NNUNetFolders(tmp_path_factory.mktemp("nnunet"))
+        for name in NNUNET_VARIABLES:
+            (folders.root / name).mkdir()
+        return folders
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def phantom_dataset(make_nnunet_folders: Callable[[], NNUNetFolders]) -> NNUNetFolders:
+    """Six tiny phantoms as Dataset511_SpineMRI: converted, planned and preprocessed in 2-D by the commands."""
+    folders = make_nnunet_folders()
+    # Slices are the thickest axis, as in SpineMRI, so that nnU-Net's 2-D patches are sagittal.
+    source = phantom.write_dataset(
+        folders.root / "phantom", num_train=6, num_test=1, size=(64, 56, 4), spacing=(4.4, 4.4, 9.0), progress=False
+    )
+    folders.run("nnUNetv2_convert_SpineMRI", "-i", source, "-d", DATASET_ID)
+    folders.run(
+        "nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", "2d", "--verify_dataset_integrity", "-np", 1, "-npfp", 1
+    )
+    return folders
+
+
+@pytest.fixture
+def nnunet_environment(phantom_dataset: NNUNetFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The phantom's preprocessed data in this process' environment, with an empty results folder (returned)."""
+    results = tmp_path / "nnUNet_results"
+    results.mkdir()
+    for name, value in phantom_dataset.environment.items():
+        if name.startswith("nnUNet_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("nnUNet_results", str(results))
+    return results
