@@ -12,8 +12,12 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 FIND = """
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
-for name in ("nnUNetTrainer_CAFR", "nnUNetTrainer_CAFR_noLAFR_7epochs", "nnUNetTrainer_budget1x2"):
+names = ["nnUNetTrainer_CAFR", "nnUNetTrainer_CAFR_noLAFR_7epochs", "nnUNetTrainer_budget1x2"]
+for name in names:
     print("FOUND", find(name).__name__)
+import multiprocessing
+with multiprocessing.get_context("spawn").Pool(1) as pool:  # a class comes back by its importable name
+    print("SPAWNED", *(trainer.__name__ for trainer in pool.map(find, names)))
 import nnunetv2_cafr, dataset_conversion.spinemri
 print("FROM", nnunetv2_cafr.__file__)
 """
@@ -64,6 +68,8 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def test_trainers_are_found_with_no_variable_set(installed):
     output = installed.run(FIND)
     assert output.count("FOUND") == 3
+    spawned = "SPAWNED nnUNetTrainer_CAFR nnUNetTrainer_CAFR_noLAFR_7epochs nnUNetTrainer_budget1x2"
+    assert spawned in output
     root = REPOSITORY if installed.kind == "editable" else installed.site_packages
     assert f"FROM {root / 'nnunetv2_cafr' / '__init__.py'}" in output
 
