@@ -56,17 +56,17 @@ class DemoSettings:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("cafr_demo"), help="folder of the demo (default ./cafr_demo)")
     parser.add_argument("--trainer", default="nnUNetTrainer_CAFR", help="default nnUNetTrainer_CAFR")
-    parser.add_argument("--budget", default="8x70", metavar="EPOCHSxITERATIONS", help="of training (default 8x70)")
+    parser.add_argument("--budget", default="8x90", metavar="EPOCHSxITERATIONS", help="of training (default 8x90)")
     parser.add_argument(
-        "--cases", type=int, nargs=2, default=(18, 4), metavar=("TRAIN", "HELD_OUT"), help="phantoms (default 18 4)"
+        "--cases", type=int, nargs=2, default=(16, 4), metavar=("TRAIN", "HELD_OUT"), help="phantoms (default 16 4)"
     )
     parser.add_argument(
         "--size",
         type=int,
         nargs=3,
-        default=(96, 80, 9),
+        default=(96, 80, 8),
         metavar=("ROWS", "COLUMNS", "SLICES"),
-        help="of a phantom (default 96 80 9)",
+        help="of a phantom (default 96 80 8)",
     )
     parser.add_argument("-device", default=None, choices=["cpu", "cuda", "mps"], help="default: cuda if there is one")
 
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", settings.budget):
-        raise SystemExit(f"--budget is EPOCHSxITERATIONS, for example 8x70, got {settings.budget!r}")
+        raise SystemExit(f"--budget is EPOCHSxITERATIONS, for example 8x90, got {settings.budget!r}")
     start = time.monotonic()
     demo = Demo(arguments.out.resolve(), settings)
     scores = demo.run()

@@ -182,6 +182,9 @@ class CAFRNet(nn.Module):
             # A linear projection without a ReLU behind it: unit variance in, unit variance out. `apply` visits this
             # module after its convolution, so this is the value that stays.
             nn.init.trunc_normal_(module.projection.weight, std=module.projection.weight[0].numel() ** -0.5)
+        elif isinstance(module, ProjectionHead):
+            # Where no hidden unit is active only the bias is left, and a zero vector has no direction.
+            nn.init.normal_(module.output.bias, std=0.01)
         elif isinstance(module, Decoder):
             for head in module.seg_layers:
                 assert isinstance(head, nn.modules.conv._ConvNd)

@@ -15,13 +15,13 @@ class ProjectionHead(nn.Module):
 
     def __init__(self, pyramid: Pyramid, in_channels: int, embedding_dim: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
+        self.hidden = nn.Sequential(
             pyramid.conv(in_channels, in_channels, 1, bias=False),
             pyramid.batch_norm(in_channels),
             nn.ReLU(inplace=True),
-            pyramid.conv(in_channels, embedding_dim, 1),
         )
+        self.output = pyramid.conv(in_channels, embedding_dim, 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         # The squared sum of 256 half-precision values overflows or loses small ones.
-        return F.normalize(self.mlp(features).float(), dim=1)
+        return F.normalize(self.output(self.hidden(features)).float(), dim=1)

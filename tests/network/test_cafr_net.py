@@ -97,6 +97,12 @@ def test_projection_head_does_not_run_in_eval():
     network(torch.randn(1, 1, 32, 32))
 
 
+def test_embedding_has_a_direction_where_no_hidden_unit_is_active():
+    head = build().projection
+    embedding = head.train()(torch.zeros(2, 16, 4, 4))
+    torch.testing.assert_close(embedding.norm(dim=1), torch.ones(2, 4, 4))
+
+
 def test_lafr_is_the_papers_formula():
     network = build()
     lafr = network.decoder.stages[0].recalibrate
