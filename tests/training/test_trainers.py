@@ -10,6 +10,8 @@ import pytest
 import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
@@ -285,6 +287,24 @@ def test_paper_recipe_reads_cases_as_its_plans_would_preprocess_them(nnunet_envi
     expected /= expected.max()
     np.testing.assert_allclose(unit[:], expected, atol=1e-6)
     np.testing.assert_allclose(unit[:, 1:2, 5:9, 3:4], expected[:, 1:2, 5:9, 3:4], atol=1e-6)
+
+
+def test_paper_recipe_predicts_from_files_what_it_validates(nnunet_environment, phantom_dataset):
+    """Validation scales the z-scored data, prediction preprocesses the file by the stored plans: the same input."""
+    trainer = construct("nnUNetTrainer_CAFR_paper_budget1x1")
+    trainer.on_train_start()
+    trainer.on_train_end()
+    trainer.perform_actual_validation()
+    validation = Path(trainer.output_folder) / "validation"
+    assert (validation / "summary.json").is_file()
+
+    predictor = nnUNetPredictor(device=CPU, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
+    reader = SimpleITKIO()
+    for predicted in validation.glob("*.nii.gz"):
+        file = phantom_dataset.raw / "Dataset511_SpineMRI" / "imagesTr" / predicted.name.replace(".nii", "_0000.nii")
+        labels = predictor.predict_single_npy_array(*reader.read_images([str(file)]))
+        assert (labels == reader.read_seg(str(predicted))[0][0]).mean() > 0.999
 
 
 def test_paper_recipe_refuses_3d(nnunet_environment):
