@@ -58,15 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trainer", default="nnUNetTrainer_CAFR", help="default nnUNetTrainer_CAFR")
     parser.add_argument("--budget", default="8x90", metavar="EPOCHSxITERATIONS", help="of training (default 8x90)")
     parser.add_argument(
-        "--cases", type=int, nargs=2, default=(16, 4), metavar=("TRAIN", "HELD_OUT"), help="phantoms (default 16 4)"
+        "--cases", type=int, nargs=2, default=(26, 4), metavar=("TRAIN", "HELD_OUT"), help="phantoms (default 26 4)"
     )
     parser.add_argument(
         "--size",
         type=int,
         nargs=3,
-        default=(96, 80, 8),
+        default=(96, 80, 5),
         metavar=("ROWS", "COLUMNS", "SLICES"),
-        help="of a phantom (default 96 80 8)",
+        help="of a phantom (default 96 80 5)",
     )
     parser.add_argument("-device", default=None, choices=["cpu", "cuda", "mps"], help="default: cuda if there is one")
 
