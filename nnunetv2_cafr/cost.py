@@ -26,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.network.convolution import strides_of_tokens
 from nnunetv2_cafr.training import nnUNetTrainer_CAFR
 
 EXAMPLES = """examples:
@@ -177,7 +178,7 @@ def run(arguments: argparse.Namespace) -> int:
         unet, padded = plain_conv_unet(size, arguments.channels, arguments.classes)
         if padded != size:
             print(f"nnU-Net pads {size} to {padded}; both networks are measured at that size.")
-        network = CAFRNet(arguments.channels, arguments.classes, token_size=[16] * len(size))
+        network = CAFRNet(arguments.channels, arguments.classes, strides=strides_of_tokens([16] * len(size)))
         networks = {"nnU-Net PlainConvUNet": unet, "CAFRNet": network.apply(network.initialize)}
         shape = [arguments.channels, *padded]
     device = torch.device(arguments.device)

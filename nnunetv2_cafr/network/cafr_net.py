@@ -7,6 +7,7 @@ open is decided here and marked as ours in the docstrings.
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from nnunetv2_cafr.network.decoder import Decoder
 from nnunetv2_cafr.network.hierarchy import FUSED_LEVEL, FeatureHierarchy
 from nnunetv2_cafr.network.projection import ProjectionHead
 from nnunetv2_cafr.network.transformer import PatchEmbedding, TransformerLayer, sine_cosine_positions
+
+Logits: TypeAlias = torch.Tensor | list[torch.Tensor]
 
 
 class CAFRNet(nn.Module):
@@ -27,14 +30,19 @@ class CAFRNet(nn.Module):
     many times larger than its pixels as that axis was halved. In `eval()`, or with `use_clr=False`, returns the
     logits alone, and the contrastive head is not run. Its weights exist in both, so that checkpoints load strictly.
 
+    With deep supervision, logits are a list of the decoder's three resolutions, finest first, as long as
+    `decoder.deep_supervision` (nnU-Net sets it) is true. The paper has a single output, and so have our trainers; this
+    is for nnU-Net's own, which can train this network from a plans file (with `use_clr` false: their loss takes no
+    embedding).
+
     All arguments are JSON values, so that a plans file can hold them.
 
     Args:
         input_channels: channels of x.
         num_classes: channels of the logits.
-        deep_supervision: nnU-Net's convention; the paper has a single output, so True is refused.
-        token_size: pixels that a token covers per axis; its length makes the network 2-D or 3-D. 16x16 (paper); across
-            thick slices 1, 2, 4 or 8.
+        deep_supervision: the decoder returns logits at all its resolutions.
+        strides: strides from the pixels to the tokens, at five levels of 2 or 3 axes. Their product is what a token
+            covers: 16x16 (paper); across thick slices 1, 2, 4 or 8.
         embed_dim: token width D = 768 (paper).
         num_layers: Transformer layers; ours, 3 (the only depth that leaves room for a decoder within 5.12 GMACs).
             The layers are tapped evenly in three, so it is a multiple of 3.
@@ -59,7 +67,7 @@ class CAFRNet(nn.Module):
         num_classes: int,
         *,
         deep_supervision: bool = False,
-        token_size: Sequence[int] = (16, 16),
+        strides: Sequence[Sequence[int]] = ((1, 1), (2, 2), (2, 2), (2, 2), (2, 2)),
         embed_dim: int = 768,
         num_layers: int = 3,
         num_heads: int = 12,
@@ -74,24 +82,20 @@ class CAFRNet(nn.Module):
         use_clr: bool = True,
     ) -> None:
         super().__init__()
-        if deep_supervision:
-            raise ValueError(
-                "CAFRNet has a single output, at full resolution: build it with deep_supervision=False and train it "
-                "with a trainer that has enable_deep_supervision = False (nnUNetTrainer_CAFR does)."
-            )
         if num_layers < 3 or num_layers % 3:
             raise ValueError(f"num_layers must be a multiple of 3, one tap after each third, got {num_layers}")
-        if embed_dim % num_heads or embed_dim % (2 * len(token_size)):
+        pyramid = Pyramid(strides)
+        per_token = 2 * len(pyramid.token_size)
+        if embed_dim % num_heads or embed_dim % per_token:
             raise ValueError(
                 f"embed_dim must be divisible by num_heads ({num_heads}) and by twice the number of axes "
-                f"({2 * len(token_size)}, sine and cosine of each), got {embed_dim}"
+                f"({per_token}, sine and cosine of each), got {embed_dim}"
             )
         if len(stem_channels) != FUSED_LEVEL + 1:
             raise ValueError(f"stem_channels needs three values, for 1/1, 1/2 and 1/4, got {list(stem_channels)}")
-        pyramid = Pyramid(token_size)
         self.input_channels = input_channels
         self.token_size = pyramid.token_size
-        self.cell_size = pyramid.scale(FUSED_LEVEL)
+        self._scales = [pyramid.scale(level) for level in range(FUSED_LEVEL + 1)]
         self.embed_dim = embed_dim
         self.layers_per_tap = num_layers // 3
 
@@ -108,9 +112,16 @@ class CAFRNet(nn.Module):
         )
         self.hierarchy = FeatureHierarchy(pyramid, embed_dim, tap_channels, stem_channels[FUSED_LEVEL])
         self.projection = ProjectionHead(pyramid, stem_channels[FUSED_LEVEL], projection_dim) if use_clr else None
-        self.decoder = Decoder(pyramid, stem_channels, num_classes, use_lafr=use_lafr, logit_scale=logit_scale)
+        self.decoder = Decoder(
+            pyramid,
+            stem_channels,
+            num_classes,
+            use_lafr=use_lafr,
+            logit_scale=logit_scale,
+            deep_supervision=deep_supervision,
+        )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> Logits | tuple[Logits, torch.Tensor]:
         if x.ndim != 2 + len(self.token_size) or x.shape[1] != self.input_channels:
             raise ValueError(
                 f"CAFRNet was built for (b, {self.input_channels}, *spatial) with {len(self.token_size)} spatial axes, "
@@ -125,11 +136,17 @@ class CAFRNet(nn.Module):
         for block in self.stem:
             features = block(features)
             skips.append(features)
-        logits = crop_to(self.decoder(fused, skips), spatial)
+        per_level = [
+            crop_to(logits, self._cells(spatial, level)) for level, logits in enumerate(self.decoder(fused, skips))
+        ]
+        logits: Logits = per_level if self.decoder.deep_supervision else per_level[0]
         if self.projection is None or not self.training:
             return logits
-        cells = [math.ceil(size / scale) for size, scale in zip(spatial, self.cell_size, strict=True)]
-        return logits, self.projection(crop_to(fused, cells))
+        return logits, self.projection(crop_to(fused, self._cells(spatial, FUSED_LEVEL)))
+
+    def _cells(self, spatial: Sequence[int], level: int) -> list[int]:
+        """Cells per axis that a patch of this size covers at `level`."""
+        return [math.ceil(size / scale) for size, scale in zip(spatial, self._scales[level], strict=True)]
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """The fused feature map (b, c, *spatial / 4) of a patch padded to whole tokens."""

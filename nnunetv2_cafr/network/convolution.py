@@ -5,6 +5,7 @@ has smaller tokens (1 to 8) and joins the halvings late, as nnU-Net's own planne
 spacing is still at least twice the in-plane one, the kernel does not look across slices either.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,23 +20,43 @@ from torch import nn
 NUM_HALVINGS = 4  # 1/1 -> 1/2 -> 1/4 -> 1/8 -> 1/16, the side of the paper's 16x16 patch
 
 
+def strides_of_tokens(token_size: Sequence[int]) -> list[list[int]]:
+    """Strides per level and axis that lead from pixels to tokens of this size; small axes join late.
+
+    Raises:
+        ValueError: if an axis is not one of 1, 2, 4, 8, 16, or there are not 2 or 3 axes.
+    """
+    allowed = [2**i for i in range(NUM_HALVINGS + 1)]
+    if len(token_size) not in (2, 3) or any(size not in allowed for size in token_size):
+        raise ValueError(f"token_size must give one of {allowed} for each of 2 or 3 axes, got {list(token_size)}")
+    halvings = [size.bit_length() - 1 for size in token_size]
+    return [[2 if level > NUM_HALVINGS - count else 1 for count in halvings] for level in range(NUM_HALVINGS + 1)]
+
+
 class Pyramid:
     """Stride, kernel and scale of every level between the pixels (level 0) and the tokens (level 4).
 
     Args:
-        token_size: pixels that a token covers per axis, each one of 1, 2, 4, 8, 16.
+        strides: 1 or 2 per level and axis, the first level all 1, as dynamic-network-architectures writes them.
 
     Raises:
-        ValueError: if an axis has another token size, or there are not 2 or 3 axes.
+        ValueError: if there are other strides, another number of levels, or not 2 or 3 axes.
     """
 
-    def __init__(self, token_size: Sequence[int]) -> None:
-        allowed = [2**i for i in range(NUM_HALVINGS + 1)]
-        if len(token_size) not in (2, 3) or any(size not in allowed for size in token_size):
-            raise ValueError(f"token_size must give one of {allowed} for each of 2 or 3 axes, got {list(token_size)}")
-        self.token_size = tuple(int(size) for size in token_size)
-        self._halvings = [size.bit_length() - 1 for size in self.token_size]
-        dimensions = len(self.token_size)
+    def __init__(self, strides: Sequence[Sequence[int]]) -> None:
+        dimensions = len(strides[0]) if len(strides) else 0
+        if (
+            len(strides) != NUM_HALVINGS + 1
+            or dimensions not in (2, 3)
+            or any(len(level) != dimensions or any(stride not in (1, 2) for stride in level) for level in strides)
+            or any(stride != 1 for stride in strides[0])
+        ):
+            raise ValueError(
+                f"strides must give 1 or 2 for each of 2 or 3 axes at {NUM_HALVINGS + 1} levels, the first all 1; got "
+                f"{[list(level) for level in strides]}"
+            )
+        self._strides = tuple(tuple(int(stride) for stride in level) for level in strides)
+        self.token_size = self.scale(NUM_HALVINGS)
         self.conv = convert_dim_to_conv_op(dimensions)
         self.transposed_conv = get_matching_convtransp(dimension=dimensions)
         self.batch_norm = get_matching_batchnorm(dimension=dimensions)
@@ -43,18 +64,15 @@ class Pyramid:
 
     def stride(self, level: int) -> tuple[int, ...]:
         """Stride per axis from `level` - 1 to `level`."""
-        return tuple(2 if level > NUM_HALVINGS - halvings else 1 for halvings in self._halvings)
+        return self._strides[level]
 
     def kernel(self, level: int) -> tuple[int, ...]:
-        """Kernel size per axis of a convolution at `level`: 3, or 1 across slices which are still too thick."""
-        return tuple(1 if level < NUM_HALVINGS - halvings else 3 for halvings in self._halvings)
+        """Kernel size per axis of a convolution at `level`: 3, or 1 across slices still too thick to halve next."""
+        return tuple(1 if scale == 1 else 3 for scale in self.scale(level + 1))
 
     def scale(self, level: int) -> tuple[int, ...]:
         """Pixels per cell and axis at `level`."""
-        scale = [1] * len(self.token_size)
-        for step in range(1, level + 1):
-            scale = [s * stride for s, stride in zip(scale, self.stride(step), strict=True)]
-        return tuple(scale)
+        return tuple(math.prod(axis) for axis in zip(*self._strides[: level + 1], strict=True))
 
 
 class ConvBlock(nn.Sequential):

@@ -35,16 +35,25 @@ class Decoder(nn.Module):
     """From the fused map and the stem's skips to logits at full resolution.
 
     Forward: fused (b, channels[-1], *cells of the last level) and one skip per level, finest first, with `channels` of
-    that level; returns (b, num_classes, *spatial of the finest skip).
+    that level; returns a list of logits (b, num_classes, *cells of the skip), finest first: of all levels with deep
+    supervision, else of the finest alone.
 
     The heads are called `seg_layers` because nnU-Net leaves modules of that name out when it loads pretrained weights,
     so that a network can be fine-tuned to other classes.
     """
 
     def __init__(
-        self, pyramid: Pyramid, channels: Sequence[int], num_classes: int, *, use_lafr: bool, logit_scale: float
+        self,
+        pyramid: Pyramid,
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        use_lafr: bool,
+        logit_scale: float,
+        deep_supervision: bool,
     ) -> None:
         super().__init__()
+        self.deep_supervision = deep_supervision  # the name that nnU-Net sets
         self.interpolation = pyramid.interpolation
         self.logit_scale = logit_scale
         self.stages = nn.ModuleList(
@@ -58,11 +67,14 @@ class Decoder(nn.Module):
             pyramid.conv(width, num_classes, 1) for width in (*channels[:-1], 2 * channels[-1])
         )
 
-    def forward(self, fused: torch.Tensor, skips: Sequence[torch.Tensor]) -> torch.Tensor:
+    def forward(self, fused: torch.Tensor, skips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         features = self.stages[-1](fused, skips[-1])
         logits = self.seg_layers[-1](torch.cat([features, fused], dim=1))
+        coarser_logits: list[torch.Tensor] = []
         for level in reversed(range(len(skips) - 1)):
             features = self.stages[level](self.upsample[level](features), skips[level])
+            coarser_logits.insert(0, logits)
             coarse = F.interpolate(logits, size=features.shape[2:], mode=self.interpolation, align_corners=False)
             logits = self.seg_layers[level](features) + coarse
-        return logits * self.logit_scale
+        per_level = [logits, *coarser_logits] if self.deep_supervision else [logits]
+        return [logits * self.logit_scale for logits in per_level]

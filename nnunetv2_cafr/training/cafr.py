@@ -17,22 +17,11 @@ from torch.optim import Adam, Optimizer
 
 from nnunetv2_cafr.loss import DiceCECLRLoss, PixelInfoNCE
 from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.planning.architecture import cafr_architecture
 from nnunetv2_cafr.training.cosine_lr import CosineLRScheduler
 from nnunetv2_cafr.training.level_safe import LevelSafeAugmentation
 
 TERMS = ("dice", "ce", "clr")
-
-
-def token_size(configuration: ConfigurationManager) -> list[int]:
-    """Pixels that a token covers per axis: 16, halved for each doubling of an axis' spacing over the finest one.
-
-    Two-dimensional plans get 16x16 (paper). Across thick slices a token stays about as long in mm as it is in plane.
-    """
-    if len(configuration.patch_size) == 2:
-        return [16, 16]
-    spacing = np.asarray(configuration.spacing, dtype=float)
-    halvings = np.clip(np.round(np.log2(spacing / spacing.min())), 0, 4).astype(int)
-    return [16 // 2**halving for halving in halvings.tolist()]
 
 
 class nnUNetTrainer_CAFR_nnUNetDA(nnUNetTrainer):
@@ -68,6 +57,17 @@ class nnUNetTrainer_CAFR_nnUNetDA(nnUNetTrainer):
         self._register_log_keys()
 
     @classmethod
+    def network_arguments(cls, configuration: ConfigurationManager) -> dict[str, Any]:
+        """Keyword arguments of CAFRNet: those of plans that name it, else derived from the spacing of nnU-Net's plans.
+
+        Which parts the network has is the trainer's to say, also where the plans say otherwise.
+        """
+        named = configuration.network_arch_class_name.rpartition(".")[2] == CAFRNet.__name__
+        arguments = configuration.network_arch_init_kwargs if named else cafr_architecture(configuration.spacing)
+        parts = {"use_transformer": cls.use_transformer, "use_lafr": cls.use_lafr, "use_clr": cls.use_clr}
+        return {**arguments, **parts}
+
+    @classmethod
     def build_network_architecture(
         cls,
         plans_manager: PlansManager,
@@ -80,15 +80,12 @@ class nnUNetTrainer_CAFR_nnUNetDA(nnUNetTrainer):
             num_input_channels,
             num_output_channels,
             deep_supervision=enable_deep_supervision,
-            token_size=token_size(configuration_manager),
-            use_transformer=cls.use_transformer,
-            use_lafr=cls.use_lafr,
-            use_clr=cls.use_clr,
+            **cls.network_arguments(configuration_manager),
         )
         return network.apply(network.initialize)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """CAFR-Net has one output; nnU-Net's validation calls this always."""
+        """The paper's network has one output; nnU-Net's validation calls this always."""
 
     def configure_optimizers(self) -> tuple[Optimizer, CosineLRScheduler]:
         # One pass over the weights instead of ten: on a CPU the plain update took a sixth of a small step.

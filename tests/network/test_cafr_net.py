@@ -1,13 +1,16 @@
 """The network contract that CAFR-Net (and, later, every baseline) has to meet."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from nnunetv2_cafr.cost import count_macs, plain_conv_unet
 from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.network.convolution import strides_of_tokens
 from nnunetv2_cafr.network.lafr import LAFR
 from nnunetv2_cafr.network.transformer import TransformerLayer, sine_cosine_positions
 
@@ -43,9 +46,30 @@ def test_2d_shapes_in_train_and_eval(spatial, input_channels, num_classes):
     ],
 )
 def test_3d_cells_follow_the_token_size(token_size, spatial, cells):
-    logits, embedding = build(token_size=token_size, embed_dim=96).train()(torch.randn(2, 1, *spatial))
+    logits, embedding = build(strides=strides_of_tokens(token_size), embed_dim=96).train()(torch.randn(2, 1, *spatial))
     assert logits.shape == (2, 5, *spatial)
     assert embedding.shape == (2, 256, *cells)
+
+
+def test_strides_of_tokens_let_thick_axes_join_late():
+    assert strides_of_tokens([1, 4, 16]) == [[1, 1, 1], [1, 1, 2], [1, 1, 2], [1, 2, 2], [1, 2, 2]]
+    for bad in ([16], [16, 12], [16, 16, 16, 16]):
+        with pytest.raises(ValueError, match="token_size"):
+            strides_of_tokens(bad)
+
+
+@pytest.mark.parametrize(("token_size", "spatial"), [((16, 16), (40, 33)), ((2, 16, 16), (5, 32, 20))])
+def test_deep_supervision_gives_the_decoders_resolutions(token_size, spatial):
+    """Switched by the attribute that nnU-Net sets, in eval() too, as nnU-Net's own networks do."""
+    strides = strides_of_tokens(token_size)
+    network = build(strides=strides, embed_dim=96, deep_supervision=True, use_clr=False).eval()
+    x = torch.randn(2, 1, *spatial)
+    outputs = network(x)
+    scales = 1 / np.cumprod(strides, axis=0)
+    for output, scale in zip(outputs, scales[:3], strict=True):
+        assert output.shape == (2, 5, *(math.ceil(size * s) for size, s in zip(spatial, scale, strict=True)))
+    network.decoder.deep_supervision = False
+    torch.testing.assert_close(network(x), outputs[0])
 
 
 def test_padding_inside_equals_padding_outside():
@@ -150,7 +174,7 @@ def test_baseline_is_the_unet_that_nnunet_plans():
 
 
 def test_keyword_arguments_are_json_values():
-    kwargs = {**SMALL, "token_size": [16, 16], "dropout": 0.3, "use_lafr": True}
+    kwargs = {**SMALL, "strides": strides_of_tokens([16, 8]), "dropout": 0.3, "use_lafr": True}
     assert isinstance(CAFRNet(1, 2, **json.loads(json.dumps(kwargs))), nn.Module)
 
 
@@ -182,9 +206,10 @@ def test_feature_map_size_counts_every_convolution_and_linear_output():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"deep_supervision": True}, "single output"),
-        ({"token_size": [16, 12]}, "token_size"),
-        ({"token_size": [16]}, "token_size"),
+        ({"strides": [[1, 1], [2, 2], [2, 2], [2, 2]]}, "strides"),
+        ({"strides": [[1, 1], [2, 2], [2, 2], [2, 2], [2, 3]]}, "strides"),
+        ({"strides": [[2, 2], [2, 2], [2, 2], [2, 2], [2, 2]]}, "strides"),
+        ({"strides": [[1], [2], [2], [2], [2]]}, "strides"),
         ({"num_layers": 4}, "multiple of 3"),
         ({"embed_dim": 50}, "embed_dim"),
         ({"stem_channels": [4, 8]}, "stem_channels"),
