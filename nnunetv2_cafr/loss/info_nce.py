@@ -70,6 +70,9 @@ class PixelInfoNCE(nn.Module):
             Labels are nnU-Net's regions (overlapping, one channel each) instead of a label map. The class of a cell is
             then the combination of regions that it lies in. A cell outside all regions is never used: it can be
             background or padding, and the regions do not tell which.
+        last_negative_cosine:
+            Mean cosine between anchors and negatives of the last call, a detached scalar; NaN where there were none.
+            Near 1 all vectors are alike: the embedding has collapsed.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -101,6 +104,7 @@ class PixelInfoNCE(nn.Module):
         self.anchors_per_class = anchors_per_class
         self.ignore_label = ignore_label
         self.regions = regions
+        self.last_negative_cosine = torch.tensor(math.nan)
 
     def extra_repr(self) -> str:
         return (
@@ -139,6 +143,7 @@ class PixelInfoNCE(nn.Module):
             )
         anchor, positive, negatives = self.sample_pairs(labels, embedding.shape[2:])
         if len(anchor) == 0:
+            self.last_negative_cosine = torch.tensor(math.nan)
             # An empty slice: a product with 0 would turn an inf or NaN anywhere in the embedding into NaN.
             return embedding[:0].float().sum()
 
@@ -150,6 +155,7 @@ class PixelInfoNCE(nn.Module):
             vectors = embedding.flatten(2).movedim(1, 2)[used // cells_per_sample, used % cells_per_sample].float()
             # Multiplied and summed, not a matrix product: on a GPU that one may be set to run in TF32.
             similarity = (vectors[:, :1] * vectors[:, 1:]).sum(dim=-1)
+            self.last_negative_cosine = similarity[:, 1:].detach().mean()
             target = torch.zeros_like(anchor)
             return F.cross_entropy(similarity / self.temperature, target)
 

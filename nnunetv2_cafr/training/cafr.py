@@ -20,11 +20,12 @@ from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.planning.architecture import cafr_architecture
 from nnunetv2_cafr.training.cosine_lr import CosineLRScheduler
 from nnunetv2_cafr.training.level_safe import LevelSafeAugmentation
+from nnunetv2_cafr.training.robust import RobustTraining
 
 TERMS = ("dice", "ce", "clr")
 
 
-class nnUNetTrainer_CAFR_nnUNetDA(nnUNetTrainer):
+class nnUNetTrainer_CAFR_nnUNetDA(RobustTraining, nnUNetTrainer):
     """CAFR-Net under stock nnU-Net augmentation: held against `nnUNetTrainer`, only network, loss and optimiser differ.
 
     Patch and batch size, folds, foreground oversampling, epochs and iterations are nnU-Net's. From the paper (training
@@ -116,7 +117,13 @@ class nnUNetTrainer_CAFR_nnUNetDA(nnUNetTrainer):
 
     def train_step(self, batch: dict) -> dict:
         outputs = super().train_step(batch)
-        return {**outputs, **{term: value.cpu().numpy() for term, value in self.loss.last_terms.items()}}
+        values = {**self.loss.last_terms, "negative_cosine": self.loss.contrastive.last_negative_cosine}
+        return {**outputs, **{name: value.cpu().numpy() for name, value in values.items()}}
+
+    def mean_cosine_between_classes(self, train_outputs: list[dict]) -> float:
+        cosines = [step["negative_cosine"] for step in train_outputs if np.isfinite(step["negative_cosine"])]
+        # With weight 0 nothing has moved the embedding yet.
+        return float(np.mean(cosines)) if cosines and self.loss.clr_weight > 0 else float("nan")
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)

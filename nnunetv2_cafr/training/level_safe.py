@@ -17,6 +17,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.training.orientation import superior_inferior_axis
+from nnunetv2_cafr.training.robust import RobustTraining
 
 
 class LevelSafeAugmentation:
@@ -80,5 +81,5 @@ class LevelSafeAugmentation:
         return pipeline
 
 
-class nnUNetTrainer_LevelSafe(LevelSafeAugmentation, nnUNetTrainer):
+class nnUNetTrainer_LevelSafe(LevelSafeAugmentation, RobustTraining, nnUNetTrainer):
     """Stock nnU-Net under the level-safe augmentation: what nnUNetTrainer_CAFR is held against."""

@@ -27,14 +27,8 @@ CPU = torch.device("cpu")
 UP_DOWN, FRONT_BACK = 0, 1  # patch axes of a sagittal slice
 
 
-def construct(name: str, **kwargs) -> nnUNetTrainer:
-    trainer = get_trainer_from_args("511", "2d", 0, name, device=CPU, **kwargs)
-    trainer.initialize()
-    return trainer
-
-
 @pytest.fixture
-def interrupted(nnunet_environment: Path) -> nnUNetTrainer:
+def interrupted(construct) -> nnUNetTrainer:
     """A training of two epochs which nnU-Net's own loop saved after the first and which ended at the second."""
     trainer = construct("nnUNetTrainer_CAFR_budget2x3")
     trainer.save_every = 1
@@ -52,7 +46,7 @@ def interrupted(nnunet_environment: Path) -> nnUNetTrainer:
 
 
 @pytest.mark.parametrize("name", training.__all__)
-def test_every_trainer_can_be_constructed_and_saves_its_name(name, nnunet_environment):
+def test_every_trainer_can_be_constructed_and_saves_its_name(name, construct):
     trainer = construct(name)
     assert trainer.network is not None
     assert list(inspect.signature(type(trainer)).parameters) == [
@@ -83,7 +77,7 @@ def test_every_trainer_can_be_constructed_and_saves_its_name(name, nnunet_enviro
         ("nnUNetTrainer_CAFR_noTransformer", True, True, False),
     ],
 )
-def test_ablations_leave_out_exactly_one_thing(name, lafr, clr, transformer, nnunet_environment):
+def test_ablations_leave_out_exactly_one_thing(name, lafr, clr, transformer, construct):
     trainer = construct(name)
 
     def has(kind: type[nn.Module]) -> bool:
@@ -94,7 +88,7 @@ def test_ablations_leave_out_exactly_one_thing(name, lafr, clr, transformer, nnu
     assert trainer.current_clr_weight() == (0.1 if clr else 0)
 
 
-def test_clr_weight_and_learning_rate_follow_the_epoch(nnunet_environment):
+def test_clr_weight_and_learning_rate_follow_the_epoch(construct):
     trainer = construct("nnUNetTrainer_CAFR")
     weights, rates = [], []
     for epoch in (0, 50, 100, 999):
@@ -122,7 +116,7 @@ def test_cosine_is_torchs_own():
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainer_LevelSafe", "nnUNetTrainer_CAFR", "nnUNetTrainer_CAFR_paper"])
-def test_level_safe_augmentation_never_turns_a_spine_upside_down(name, nnunet_environment):
+def test_level_safe_augmentation_never_turns_a_spine_upside_down(name, construct):
     trainer = construct(name)
     rotation, _, _, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert mirror_axes == trainer.inference_allowed_mirroring_axes == (FRONT_BACK,)
@@ -143,14 +137,14 @@ def test_level_safe_augmentation_never_turns_a_spine_upside_down(name, nnunet_en
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainer_CAFR_nnUNetDA"])
-def test_stock_augmentation_stays_stock(name, nnunet_environment):
+def test_stock_augmentation_stays_stock(name, construct):
     trainer = construct(name)
     rotation, _, _, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert mirror_axes == (UP_DOWN, FRONT_BACK)
     assert np.rad2deg(rotation) == pytest.approx((-180, 180))
 
 
-def test_level_safe_arms_differ_in_network_and_optimiser_only(nnunet_environment):
+def test_level_safe_arms_differ_in_network_and_optimiser_only(construct):
     cafr, stock = construct("nnUNetTrainer_CAFR"), construct("nnUNetTrainer_LevelSafe")
     settings = cafr.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     np.testing.assert_equal(settings, stock.configure_rotation_dummyDA_mirroring_and_inital_patch_size())
@@ -184,20 +178,20 @@ def test_up_down_axis_is_read_from_the_geometry(properties, transpose, expected)
     assert superior_inferior_axis(properties, transpose) == expected
 
 
-def test_unknown_orientation_means_no_mirroring(nnunet_environment, monkeypatch):
+def test_unknown_orientation_means_no_mirroring(monkeypatch, construct):
     trainer = construct("nnUNetTrainer_LevelSafe")
     monkeypatch.setattr(trainer, "find_superior_inferior_axis", lambda: None)
     assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == ()
 
 
-def test_padding_reaches_the_loss_as_minus_one(nnunet_environment):
+def test_padding_reaches_the_loss_as_minus_one(construct):
     trainer = construct("nnUNetTrainer_CAFR")
     pipeline = trainer.get_training_transforms([64, 48], (0, 0), None, (), False)
     labels = torch.full((1, 64, 48), -1, dtype=torch.int16)
     assert (pipeline(image=torch.zeros(1, 64, 48), segmentation=labels)["segmentation"] == -1).all()
 
 
-def test_one_epoch_logs_the_terms_and_resumes_to_the_same_state(interrupted, nnunet_environment):
+def test_one_epoch_logs_the_terms_and_resumes_to_the_same_state(interrupted, construct):
     assert interrupted.logger.get_value("clr_weight", step=None) == [0.0]
     terms = [interrupted.logger.get_value(f"train_{term}", step=0) for term in ("dice", "ce", "clr")]
     assert np.isfinite(terms).all()
@@ -222,13 +216,13 @@ def test_one_epoch_logs_the_terms_and_resumes_to_the_same_state(interrupted, nnu
 
 
 def test_a_length_in_the_name_makes_that_trainer():
-    from nnunetv2_cafr.training import lengths
+    from nnunetv2_cafr.training import variants
 
-    trainer = lengths.trainer_of_length("nnUNetTrainer_CAFR_budget2x10")
+    trainer = variants.trainer_variant("nnUNetTrainer_CAFR_budget2x10")
     assert issubclass(trainer, training.nnUNetTrainer_CAFR)
     assert trainer.__name__ == "nnUNetTrainer_CAFR_budget2x10"
     assert pickle.loads(pickle.dumps(trainer)) is trainer
-    assert issubclass(lengths.trainer_of_length("nnUNetTrainerAdam_budget1x1"), nnUNetTrainer)
+    assert issubclass(variants.trainer_variant("nnUNetTrainerAdam_budget1x1"), nnUNetTrainer)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +235,7 @@ def test_a_length_in_the_name_makes_that_trainer():
         ("nnUNetTrainer_CAFR_paper_budget1x2", 1, 2, 1),
     ],
 )
-def test_lengths_reach_the_trainer_its_log_and_its_folder(name, epochs, iterations, validation, nnunet_environment):
+def test_lengths_reach_the_trainer_its_log_and_its_folder(name, epochs, iterations, validation, construct):
     trainer = construct(name)
     found = (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch)
     assert found == (epochs, iterations, validation)
@@ -255,13 +249,13 @@ def test_lengths_reach_the_trainer_its_log_and_its_folder(name, epochs, iteratio
      "nnUNetTrainer_CAFR_budget2x0", "nnUNetTrainer_CAFR_budget2x3x4", "5epochs", "numpy_5epochs", "__path__"],
 )  # fmt: skip
 def test_names_that_are_not_fully_understood_are_not_answered(name):
-    from nnunetv2_cafr.training import lengths
+    from nnunetv2_cafr.training import variants
 
     with pytest.raises(AttributeError):
-        getattr(lengths, name)
+        getattr(variants, name)
 
 
-def test_paper_recipe_reaches_the_stored_plans(nnunet_environment, phantom_dataset):
+def test_paper_recipe_reaches_the_stored_plans(phantom_dataset, construct):
     trainer = construct("nnUNetTrainer_CAFR_paper_budget1x1")
     trainer.on_train_start()
     stored = json.loads((Path(trainer.output_folder_base) / "plans.json").read_text())["configurations"]["2d"]
@@ -276,7 +270,7 @@ def test_paper_recipe_reaches_the_stored_plans(nnunet_environment, phantom_datas
     assert json.loads(own.read_text())["configurations"]["2d"]["patch_size"] != [256, 256]
 
 
-def test_paper_recipe_reads_cases_as_its_plans_would_preprocess_them(nnunet_environment):
+def test_paper_recipe_reads_cases_as_its_plans_would_preprocess_them(construct):
     """[0, 1] of the z-scored case is [0, 1] of the original: an affine map does not move it."""
     stock, paper = construct("nnUNetTrainer"), construct("nnUNetTrainer_CAFR_paper")
     (z_scored, *_), (unit, *_) = (
@@ -289,7 +283,7 @@ def test_paper_recipe_reads_cases_as_its_plans_would_preprocess_them(nnunet_envi
     np.testing.assert_allclose(unit[:, 1:2, 5:9, 3:4], expected[:, 1:2, 5:9, 3:4], atol=1e-6)
 
 
-def test_paper_recipe_predicts_from_files_what_it_validates(nnunet_environment, phantom_dataset):
+def test_paper_recipe_predicts_from_files_what_it_validates(phantom_dataset, construct):
     """Validation scales the z-scored data, prediction preprocesses the file by the stored plans: the same input."""
     trainer = construct("nnUNetTrainer_CAFR_paper_budget1x1")
     trainer.on_train_start()
@@ -312,11 +306,11 @@ def test_paper_recipe_refuses_3d(nnunet_environment):
         get_trainer_from_args("511", "3d_fullres", 0, "nnUNetTrainer_CAFR_paper", device=CPU)
 
 
-def test_paper_recipe_stops_after_ten_epochs_without_gain(nnunet_environment, monkeypatch):
+def test_paper_recipe_stops_after_ten_epochs_without_gain(monkeypatch, construct):
     """nnU-Net's own loop and logger; only the steps are replaced, by a Dice that rises for three epochs and falls."""
     name = "nnUNetTrainer_CAFR_paper_budget30x1"
     trainer = construct(name)
-    term = {"dice": np.array(0.0), "ce": np.array(0.0), "clr": np.array(0.0)}
+    term = dict.fromkeys(("dice", "ce", "clr", "negative_cosine"), np.array(0.0))
     monkeypatch.setattr(trainer, "get_dataloaders", lambda: (iter(lambda: {}, None), iter(lambda: {}, None)))
     monkeypatch.setattr(trainer, "train_step", lambda batch: {"loss": np.array(1.0), **term})
     monkeypatch.setattr(trainer.logger, "plot_progress_png", lambda folder: None)

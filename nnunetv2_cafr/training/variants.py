@@ -1,11 +1,13 @@
-"""Trainers of another length, by name alone: `<trainer>_<E>epochs` and `<trainer>_budget<E>x<I>`.
+"""Trainers of another length or seed, by name alone: `<trainer>_<E>epochs`, `_budget<E>x<I>`, `_seed<S>`.
 
 nnU-Net finds a trainer by the name of its class, asks every module that it scans for that name, and writes the name
-into the output folder and the checkpoint. So a name that carries a length reaches training, continuation and inference
-alike, with no option and no environment variable:
+into the output folder and the checkpoint. So a name that carries a length or a seed reaches training, continuation and
+inference alike, with no option and no environment variable:
 
     nnUNetTrainer_CAFR_100epochs      100 epochs, all else as nnUNetTrainer_CAFR
     nnUNetTrainer_budget5x20          stock nnU-Net, 5 epochs of 20 iterations (and 4 for validation)
+    nnUNetTrainer_CAFR_seed1          seed 1 instead of 0
+    nnUNetTrainer_seed1_budget5x20    both, in any order; nnU-Net's own trainers are unseeded otherwise
 
 The base is any trainer that nnU-Net finds, its own, ours or the user's. Such a class is made on demand, here, where
 pickle finds it again.
@@ -21,12 +23,15 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+from nnunetv2_cafr.training.record import RecordedTraining
+
+_SEED = re.compile(r"(?P<base>nnUNetTrainer\w*?)_seed(?P<seed>\d+)")
 _LENGTH = re.compile(r"(?P<base>nnUNetTrainer\w*?)_(?:(?P<epochs>[1-9]\d*)epochs?|budget(?P<budget>[1-9]\d*x[1-9]\d*))")
 
 
-def trainer_of_length(name: str) -> type[nnUNetTrainer] | None:
-    """The trainer class that `name` describes, or None where the name carries no length or its base is unknown."""
-    match = _LENGTH.fullmatch(name)
+def trainer_variant(name: str) -> type[nnUNetTrainer] | None:
+    """The trainer class that `name` describes, or None where it names no length or seed, or its base is unknown."""
+    match = _LENGTH.fullmatch(name) or _SEED.fullmatch(name)
     if match is None:
         return None
     with contextlib.redirect_stdout(io.StringIO()):  # the lookup prints what it scans
@@ -34,14 +39,22 @@ def trainer_of_length(name: str) -> type[nnUNetTrainer] | None:
             base = recursive_find_trainer_class_by_name(match["base"])
         except RuntimeError:
             return None
+    if match.re is _SEED:
+        return _of_seed(name, base, int(match["seed"]))
     if match["epochs"]:
-        return _make(name, base, int(match["epochs"]), None)
+        return _of_length(name, base, int(match["epochs"]), None)
     epochs, iterations = match["budget"].split("x")
-    return _make(name, base, int(epochs), int(iterations))
+    return _of_length(name, base, int(epochs), int(iterations))
 
 
 @functools.cache
-def _make(name: str, base: type[nnUNetTrainer], epochs: int, iterations: int | None) -> type[nnUNetTrainer]:
+def _of_seed(name: str, base: type[nnUNetTrainer], seed: int) -> type[nnUNetTrainer]:
+    bases = (base,) if issubclass(base, RecordedTraining) else (RecordedTraining, base)
+    return type(name, bases, {"seed": seed, "__module__": __name__, "__doc__": f"{base.__name__} of seed {seed}."})
+
+
+@functools.cache
+def _of_length(name: str, base: type[nnUNetTrainer], epochs: int, iterations: int | None) -> type[nnUNetTrainer]:
     # nnU-Net reads the argument names off this signature.
     def __init__(  # noqa: N807
         self: Any,
@@ -68,6 +81,6 @@ def _make(name: str, base: type[nnUNetTrainer], epochs: int, iterations: int | N
 
 
 def __getattr__(name: str) -> type[nnUNetTrainer]:
-    if (trainer := trainer_of_length(name)) is None:
+    if (trainer := trainer_variant(name)) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return trainer

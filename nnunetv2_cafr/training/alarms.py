@@ -1,0 +1,95 @@
+"""Notices a training that has gone wrong while it runs, and says where: a loss that is no number, an embedding that
+has collapsed."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MAX_REPORTS = 5  # of one epoch; the rest is counted
+
+
+class TrainingDiverged(RuntimeError):  # noqa: N818 - says what happened, as torch's own do
+    """The weights are no longer finite: nothing that follows could be of use."""
+
+
+class AlarmedTraining:
+    """Mixin before SafeCheckpoints: alarms in the log with the term and the case identifiers.
+
+    - A loss that is NaN or infinite is reported at the step where it occurs. If it has reached the weights, the
+      training ends there, with the last good checkpoint untouched. Otherwise (GradScaler leaves such a step out) it
+      goes on. Steps that GradScaler leaves out for the sake of its scale have a finite loss and are no alarm.
+    - An embedding whose vectors are all alike is reported at the end of the epoch: the contrastive loss then does
+      nothing, though the sum of the losses looks well.
+
+    `checkpoint_best` is not replaced by an epoch with an alarm.
+    """
+
+    collapsed_above = 0.99  # mean cosine between vectors of different classes; ours
+
+    _reports = 0
+
+    def on_epoch_start(self: Any) -> None:
+        super().on_epoch_start()  # type: ignore[misc]
+        self._reports = 0
+
+    def train_step(self: Any, batch: dict) -> dict:
+        outputs = super().train_step(batch)  # type: ignore[misc]
+        if not math.isfinite(outputs["loss"]):
+            self._report_loss("training", outputs["loss"], batch)
+            if not self._weights_are_finite():
+                raise TrainingDiverged(self._explain_divergence(batch))
+        return outputs
+
+    def validation_step(self: Any, batch: dict) -> dict:
+        outputs = super().validation_step(batch)  # type: ignore[misc]
+        if not math.isfinite(outputs["loss"]):
+            self._report_loss("validation", outputs["loss"], batch)
+        return outputs
+
+    def on_train_epoch_end(self: Any, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)  # type: ignore[misc]
+        cosine = self.mean_cosine_between_classes(train_outputs)
+        if cosine > self.collapsed_above:
+            self.raise_alarm(
+                f"the embedding of the contrastive term (clr) has collapsed: vectors of different classes have a mean "
+                f"cosine of {cosine:.4f}, 1 is all alike"
+            )
+
+    def mean_cosine_between_classes(self, _train_outputs: list[dict]) -> float:
+        """Of this epoch's embeddings; NaN for a network without one."""
+        return math.nan
+
+    def raise_alarm(self: Any, what: str) -> None:
+        """Puts an alarm into the log, MAX_REPORTS times an epoch, and keeps the epoch from becoming the best."""
+        self.best_is_trustworthy = False
+        self._reports += 1
+        if self._reports <= MAX_REPORTS:
+            more = " Further alarms of this epoch are not shown." if self._reports == MAX_REPORTS else ""
+            self.print_to_log_file(f"ALARM in epoch {self.current_epoch}: {what}.{more}")
+
+    def _report_loss(self: Any, phase: str, loss: float, batch: dict) -> None:
+        terms = getattr(self.loss, "last_terms", {})
+        culprits = {name: float(value) for name, value in terms.items() if not math.isfinite(value)}
+        named = ", ".join(f"{name} {value}" for name, value in culprits.items()) or f"total {loss}"
+        self.raise_alarm(f"the {phase} loss is not finite ({named}); cases {_cases(batch)}")
+
+    def _weights_are_finite(self: Any) -> bool:
+        return all(torch.isfinite(value).all() for value in self.network.state_dict().values())
+
+    def _explain_divergence(self: Any, batch: dict) -> str:
+        there = [
+            name
+            for name in ("checkpoint_latest.pth", "checkpoint_best.pth")
+            if (Path(self.output_folder) / name).is_file()
+        ]
+        remedy = f"continue from {there[0]}: {self.command_to_go_on()}" if there else "start again"
+        return (
+            f"The loss was not finite in epoch {self.current_epoch} and has ruined the weights; cases of the step: "
+            f"{_cases(batch)}. Check these images and labels for NaN and infinite values, then {remedy}"
+        )
+
+
+def _cases(batch: dict) -> str:
+    return ", ".join(sorted(map(str, batch["keys"])))

@@ -1,0 +1,242 @@
+"""Checkpoints that survive whatever ends a training: SIGKILL while saving, a full disk, SIGTERM before a time limit.
+
+nnU-Net writes checkpoints straight to their names, every 50 epochs. A training that is killed while it saves leaves a
+file that does not load, and one that is terminated loses all epochs since the last save.
+"""
+
+import contextlib
+import io
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+TERMINATED = 128 + signal.SIGTERM  # the exit status that shells and SLURM show for a terminated program
+
+# What nnU-Net's checkpoints hold besides tensors and plain values: numbers of the logged curves.
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+HARMLESS: list[Any] = [
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),  # written under numpy 1
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")),
+]
+
+
+class Terminated(Exception):  # noqa: N818 - an exit, not an error
+    """Leaves nnU-Net's epoch loop after SIGTERM, between two steps."""
+
+
+@contextlib.contextmanager
+def on_sigterm(react: Callable[[], None]) -> Iterator[None]:
+    """Calls `react` when this process gets SIGTERM; processes that it forks meanwhile end by it as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python allows handlers in the main thread only
+        return
+    owner = os.getpid()
+
+    def handle(number: int, _frame: object) -> None:
+        if os.getpid() == owner:
+            react()
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` fill a file beside `target`, brings it to the disk, and gives it the name in one step.
+
+    Raises:
+        OSError, RuntimeError: as `write` does (torch.save has both for a full disk); `target` is then what it was.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        write(partial)
+        _flush(partial)
+        partial.replace(target)
+        _flush(target.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def refuse_code(checkpoint: Path) -> None:
+    """Makes sure that a checkpoint is whole and holds values only, nothing that could run when it is loaded.
+
+    Raises:
+        ValueError: if it is damaged, or holds anything but tensors, numbers, text and containers of these.
+    """
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{checkpoint} holds more than weights and settings, so loading it could run a stranger's code; it was not "
+            f"loaded. nnU-Net's own trainers write no such file: find out where it comes from. ({error})"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{checkpoint} is damaged and was not loaded. Delete it: --c then goes on from the next one that is there "
+            f"(checkpoint_latest.pth, else checkpoint_best.pth). ({error})"
+        ) from error
+
+
+class SafeCheckpoints:
+    """Mixin before any nnUNetTrainer: no checkpoint is ever lost or half-written.
+
+    - A checkpoint is written beside its name and renamed when it is on the disk.
+    - Where it can't be written, the previous one stays, the log says so, and training goes on; only a final checkpoint
+      that can't be written is an error.
+    - SIGTERM, as SLURM sends it before a time limit, ends the training between two steps. `checkpoint_latest` then
+      holds the state at the start of the running epoch: `--c` repeats that epoch, so that a training in pieces has
+      exactly as many iterations as one in a piece.
+    - `checkpoint_latest` is written every 10 epochs (ours; nnU-Net: 50).
+    - A checkpoint that holds more than values is not loaded.
+
+    Attributes:
+        best_is_trustworthy: whether this epoch may replace `checkpoint_best`; others set it to False.
+    """
+
+    epochs_between_saves = 10
+    best_is_trustworthy = True
+    _best_was_saved = True
+    _termination_requested = False
+    _epoch_start: io.BytesIO | None = None
+
+    def initialize(self: Any) -> None:
+        super().initialize()  # type: ignore[misc]
+        self.save_every = min(self.save_every, self.epochs_between_saves)
+
+    def save_checkpoint(self: Any, filename: str) -> None:
+        save = super().save_checkpoint  # type: ignore[misc]
+        if self.local_rank != 0 or self.disable_checkpointing:
+            save(filename)
+            return
+        self._write_checkpoint(Path(filename), lambda partial: save(str(partial)))
+
+    def _write_checkpoint(self: Any, target: Path, write: Callable[[Path], object]) -> None:
+        is_best = target.name == "checkpoint_best.pth"
+        if is_best and not self.best_is_trustworthy:
+            self._best_was_saved = False
+            self.print_to_log_file(f"{target.name} stays as it was, because of this epoch's alarm")
+            return
+        try:
+            write_atomically(target, write)
+        except (OSError, RuntimeError) as error:
+            self._best_was_saved &= not is_best
+            before = "the previous one stays" if target.exists() else "there is no previous one"
+            message = f"{target} could not be written ({error}); {before}. Is the disk full?"
+            if target.name == "checkpoint_final.pth":
+                raise OSError(f"{message} Make room, then: {self.command_to_go_on()}") from error
+            self.print_to_log_file(f"ALARM: {message} Training goes on.")
+
+    def load_checkpoint(self: Any, filename_or_checkpoint: dict | str) -> None:
+        if not isinstance(filename_or_checkpoint, dict):
+            refuse_code(Path(filename_or_checkpoint))
+        super().load_checkpoint(filename_or_checkpoint)  # type: ignore[misc]
+
+    def on_epoch_start(self: Any) -> None:
+        self.best_is_trustworthy = True
+        self._remember_epoch_start()
+        self._end_if_terminated()
+        super().on_epoch_start()  # type: ignore[misc]
+
+    def train_step(self: Any, batch: dict) -> dict:
+        self._end_if_terminated()
+        return super().train_step(batch)  # type: ignore[misc]
+
+    def validation_step(self: Any, batch: dict) -> dict:
+        self._end_if_terminated()
+        return super().validation_step(batch)  # type: ignore[misc]
+
+    def on_epoch_end(self: Any) -> None:
+        epoch, best = self.current_epoch, self._best_ema
+        self._best_was_saved = True
+        try:
+            super().on_epoch_end()  # type: ignore[misc]
+        except OSError as error:
+            self.print_to_log_file(f"ALARM: the curves could not be drawn ({error}). Training goes on.")
+            self.current_epoch = epoch + 1
+        if not self._best_was_saved:
+            self._best_ema = best  # so that the next good epoch is tried again
+
+    def run_training(self: Any) -> None:
+        with on_sigterm(self._request_termination):
+            try:
+                super().run_training()  # type: ignore[misc]
+            except Terminated:
+                self._exit_terminated()
+            except RuntimeError:
+                # SLURM terminates the data loading processes too, and nnU-Net then raises for the lack of them.
+                if not self._termination_requested:
+                    raise
+                self._exit_terminated()
+        if self._termination_requested:
+            self._say_validation_is_left()
+
+    def perform_actual_validation(self: Any, save_probabilities: bool = False) -> None:
+        with on_sigterm(self._say_validation_is_left):
+            super().perform_actual_validation(save_probabilities)  # type: ignore[misc]
+
+    def command_to_go_on(self: Any, option: str = "--c") -> str:
+        """The command line that continues this training (`--c`), or only validates it (`--val`)."""
+        gpus = f" -num_gpus {torch.distributed.get_world_size()}" if self.is_ddp else ""
+        return (
+            f"nnUNetv2_train {self.plans_manager.dataset_name} {self.configuration_name} {self.fold} "
+            f"-tr {type(self).__name__} -p {self.plans_manager.plans_name} -device {self.device.type}{gpus} {option}"
+        )
+
+    def _remember_epoch_start(self: Any) -> None:
+        """Keeps the checkpoint of this moment in memory; it goes to the disk only if the epoch is interrupted."""
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            self._epoch_start = io.BytesIO()
+            self.current_epoch -= 1  # nnU-Net saves at the end of an epoch, and stores the next one's number
+            super().save_checkpoint(self._epoch_start)  # type: ignore[misc]
+            self.current_epoch += 1
+
+    def _request_termination(self: Any) -> None:
+        self._termination_requested = True
+
+    def _end_if_terminated(self: Any) -> None:
+        if self._termination_requested:
+            raise Terminated
+
+    def _exit_terminated(self: Any) -> None:
+        ended = f"Terminated by SIGTERM in epoch {self.current_epoch}."
+        if self._epoch_start is None:
+            self.print_to_log_file(f"{ended} No checkpoint was written: checkpointing is off, or nothing was trained")
+        else:
+            state = self._epoch_start.getvalue()
+            latest = Path(self.output_folder) / "checkpoint_latest.pth"
+            self._write_checkpoint(latest, lambda partial: partial.write_bytes(state))
+            self.print_to_log_file(
+                f"{ended} {latest.name} holds the state at its start; go on with:\n{self.command_to_go_on()}"
+            )
+        raise SystemExit(TERMINATED)
+
+    def _say_validation_is_left(self: Any) -> None:
+        self.print_to_log_file(
+            f"Terminated by SIGTERM. The training is complete, its validation is not; repeat that with:\n"
+            f"{self.command_to_go_on('--val')}"
+        )
+        raise SystemExit(TERMINATED)

@@ -1,0 +1,9 @@
+"""All that a training of days needs beside its method, in one mixin."""
+
+from nnunetv2_cafr.training.alarms import AlarmedTraining
+from nnunetv2_cafr.training.checkpoints import SafeCheckpoints
+from nnunetv2_cafr.training.record import RecordedTraining
+
+
+class RobustTraining(AlarmedTraining, SafeCheckpoints, RecordedTraining):
+    """Mixin before any nnUNetTrainer: seeded and recorded, watched, and never lost. Changes no result."""

@@ -1,0 +1,193 @@
+"""Whatever ends a training, what is on the disk loads and `--c` goes on from it."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nnunetv2_cafr.training.checkpoints import TERMINATED, on_sigterm, refuse_code
+
+TRAINER = "nnUNetTrainer_CAFR_budget3x2"
+
+
+@pytest.fixture
+def exact(monkeypatch) -> Iterator[None]:
+    """Loaders without background workers draw the same patches, and one thread adds up in the same order."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def state_of(checkpoint: Path) -> dict:
+    state = torch.load(checkpoint, weights_only=False)
+    state["logging"] = {key: value for key, value in state["logging"].items() if "timestamp" not in key}
+    return state
+
+
+def terminate_at_step(trainer, step: int) -> None:
+    """SIGTERM in the middle of a training step, counted from the training's start."""
+    train_step, steps = type(trainer).train_step, iter(range(step + 1))
+
+    def counted(batch: dict) -> dict:
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(trainer, batch)
+
+    trainer.train_step = counted
+
+
+def save_for_ever(trainer, target: str) -> None:
+    while True:
+        trainer.current_epoch += 1
+        trainer.save_checkpoint(target)
+
+
+def test_killed_at_any_moment_while_saving_the_checkpoint_loads(construct):
+    trainer = construct(TRAINER)
+    target = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(target))
+    chance = random.Random(0)
+    epochs = set()
+    for _ in range(12):
+        process = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(trainer, str(target)))
+        process.start()
+        time.sleep(chance.uniform(0.1, 0.8))
+        process.kill()
+        process.join()
+        refuse_code(target)
+        resumed = construct(TRAINER, continue_training=True)
+        resumed.load_checkpoint(str(target))
+        epochs.add(resumed.current_epoch)
+    assert len(epochs) > 1, "nothing was ever saved before the kill"
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint_and_says_so(construct):
+    trainer = construct(TRAINER)
+    folder = Path(trainer.output_folder)
+    log = Path(trainer.log_file)
+    for name in ("checkpoint_latest.pth", "checkpoint_final.pth"):
+        trainer.save_checkpoint(str(folder / name))
+    before = (folder / "checkpoint_latest.pth").read_bytes()
+    for name in ("latest", "final"):
+        # Linux's device that is always full, where the new file is written
+        (folder / f".checkpoint_{name}.pth.partial").symlink_to("/dev/full")
+
+    trainer.current_epoch = 7
+    trainer.save_checkpoint(str(folder / "checkpoint_latest.pth"))
+    assert (folder / "checkpoint_latest.pth").read_bytes() == before
+    assert "could not be written" in log.read_text()
+    assert "the previous one stays" in log.read_text()
+    with pytest.raises(OSError, match=r"Make room, then: nnUNetv2_train Dataset511_SpineMRI 2d 0 .* --c"):
+        trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
+
+
+def test_a_best_that_was_not_saved_is_tried_again(construct, monkeypatch):
+    trainer = construct(TRAINER)
+    for key, value in {"train_losses": 0.0, "val_losses": 0.0, "dice_per_class_or_region": [0.5]}.items():
+        trainer.logger.log(key, value, 0)
+    trainer.logger.log("mean_fg_dice", 0.5, 0)
+    trainer.on_epoch_start()
+    monkeypatch.setattr(trainer.logger, "plot_progress_png", lambda _: (_ for _ in ()).throw(OSError("full")))
+    trainer.best_is_trustworthy = False
+    trainer.on_epoch_end()
+    assert trainer._best_ema is None
+    assert not (Path(trainer.output_folder) / "checkpoint_best.pth").exists()
+    assert trainer.current_epoch == 1
+    assert "curves could not be drawn" in Path(trainer.log_file).read_text()
+
+
+def test_terminated_and_continued_equals_uninterrupted(construct, exact):
+    """Weights, optimiser, curves and best value, bit for bit, also after an interruption in the first epoch."""
+    whole = construct(TRAINER)
+    whole.run_training()
+    uninterrupted = state_of(Path(whole.output_folder) / "checkpoint_final.pth")
+
+    for step in (0, 3):
+        for checkpoint in Path(whole.output_folder).glob("*.pth"):
+            checkpoint.unlink()
+        first = construct(TRAINER)
+        terminate_at_step(first, step)
+        with pytest.raises(SystemExit) as ended:
+            first.run_training()
+        assert ended.value.code == TERMINATED == 143
+        log = Path(first.log_file).read_text()
+        assert f"Terminated by SIGTERM in epoch {step // 2}" in log
+        assert f"nnUNetv2_train Dataset511_SpineMRI 2d 0 -tr {TRAINER} -p nnUNetPlans -device cpu --c" in log
+
+        second = construct(TRAINER, continue_training=True)
+        second.load_checkpoint(str(Path(first.output_folder) / "checkpoint_latest.pth"))
+        assert second.current_epoch == step // 2
+        second.run_training()
+        continued = state_of(Path(second.output_folder) / "checkpoint_final.pth")
+        for part in ("network_weights", "optimizer_state"):
+            torch.testing.assert_close(continued[part], uninterrupted[part], rtol=0, atol=0)
+        np.testing.assert_equal(continued["logging"], uninterrupted["logging"])
+        assert continued["_best_ema"] == uninterrupted["_best_ema"]
+
+
+def test_termination_leaves_forked_processes_alone():
+    """nnU-Net ends its data loading processes by SIGTERM; they must not take the handler along."""
+    with on_sigterm(lambda: pytest.fail("not for this process")):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join(10)
+    assert child.exitcode == -signal.SIGTERM
+
+
+class Stranger:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (os.environ["STRANGERS_FOLDER"],)
+
+
+def test_a_checkpoint_with_code_is_refused_before_it_runs(construct, tmp_path, monkeypatch):
+    monkeypatch.setenv("STRANGERS_FOLDER", str(tmp_path / "made"))
+    torch.save({"network_weights": {}, "init_args": Stranger()}, tmp_path / "checkpoint.pth")
+    with pytest.raises(ValueError, match="stranger's code"):
+        construct(TRAINER).load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_damaged_checkpoint_is_named(construct):
+    trainer = construct(TRAINER)
+    target = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(target))
+    os.truncate(target, target.stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"checkpoint_latest\.pth is damaged"):
+        trainer.load_checkpoint(str(target))
+
+
+def test_the_real_command_saves_and_says_how_to_go_on(phantom_dataset):
+    """SIGTERM from outside, to nnU-Net's own command with its background workers."""
+    trainer = "nnUNetTrainer_CAFR_budget2x500"
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "nnUNetv2_train"), "511", "2d", "0", "-tr", trainer, "-device", "cpu"],
+        env=phantom_dataset.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    output = []
+    for line in process.stdout:
+        output.append(line)
+        if "Epoch 0" in line:
+            break
+    time.sleep(2)
+    process.terminate()
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == TERMINATED, "".join(output) + rest
+    assert "go on with:" in rest
+    assert f"-tr {trainer}" in rest
+    fold = phantom_dataset.results / "Dataset511_SpineMRI" / f"{trainer}__nnUNetPlans__2d" / "fold_0"
+    refuse_code(fold / "checkpoint_latest.pth")

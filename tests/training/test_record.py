@@ -1,0 +1,79 @@
+"""A training's log says what it takes to repeat it, and its seed is what made it."""
+
+import json
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunetv2_cafr.training import variants
+from nnunetv2_cafr.training.record import git_revision
+
+
+def weights(trainer) -> torch.Tensor:
+    return torch.cat([parameter.flatten() for parameter in trainer.network.parameters()])
+
+
+def step_of_epoch(trainer, epoch: int) -> float:
+    """The loss of one step at the start of an epoch: dropout and contrastive sampling are its random parts."""
+    trainer.current_epoch = epoch
+    for key in trainer.logger.local_logger.my_fantastic_logging:
+        trainer.logger.local_logger.my_fantastic_logging[key] = [0.0] * epoch
+    trainer.on_train_epoch_start()
+    trainer.loss.clr_weight = 1.0
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 4, (2, 1, 16, 12), generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    image = torch.randn(2, 1, 64, 48, generator=generator)
+    return float(trainer.train_step({"data": image, "target": labels, "keys": ["a", "b"]})["loss"])
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer_CAFR", "nnUNetTrainer_LevelSafe", "nnUNetTrainer_seed0"])
+def test_the_same_seed_gives_the_same_network(name, construct):
+    first, again = construct(name), construct(name)
+    other = construct(f"{name.removesuffix('_seed0')}_seed1")
+    torch.testing.assert_close(weights(first), weights(again), rtol=0, atol=0)
+    assert not torch.allclose(weights(first), weights(other))
+
+
+def test_the_same_seed_gives_the_same_sampling_and_loss_in_each_epoch(construct):
+    name = "nnUNetTrainer_CAFR_budget9x1"
+    loss = step_of_epoch(construct(name), epoch=3)
+    torch.rand(7)  # whatever was drawn before
+    assert step_of_epoch(construct(name), epoch=3) == pytest.approx(loss, rel=1e-6)
+    assert step_of_epoch(construct(name), epoch=4) != pytest.approx(loss, rel=1e-3)
+
+
+def test_a_seed_and_a_length_go_together():
+    for name in ("nnUNetTrainer_CAFR_seed7_budget2x3", "nnUNetTrainer_CAFR_budget2x3_seed7"):
+        trainer = variants.trainer_variant(name)
+        assert trainer.__name__ == name
+        assert trainer.seed == 7
+    assert variants.trainer_variant("nnUNetTrainer_seed1_5epochs").seed == 1
+
+
+def test_the_log_holds_the_whole_record(construct):
+    trainer = construct("nnUNetTrainer_CAFR_noLAFR_seed3_budget2x1")
+    trainer.on_train_start()
+    text = Path(trainer.log_file).read_text().partition("Record of this training:\n")[2]
+    record, _ = json.JSONDecoder().raw_decode(text)
+    assert record["seed"] == 3
+    assert record["versions"]["nnunetv2"] == version("nnunetv2")
+    assert record["versions"]["torch"] == torch.__version__
+    settings = record["settings"]
+    expected = {"use_lafr": False, "use_clr": True, "clr_weight": 0.1, "num_epochs": 2, "elastic_probability": 0.2}
+    assert expected.items() <= settings.items()
+    assert record["configuration"]["patch_size"] == trainer.configuration_manager.patch_size
+    assert len(record["split"]["train"]) == 4
+    assert "Adam" in record["optimizer"]
+    assert "temperature=0.1" in record["loss"]
+    assert record["environment"]["nnUNet_n_proc_DA"] == "1"
+
+
+def test_the_revision_is_gits_own():
+    clone = Path(__file__).parents[2]
+    if not (clone / ".git").exists():
+        pytest.skip("not run from a git clone")
+    head = subprocess.run(["git", "-C", str(clone), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert git_revision().removesuffix("-dirty") == head.stdout.strip()
