@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.training.checkpoints import TERMINATED, on_sigterm, refuse_code
 
@@ -136,6 +137,17 @@ def test_terminated_and_continued_equals_uninterrupted(construct, exact):
         assert continued["_best_ema"] == uninterrupted["_best_ema"]
 
 
+def test_terminated_in_the_final_validation_says_that_only_this_is_left(construct, monkeypatch):
+    trainer = construct(TRAINER)
+    monkeypatch.setattr(
+        nnUNetTrainer, "perform_actual_validation", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5)
+    )
+    with pytest.raises(SystemExit) as ended:
+        trainer.perform_actual_validation()
+    assert ended.value.code == TERMINATED
+    assert f"-tr {TRAINER} -p nnUNetPlans -device cpu --val" in Path(trainer.log_file).read_text()
+
+
 def test_termination_leaves_forked_processes_alone():
     """nnU-Net ends its data loading processes by SIGTERM; they must not take the handler along."""
     with on_sigterm(lambda: pytest.fail("not for this process")):
@@ -168,15 +180,17 @@ def test_a_damaged_checkpoint_is_named(construct):
         trainer.load_checkpoint(str(target))
 
 
-def test_the_real_command_saves_and_says_how_to_go_on(phantom_dataset):
-    """SIGTERM from outside, to nnU-Net's own command with its background workers."""
-    trainer = "nnUNetTrainer_CAFR_budget2x500"
+@pytest.mark.parametrize("receiver", ["process", "group"])
+def test_the_real_command_saves_and_says_how_to_go_on(receiver, phantom_dataset):
+    """SIGTERM to nnU-Net's own command; SLURM sends it to the data loading processes as well."""
+    trainer = f"nnUNetTrainer_CAFR_budget2x{500 if receiver == 'process' else 501}"
     process = subprocess.Popen(
         [str(Path(sys.executable).parent / "nnUNetv2_train"), "511", "2d", "0", "-tr", trainer, "-device", "cpu"],
         env=phantom_dataset.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     output = []
     for line in process.stdout:
@@ -184,7 +198,7 @@ def test_the_real_command_saves_and_says_how_to_go_on(phantom_dataset):
         if "Epoch 0" in line:
             break
     time.sleep(2)
-    process.terminate()
+    (os.kill if receiver == "process" else os.killpg)(process.pid, signal.SIGTERM)
     rest, _ = process.communicate(timeout=120)
     assert process.returncode == TERMINATED, "".join(output) + rest
     assert "go on with:" in rest
