@@ -186,8 +186,9 @@ class SafeCheckpoints:
                 super().run_training()  # type: ignore[misc]
             except Terminated:
                 self._exit_terminated()
-            except RuntimeError:
-                # SLURM terminates the data loading processes too, and nnU-Net then raises for the lack of them.
+            except (RuntimeError, KeyboardInterrupt):
+                # SLURM also terminates the data loading processes, for lack of which nnU-Net raises, and the parent of
+                # distributed ranks, whose end interrupts these.
                 if not self._termination_requested:
                     raise
                 self._exit_terminated()
@@ -218,10 +219,13 @@ class SafeCheckpoints:
         self._termination_requested = True
 
     def _end_if_terminated(self: Any) -> None:
-        if self._termination_requested:
+        # Other ranks go on until rank 0 has ended: it would wait for ever for their share of its last step.
+        if self._termination_requested and self.local_rank == 0:
             raise Terminated
 
     def _exit_terminated(self: Any) -> None:
+        if self.local_rank != 0:
+            raise SystemExit(TERMINATED)
         ended = f"Terminated by SIGTERM in epoch {self.current_epoch}."
         if self._epoch_start is None:
             self.print_to_log_file(f"{ended} No checkpoint was written: checkpointing is off, or nothing was trained")
