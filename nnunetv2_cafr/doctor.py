@@ -1,5 +1,6 @@
 """`nnUNetv2_cafr doctor`: is this installation fit to train, and will nnU-Net find our trainers?"""
 
+import argparse
 import contextlib
 import io
 import os
@@ -24,8 +25,11 @@ PACKAGES = (
     "SimpleITK",
     "numpy",
 )
+EXAMPLES = """examples:
+  nnUNetv2_cafr doctor
+"""
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-LENGTH_EXAMPLES = ("nnUNetTrainer_CAFR_100epochs", "nnUNetTrainer_budget5x20")
+VARIANTS = ("nnUNetTrainer_CAFR_100epochs", "nnUNetTrainer_seed1_budget5x20")
 
 
 def where_nnunet_finds(trainer: str) -> str | None:
@@ -82,7 +86,7 @@ def report_trainers() -> bool:
     folder = Path(nnunetv2_cafr.__file__).parent / "trainers"
     searched = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)
     all_found = True
-    for name in (*training.__all__, *LENGTH_EXAMPLES):
+    for name in (*training.__all__, *VARIANTS):
         found = where_nnunet_finds(name)
         print(f"  {name:<36} {found or 'NOT FOUND'}")
         all_found &= found is not None
@@ -101,7 +105,11 @@ def report_trainers() -> bool:
     return all_found
 
 
-def run() -> int:
+def add_arguments(_parser: argparse.ArgumentParser) -> None:
+    """There are none."""
+
+
+def run(_arguments: argparse.Namespace) -> int:
     """Prints the report; 0 when training can start, 1 when something is missing."""
     results = [report_versions()]
     report_devices()

@@ -1,0 +1,72 @@
+"""The memory estimate against real allocations, and its laws."""
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.planning import memory
+from nnunetv2_cafr.planning.architecture import cafr_architecture
+from nnunetv2_cafr.planning.memory import GB, TrainingMemory, traced_peak, training_memory
+
+FLAT = cafr_architecture((1.0, 1.0))
+CLASSES = 20
+
+
+def test_trace_equals_what_a_real_step_allocates():
+    """Torch's profiler sees each allocation and release of two real float32 steps."""
+    patch_size = (160, 160)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        network = CAFRNet(1, CLASSES, **FLAT)
+        optimizer = torch.optim.Adam(network.parameters(), fused=True)
+        dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+        dice_ce = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
+        image, target = torch.randn(2, 1, *patch_size), torch.zeros(2, 1, *patch_size, dtype=torch.int16)
+        for _ in range(2):
+            optimizer.zero_grad(set_to_none=True)
+            logits, embedding = network(image)
+            loss = dice_ce(logits, target) + embedding.mean()
+            loss.backward()
+            optimizer.step()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    allocated = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    assert traced_peak(patch_size, FLAT, 1, CLASSES, 2, mixed_precision=False) == pytest.approx(peak, rel=0.01)
+
+
+def test_linear_in_the_batch():
+    at = {batch: traced_peak((320, 160), FLAT, 1, 5, batch) for batch in (2, 3, 12)}
+    assert at[12] == at[2] + 10 * (at[3] - at[2])
+
+
+def test_attention_grows_with_the_square_of_the_tokens():
+    tokens = 6400
+    fused, plain = (
+        [traced_peak((1280, times * 1280), FLAT, 1, 5, 2, fused_attention=fused_attention) for times in (1, 2, 3)]
+        for fused_attention in (True, False)
+    )
+    assert np.diff(fused, n=2) == pytest.approx(0, abs=1e-3 * fused[0])
+    # At the least each of 3 layers keeps two bytes per weight for its backward pass, of 12 heads and 2 samples.
+    assert np.diff(plain, n=2) > 2 * 3 * 12 * 2 * 2 * tokens**2
+
+
+def test_mixed_precision_and_classes_count():
+    mixed = traced_peak((320, 160), FLAT, 1, 5, 2)
+    assert 0.5 < mixed / traced_peak((320, 160), FLAT, 1, 5, 2, mixed_precision=False) < 0.9
+    # 15 more classes: at the least the float32 softmax of the loss and its gradient
+    assert traced_peak((320, 160), FLAT, 1, CLASSES, 2) - mixed > 2 * 4 * 15 * 2 * 320 * 160
+
+
+def test_all_in_estimate_has_the_margins_that_it_states():
+    estimate = training_memory((320, 160), FLAT, 1, 5)
+    traced = traced_peak((320, 160), FLAT, 1, 5, 7)
+    assert estimate.at(7) == pytest.approx(memory.CUDA_FACTOR * traced + memory.CONTEXT_BYTES)
+
+
+def test_largest_batch():
+    estimate = TrainingMemory(fixed=1.5 * GB, per_sample=0.5 * GB)
+    assert [estimate.largest_batch(limit * GB) for limit in (1, 1.9, 2, 4.2)] == [0, 0, 1, 5]
