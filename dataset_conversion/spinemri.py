@@ -8,23 +8,26 @@ agreement, no redistribution) go into `dataset.json`.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from nnunetv2.configuration import default_num_processes
+from dataset_conversion.cases import Case, files_by_key, pair
+from dataset_conversion.collection import Collection
+from dataset_conversion.command import make_parser, run
+from dataset_conversion.labels import Structure
+from dataset_conversion.report import Problem
 
-from dataset_conversion.core import Case, ConversionError, DatasetDescription, Problem, convert, list_images, pair_files
-
-# From the sacrum upwards, vertebrae first, then the discs between them; in the order of their label values.
+# From the sacrum upwards, vertebrae first, then the discs between them; in the order of their label values. The sacrum
+# counts as a vertebra.
+VERTEBRAE = ("S", "L5", "L4", "L3", "L2", "L1", "T12", "T11", "T10", "T9")
+DISCS = ("L5/S", "L4/L5", "L3/L4", "L2/L3", "L1/L2", "T12/L1", "T11/T12", "T10/T11", "T9/T10")
 STRUCTURES = (
-    *("S", "L5", "L4", "L3", "L2", "L1", "T12", "T11", "T10", "T9"),
-    *("L5/S", "L4/L5", "L3/L4", "L2/L3", "L1/L2", "T12/L1", "T11/T12", "T10/T11", "T9/T10"),
+    *(Structure(name, "vertebrae") for name in VERTEBRAE),
+    *(Structure(name, "discs") for name in DISCS),
 )
-LABELS = {"background": 0, **{name: value for value, name in enumerate(STRUCTURES, 1)}}
+TABLE = dict(enumerate(STRUCTURES, 1))
 
 TRAINING_LAYOUTS = (  # folders of images and masks below the root; upper and lower case are the same
     ("train/MR", "train/Mask"),
@@ -33,8 +36,17 @@ TRAINING_LAYOUTS = (  # folders of images and masks below the root; upper and lo
     ("image", "groundtruth"),
 )
 TEST_FOLDERS = ("test1", "test2")
+ENDINGS = (".nii", ".nii.gz")
 IMAGE_NAME = re.compile(r"case([0-9]+)\.nii(?:\.gz)?", re.IGNORECASE)
 MASK_NAME = re.compile(r"(?:mask_)?case([0-9]+)\.nii(?:\.gz)?", re.IGNORECASE)
+
+# What was published: cases, and the numbers from 1 to the highest that are no training case.
+PUBLISHED = {"train": 172, "test1": 20, "test2": 23}
+HIGHEST_NUMBER, PUBLISHED_GAPS = 215, 43
+
+
+def _number(match: re.Match[str]) -> str:
+    return str(int(match[1]))
 
 
 def _folders(root: Path, relative: str) -> list[Path]:
@@ -60,14 +72,6 @@ def _training_folders(root: Path) -> list[tuple[Path, Path]]:
     ]
 
 
-def _training_identifier(number: int) -> str:
-    return f"SpineMRI_{number:03d}"
-
-
-def _test_identifier(folder: str, number: int) -> str:
-    return f"SpineMRI_{folder}_{number:03d}"
-
-
 def find_cases(source: Path) -> tuple[list[Case], list[Problem]]:
     """List the cases of a copy of SpineMRI.
 
@@ -88,84 +92,64 @@ def find_cases(source: Path) -> tuple[list[Case], list[Problem]]:
         return [], [Problem(source, what, expected, "give the folder that holds the one collection to convert")]
 
     root, image_folder, mask_folder = found[0]
-    cases, problems = pair_files(image_folder, IMAGE_NAME, mask_folder, MASK_NAME, _training_identifier)
-    if not cases and not problems:
+    images, problems = files_by_key(image_folder, IMAGE_NAME, ENDINGS, _number)
+    masks, mask_problems = files_by_key(mask_folder, MASK_NAME, ENDINGS, _number)
+    pairs, unpaired = pair(images, masks, image_folder, mask_folder)
+    problems += mask_problems + unpaired
+    if not pairs and not problems:
         remedy = "check that the archives were unpacked completely"
         problems.append(Problem(image_folder, "no images", "Case<N>.nii.gz, such as Case2.nii.gz", remedy))
+    cases = [Case(f"SpineMRI_{int(n):03d}", image, mask, patient=n, subset="train") for n, image, mask in pairs]
     for name in TEST_FOLDERS:
         for folder in _folders(root, f"{name}/MR"):
-            tests, test_problems = list_images(folder, IMAGE_NAME, partial(_test_identifier, name))
-            cases += tests
+            tests, test_problems = files_by_key(folder, IMAGE_NAME, ENDINGS, _number)
             problems += test_problems
+            cases += [
+                Case(f"SpineMRI_{name}_{int(n):03d}", tests[n], None, patient=n, subset=name)
+                for n in sorted(tests, key=int)
+            ]
     return cases, problems
 
 
-def _dataset_number(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 999:
-        raise argparse.ArgumentTypeError(f"{text} is not a data set number; expected 1 to 999, such as 511")
-    return int(text)
+def compare_with_published(cases: Sequence[Case]) -> str:
+    """Say how this copy differs from the published set: in counts, and in gaps of the training cases' numbers."""
+    numbers = {subset: {int(case.patient) for case in cases if case.subset == subset} for subset in PUBLISHED}
+    gaps = set(range(1, HIGHEST_NUMBER + 1)) - numbers["train"]
+    unexplained = sorted(gaps - numbers["test1"] - numbers["test2"])
+    counts = ", ".join(f"{len(numbers[subset])} of {count} {subset}" for subset, count in PUBLISHED.items())
+    text = f"of the published cases, here are {counts}"
+    if len(gaps) != PUBLISHED_GAPS:
+        text += f"; {len(gaps)} instead of {PUBLISHED_GAPS} numbers up to {HIGHEST_NUMBER} are no training cases"
+    if not unexplained:
+        text += "; all numbers are accounted for"
+    return text
 
 
-def _num_processes(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of processes; expected 1 or more")
-    return int(text)
+def collect(arguments: argparse.Namespace) -> Collection:
+    cases, problems = find_cases(arguments.i)
+    return Collection(
+        name="SpineMRI",
+        source=arguments.i,
+        cases=cases,
+        table=TABLE,
+        channel="T2",
+        description="Sagittal T2 MR of the lumbar spine: sacrum, vertebrae L5 to T9 and the discs between them",
+        reference="www.spinesegmentation-challenge.com; Pang et al., SpineParseNet, IEEE TMI 40(1):262-273, 2021",
+        licence="research only, by signed agreement with the organisers; no redistribution",
+        problems=problems,
+        notes=[compare_with_published(cases)] if cases else [],
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `nnUNetv2_convert_SpineMRI`: 0, or 1 if the data cannot be converted; bad usage exits with 2."""
-    parser = argparse.ArgumentParser(
-        prog="nnUNetv2_convert_SpineMRI",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Convert SpineMRI (MRSpineSeg challenge) to an nnU-Net data set.\n"
-        "Everything is checked before anything is written; all problems are reported at once.",
-        epilog="example: nnUNetv2_convert_SpineMRI -i MRSpineSeg_Challenge_SMU -d 511\n"
-        "writes Dataset511_SpineMRI into the folder that nnUNet_raw names",
+    parser = make_parser(
+        "nnUNetv2_convert_SpineMRI",
+        description="Convert SpineMRI (MRSpineSeg challenge) to an nnU-Net data set.",
+        source="the collection: the folder with train/, or its parent",
+        example="-i MRSpineSeg_Challenge_SMU -d 511\nwrites Dataset511_SpineMRI into the folder that nnUNet_raw names",
     )
-    parser.add_argument(
-        "-i", type=Path, required=True, metavar="SRC", help="the collection: the folder with train/, or its parent"
-    )
-    parser.add_argument("-d", type=_dataset_number, required=True, metavar="ID", help="data set number, 1 to 999")
-    parser.add_argument("-o", type=Path, metavar="DIR", help="where to write the data set; default: $nnUNet_raw")
-    processes = min(default_num_processes, os.cpu_count() or 1)
-    parser.add_argument(
-        "-np",
-        type=_num_processes,
-        default=processes,
-        metavar="N",
-        help=f"number of processes; default here: {processes}",
-    )
-    arguments = parser.parse_args(argv)
-    if not arguments.i.is_dir():
-        parser.error(f"-i {arguments.i}: no such folder")
-    output = arguments.o or os.environ.get("nnUNet_raw")
-    if not output:
-        parser.error("where should the data set go? Give -o, or set the environment variable nnUNet_raw")
-    target = Path(output) / f"Dataset{arguments.d:03d}_SpineMRI"
-    description = DatasetDescription(
-        name="SpineMRI",
-        labels=LABELS,
-        channel_names={0: "T2"},
-        description="Sagittal T2 MR of the lumbar spine: sacrum, vertebrae L5 to T9 and the discs between them",
-        reference="www.spinesegmentation-challenge.com; Pang et al., SpineParseNet, IEEE TMI 40(1):262-273, 2021",
-        licence="research only, by signed agreement with the organisers; no redistribution",
-        converted_by="nnUNetv2_convert_SpineMRI of nnunetv2-cafr",
-    )
-    try:
-        cases, problems = find_cases(arguments.i)
-        convert(cases, target, description, arguments.np, problems)
-    except ConversionError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except (OSError, MemoryError) as error:
-        print(f"The conversion failed, and nothing was written: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; nothing was written.", file=sys.stderr)
-        return 130
-    training = sum(case.mask is not None for case in cases)
-    print(f"{target}: {training} training and {len(cases) - training} test cases")
-    return 0
+    return run(parser, collect, argv)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 EPILOG = """examples:
   nnUNetv2_cafr demo --out cafr_demo          phantom -> convert -> plan -> train -> predict -> score, 6 minutes
+  nnUNetv2_cafr check -d 511                  every case on one page before you train: report.html, findings.csv
+  nnUNetv2_cafr split -d 511                  folds by patient, with every level in each
   nnUNetv2_cafr plan -d 511                   plans of CAFR-Net for a GPU's memory: -p nnUNetCAFRPlans
   nnUNetv2_cafr cost --size 256 256           MACs, parameters, latency beside nnU-Net
   nnUNetv2_cafr doctor                        versions, device, folders, trainers
@@ -18,6 +20,8 @@ Training and inference are nnU-Net's own commands: nnUNetv2_train DATASET 2d 0 -
 # do the rest.
 VERBS = {
     "demo": "the whole chain on synthetic spines, in minutes on a CPU",
+    "check": "quality control of a raw data set: a page, a table, an exit status",
+    "split": "splits by patient, with every label in every fold where possible",
     "plan": "plans of CAFR-Net's own that fit a GPU's memory",
     "cost": "MACs, parameters and latency beside nnU-Net's network",
     "doctor": "versions, device, folders, and whether nnU-Net finds the trainers",

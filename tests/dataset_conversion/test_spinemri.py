@@ -1,23 +1,30 @@
 """The converter on good and on each kind of bad input; the target is either complete or untouched."""
 
 import gzip
+import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataset_conversion.spinemri import LABELS, main
+from dataset_conversion.cases import Case
+from dataset_conversion.spinemri import STRUCTURES, compare_with_published, main
 from nnunetv2_cafr.phantom import write_dataset
 
 REPOSITORY = Path(__file__).parents[2]
+LABELS = {"background": 0, **{structure.name: value for value, structure in enumerate(STRUCTURES, 1)}}
 SAMPLE = REPOSITORY.parent / "shared" / "data" / "SpineMRI_sample"
 
 
@@ -100,11 +107,75 @@ def test_good_input(source: Path, tmp_path: Path, num_processes: str) -> None:
     assert description["channel_names"] == {"0": "T2"}
 
 
-def test_label_table() -> None:
-    assert list(LABELS.values()) == list(range(20))
-    assert {name: LABELS[name] for name in ("S", "L5", "L1", "T12", "T9", "L5/S", "L1/L2", "T12/L1", "T9/T10")} == {
-        "S": 1, "L5": 2, "L1": 6, "T12": 7, "T9": 10, "L5/S": 11, "L1/L2": 15, "T12/L1": 16, "T9/T10": 19
-    }  # fmt: skip
+@pytest.mark.parametrize("scheme", ["kinds", "regions"])
+def test_other_label_schemes(source: Path, tmp_path: Path, scheme: str) -> None:
+    assert convert(source, tmp_path / "raw", "--labels", scheme) == 0
+    target = tmp_path / "raw" / "Dataset511_SpineMRI"
+    description = json.loads((target / "dataset.json").read_text())
+    levels = read(mask_of(source, 1))
+    written = read(target / "labelsTr" / "SpineMRI_001.nii.gz")
+    if scheme == "kinds":
+        assert description["labels"] == {"background": 0, "vertebrae": 1, "discs": 2}
+        np.testing.assert_array_equal(written, np.select([levels > 10, levels > 0], [2, 1]))
+    else:
+        assert description["labels"]["discs"] == [*range(11, 20), 21]
+        assert description["regions_class_order"] == [20, 21, *range(1, 20)]
+        np.testing.assert_array_equal(written, levels)
+
+
+def test_provenance(source: Path, tmp_path: Path) -> None:
+    assert convert(source, tmp_path / "raw") == 0
+    provenance = json.loads((tmp_path / "raw" / "Dataset511_SpineMRI" / "provenance.json").read_text())
+    assert provenance["converter"] == "nnUNetv2_convert_SpineMRI"
+    assert provenance["version"] == version("nnunetv2-cafr")
+    assert datetime.fromisoformat(provenance["created"]).tzinfo is not None
+    assert provenance["source"] == str(source.resolve())
+    assert provenance["options"] == {"labels": "levels"}
+    assert list(provenance["cases"]) == [*(f"SpineMRI_{n:03d}" for n in (1, 2, 4)), "SpineMRI_test1_003"]
+    assert provenance["cases"]["SpineMRI_002"] == {
+        "patient": "2",
+        "image": "train/MR/Case2.nii.gz",
+        "mask": "train/Mask/mask_case2.nii.gz",
+        "sha256": {
+            "image": hashlib.sha256(image_of(source, 2).read_bytes()).hexdigest(),
+            "mask": hashlib.sha256(mask_of(source, 2).read_bytes()).hexdigest(),
+        },
+        "original_orientation": "PIR",
+        "subset": "train",
+    }
+    test = provenance["cases"]["SpineMRI_test1_003"]
+    assert (test["patient"], test["mask"], test["sha256"]["mask"], test["subset"]) == ("3", None, None, "test1")
+
+
+def test_other_voxel_order_is_turned(source: Path, tmp_path: Path) -> None:
+    """A copy that somebody reoriented gives the same voxels in the same places."""
+    expected = {path.name: sitk.ReadImage(str(path)) for path in (image_of(source, 1), mask_of(source, 1))}
+    for path in (image_of(source, 1), mask_of(source, 1)):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "RAS"), str(path))
+    assert convert(source, tmp_path / "raw") == 0
+    target = tmp_path / "raw" / "Dataset511_SpineMRI"
+    for name, written in (
+        ("Case1.nii.gz", target / "imagesTr" / "SpineMRI_001_0000.nii.gz"),
+        ("mask_case1.nii.gz", target / "labelsTr" / "SpineMRI_001.nii.gz"),
+    ):
+        np.testing.assert_array_equal(read(written), sitk.GetArrayFromImage(expected[name]))
+        assert sitk.ReadImage(str(written)).GetOrigin() == pytest.approx(expected[name].GetOrigin(), abs=1e-3)
+    cases = json.loads((target / "provenance.json").read_text())["cases"]
+    assert cases["SpineMRI_001"]["original_orientation"] == "RAS"
+
+
+def test_comparison_with_the_published_set(capsys: pytest.CaptureFixture[str], source: Path, tmp_path: Path) -> None:
+    training = sorted(set(range(1, 216)) - set(range(1, 216, 5)))
+    cases = [Case(str(n), Path(), Path(), patient=str(n), subset="train") for n in training]
+    for number, n in enumerate(range(1, 216, 5)):
+        cases.append(Case(str(n), Path(), None, patient=str(n), subset="test1" if number < 20 else "test2"))
+    assert compare_with_published(cases) == (
+        "of the published cases, here are 172 of 172 train, 20 of 20 test1, 23 of 23 test2; "
+        "all numbers are accounted for"
+    )
+    assert compare_with_published(cases[:-1]).endswith("22 of 23 test2")
+    assert convert(source, tmp_path / "raw") == 0
+    assert "3 of 172 train, 1 of 20 test1, 0 of 23 test2; 212 instead of 43 numbers" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -174,6 +245,40 @@ def shift(image: sitk.Image, millimetres: float) -> None:
     image.SetOrigin([image.GetOrigin()[0] + millimetres, *image.GetOrigin()[1:]])
 
 
+def swap(first: Path, second: Path) -> None:
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+def shear(path: Path) -> None:
+    image = nibabel.load(path)
+    affine = image.affine.copy()
+    affine[0, 0] += 0.3 * affine[1, 0]
+    sheared = nibabel.Nifti1Image(np.asanyarray(image.dataobj), affine)
+    sheared.set_qform(None, 0)
+    nibabel.save(sheared, path)
+
+
+def drop_orientation(path: Path) -> None:
+    image = nibabel.Nifti1Image(np.asanyarray(nibabel.load(path).dataobj), None)
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nibabel.save(image, path)
+
+
+def lie_down(path: Path) -> None:
+    image = sitk.ReadImage(str(path))
+    image.SetDirection((1, 0, 0, 0, 1, 0, 0, 0, 1))
+    image.SetSpacing((0.5, 0.5, 8))
+    sitk.WriteImage(image, str(path))
+
+
+def as_complex(path: Path) -> None:
+    image = sitk.ReadImage(str(path), sitk.sitkFloat32)
+    sitk.WriteImage(sitk.RealAndImaginaryToComplex(image, image), str(path))
+
+
 # What is done to the source, the file that the report must name, and what it must say of it.
 BAD_INPUT: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "missing mask": (lambda s: mask_of(s, 2).unlink(), "MR/Case2.nii.gz", "an image without a mask"),
@@ -204,6 +309,52 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], object], str, str]] = {
         lambda s: change(image_of(s, 2), set_first(np.nan), np.float32),
         "MR/Case2.nii.gz",
         "NaN or infinity in 1 of",
+    ),
+    "infinity in mask": (
+        lambda s: change(mask_of(s, 2), set_first(np.inf)),
+        "mask_case2.nii.gz",
+        "NaN or infinity in 1",
+    ),
+    "only foreground": (
+        lambda s: change(mask_of(s, 2), np.ones_like),
+        "mask_case2.nii.gz",
+        "a mask without background",
+    ),
+    "swapped pair": (lambda s: swap(image_of(s, 2), mask_of(s, 2)), "mask_case2.nii.gz", "not in the label table: 20"),
+    "constant image": (lambda s: change(image_of(s, 2), np.ones_like), "MR/Case2.nii.gz", "the value 1 in every voxel"),
+    "sheared image": (lambda s: shear(image_of(s, 2)), "MR/Case2.nii.gz", "not perpendicular to each other (sheared)"),
+    "no orientation": (lambda s: drop_orientation(image_of(s, 2)), "MR/Case2.nii.gz", "a header without orientation"),
+    "axial slices": (lambda s: lie_down(image_of(s, 2)), "MR/Case2.nii.gz", "axial slices: 6 steps of 8 mm from head"),
+    "oblique beyond knowing": (
+        lambda s: change_header(image_of(s, 2), lambda i: i.SetDirection((0.7, 0, -0.714, 0.714, 0, 0.7, 0, -1, 0))),
+        "MR/Case2.nii.gz",
+        "a voxel axis 4",
+    ),
+    "no magic: Analyze, not NIfTI": (
+        lambda s: recompress(image_of(s, 2), lambda content: content[:344] + b"xxxx" + content[348:]),
+        "MR/Case2.nii.gz",
+        "a header without orientation",
+    ),
+    "complex": (lambda s: as_complex(image_of(s, 2)), "MR/Case2.nii.gz", "values per voxel"),
+    "loop of links": (
+        lambda s: (image_of(s, 2).unlink(), image_of(s, 2).symlink_to(image_of(s, 2).name)),
+        "MR/Case2.nii.gz",
+        "cannot be read",
+    ),
+    "padded and unpadded": (
+        lambda s: shutil.copy(mask_of(s, 2), s / "train/Mask/Case0002.nii"),
+        "mask_case2.nii.gz",
+        "case 2 is taken by Case0002.nii",
+    ),
+    "digits of another script": (
+        lambda s: image_of(s, 2).rename(s / "train/MR/Case\u0662.nii.gz"),
+        "MR/Case\u0662.nii.gz",
+        "no case number",
+    ),
+    "blanks in a name": (
+        lambda s: image_of(s, 2).rename(s / "train/MR/Case 2.nii.gz"),
+        "MR/Case 2.nii.gz",
+        "no case n",
     ),
     "empty mask": (lambda s: change(mask_of(s, 2), np.zeros_like), "mask_case2.nii.gz", "an empty mask"),
     "zero bytes": (lambda s: truncate(image_of(s, 2), 0), "MR/Case2.nii.gz", "an empty file (0 bytes)"),
@@ -236,6 +387,11 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "MR/Case2.nii.gz",
         "cannot be read",
     ),
+    "device": (
+        lambda s: (image_of(s, 2).unlink(), image_of(s, 2).symlink_to("/dev/zero")),
+        "MR/Case2.nii.gz",
+        "cannot be read (a folder, pipe or device",
+    ),
     "4-D": (lambda s: change(image_of(s, 2), lambda i: np.stack([i, i])), "MR/Case2.nii.gz", "4 dimensions"),
     "2-D": (lambda s: change(image_of(s, 2), lambda i: i[0]), "MR/Case2.nii.gz", "2 dimensions"),
     "RGB": (
@@ -248,7 +404,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "duplicate number": (
         lambda s: shutil.copy(image_of(s, 2), s / "train/MR/Case002.nii.gz"),
         "MR/Case2.nii.gz",
-        "case number 2 is taken by Case002.nii.gz",
+        "case 2 is taken by Case002.nii.gz",
     ),
     "no number": (
         lambda s: shutil.copy(image_of(s, 2), s / "train/MR/Case2 (1).nii.gz"),
@@ -334,10 +490,39 @@ def test_failure_while_writing_leaves_nothing(
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dataset_conversion.core.shutil.copyfile", no_space)
+    monkeypatch.setattr(Path, "write_bytes", no_space)
     assert convert(source, tmp_path / "raw") == 1
     assert "No space left on device" in capsys.readouterr().err
     assert list((tmp_path / "raw").iterdir()) == []
+
+
+@pytest.mark.parametrize("order", ["PIR", "RAS"])  # files are copied, or written by ITK
+@pytest.mark.parametrize("num_processes", ["1", "2"])
+def test_no_space_left(source: Path, tmp_path: Path, order: str, num_processes: str) -> None:
+    """A limit on file size ends writing in the middle, as a full disk does; ITK says nothing about it."""
+    for path in source.rglob("*.nii.gz"):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), order), str(path))
+    output = tmp_path / "raw"
+    output.mkdir()
+    limit = image_of(source, 1).stat().st_size // 2
+    command = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+        "from dataset_conversion.spinemri import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["-i", str(source), "-d", "511", "-o", str(output), "-np", num_processes]
+    result = subprocess.run(
+        [sys.executable, "-c", command, *arguments], cwd=REPOSITORY, text=True, capture_output=True, timeout=60
+    )
+    assert result.returncode == 1
+    assert "The conversion failed, and nothing was written" in result.stderr
+    assert list(output.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads what nobody may read")
+def test_unreadable_file(source: Path, tmp_path: Path, problems_of: Callable[[], dict[str, str]]) -> None:
+    image_of(source, 2).chmod(0)
+    assert convert(source, tmp_path / "raw") == 1
+    assert problems_of() == {"Case2.nii.gz": "a file that cannot be read (Permission denied)"}
 
 
 @pytest.mark.parametrize(

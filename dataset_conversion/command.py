@@ -1,0 +1,102 @@
+"""The command line that all converters share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from io import TextIOWrapper
+from pathlib import Path
+
+from nnunetv2.configuration import default_num_processes
+
+from dataset_conversion.collection import Collection
+from dataset_conversion.conversion import convert
+from dataset_conversion.labels import SCHEMES
+from dataset_conversion.report import ConversionError
+
+
+def _dataset_number(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 999:
+        raise argparse.ArgumentTypeError(f"{text} is not a data set number; expected 1 to 999, such as 511")
+    return int(text)
+
+
+def _num_processes(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of processes; expected 1 or more")
+    return int(text)
+
+
+def make_parser(command: str, *, description: str, source: str, example: str) -> argparse.ArgumentParser:
+    """The options of every converter; a source may add its own.
+
+    Args:
+        command: the command's name.
+        source: what the folder is that `-i` names.
+        example: arguments that work, and what they do.
+    """
+    parser = argparse.ArgumentParser(
+        prog=command,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"{description}\nThe data set appears complete or not at all; all problems are reported at once.",
+        epilog=f"example: {command} {example}",
+    )
+    parser.add_argument("-i", type=Path, required=True, metavar="SRC", help=source)
+    parser.add_argument("-d", type=_dataset_number, required=True, metavar="ID", help="data set number, 1 to 999")
+    parser.add_argument("-o", type=Path, metavar="DIR", help="where to write the data set; default: $nnUNet_raw")
+    parser.add_argument(
+        "--labels",
+        choices=SCHEMES,
+        default="levels",
+        help="; ".join(f"{name}: {meaning}" for name, meaning in SCHEMES.items()) + "; default: levels",
+    )
+    processes = min(default_num_processes, os.cpu_count() or 1)
+    parser.add_argument(
+        "-np",
+        type=_num_processes,
+        default=processes,
+        metavar="N",
+        help=f"number of processes; default here: {processes}",
+    )
+    return parser
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    collect: Callable[[argparse.Namespace], Collection],
+    argv: Sequence[str] | None,
+) -> int:
+    """Run a converter: 0, or 1 if the data cannot be converted; bad usage exits with 2.
+
+    Args:
+        collect: lists what the parsed arguments ask for. It may raise `ConversionError` or `OSError`.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files in the locale C
+    arguments = parser.parse_args(argv)
+    if not arguments.i.is_dir():
+        parser.error(f"-i {arguments.i}: no such folder")
+    output = arguments.o or os.environ.get("nnUNet_raw")
+    if not output:
+        parser.error("where should the data set go? Give -o, or set the environment variable nnUNet_raw")
+    try:
+        collection = collect(arguments)
+        target = Path(output) / f"Dataset{arguments.d:03d}_{collection.name}"
+        convert(collection, target, arguments.labels, arguments.np, parser.prog)
+    except ConversionError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except ValueError as error:
+        parser.error(f"--labels {arguments.labels}: {error}")
+    except (OSError, MemoryError) as error:
+        print(f"The conversion failed, and nothing was written: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; nothing was written.", file=sys.stderr)
+        return 130
+    tests = len(collection.cases) - collection.num_training
+    print(f"{target}: {collection.num_training} training and {tests} test cases")
+    return 0

@@ -1,0 +1,219 @@
+"""From a collection to a data set: every case is read completely, checked and written; all problems go in one report.
+
+`Dataset###_Name` appears complete, or not at all.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from dataset_conversion import staging
+from dataset_conversion.cases import Case, check_identifiers
+from dataset_conversion.collection import Collection
+from dataset_conversion.documents import converter_version, write_dataset_json, write_provenance
+from dataset_conversion.geometry import (
+    check_axes,
+    check_sagittal,
+    check_same_grid,
+    orient,
+    orientation_of,
+    slices_of_nnunet,
+)
+from dataset_conversion.labels import IGNORE, LabelTable, Structure, make_labelling, make_lookup, map_labels
+from dataset_conversion.processes import exit_on_signal, for_each_case, on_signal
+from dataset_conversion.reading import read_volume
+from dataset_conversion.report import ConversionError, Problem
+from dataset_conversion.writing import write_image, write_mask
+
+
+@dataclass(frozen=True)
+class _CheckedImage:
+    volume: sitk.Image  # as it is stored
+    oriented: sitk.Image
+    stored: bytes | None  # the file's content, where that can be copied as it is
+    sha256: str
+    original_orientation: str
+
+
+def _check_image(path: Path) -> tuple[_CheckedImage | None, list[Problem]]:
+    volume, problems = read_volume(path)
+    if volume is None:
+        return None, problems
+    array = sitk.GetArrayViewFromImage(volume.image)
+    if not problems and array.min() == array.max():
+        remedy = "find the right image, or leave the case out"
+        problems.append(Problem(path, f"the value {array.min():g} in every voxel", "an image", remedy))
+    if bent := check_axes(path, volume.image):
+        return None, problems + bent
+    oriented = orient(volume.image)
+    problems += check_sagittal(path, oriented)
+    stored = volume.stored if oriented is volume.image else None
+    return _CheckedImage(volume.image, oriented, stored, volume.sha256, orientation_of(volume.image)), problems
+
+
+def _check_mask(
+    path: Path, image_path: Path, image: _CheckedImage | None, lookup: np.ndarray
+) -> tuple[np.ndarray | None, str | None, list[Problem]]:
+    """Labels to write (uint8; z, y, x), or None; SHA-256 of the file; what is wrong."""
+    volume, problems = read_volume(path)
+    if volume is None:
+        return None, None, problems
+    mask = volume.image
+    labels = None
+    if not problems:
+        labels, label_problems = map_labels(path, mask, lookup)
+        problems += label_problems
+    bent = check_axes(path, mask)
+    problems += bent
+    if image is not None and not bent:
+        problems += check_same_grid(path, mask, image_path, image.volume)
+    if labels is None or problems:
+        return None, volume.sha256, problems
+    written = sitk.GetImageFromArray(labels)
+    written.CopyInformation(mask)
+    return sitk.GetArrayFromImage(orient(written)), volume.sha256, []
+
+
+def process_case(
+    case: Case, table: LabelTable, values: dict[str, int], folder: Path | None
+) -> tuple[Case, dict[str, Any], list[Problem]]:
+    """Read a case's files completely and check them; if all is well, write them into `folder` (None: only check).
+
+    Returns:
+        The case, what is to be known about its files, and what is wrong with them.
+    """
+    image, problems = _check_image(case.image)
+    labels, mask_sha256 = None, None
+    if case.mask is not None:
+        lookup = make_lookup(case.table or table, values)
+        labels, mask_sha256, mask_problems = _check_mask(case.mask, case.image, image, lookup)
+        problems += mask_problems
+    if image is None or problems:
+        return case, {}, problems
+    record = {
+        "sha256": {"image": image.sha256, "mask": mask_sha256},
+        "original_orientation": image.original_orientation,
+        "spacing": list(image.oriented.GetSpacing()),
+    }
+    if folder is not None:
+        write_image(image.oriented, image.stored, staging.image_path(folder, case))
+        if labels is not None:
+            write_mask(labels, image.oriented, staging.mask_path(folder, case))
+        staging.save_record(folder, case, record)
+    return case, record, []
+
+
+def _structures_in(case: Case, table: LabelTable) -> set[Structure]:
+    """The structures in a case's mask; none if the mask is in no order, which is found and said later."""
+    volume, problems = (None, []) if case.mask is None else read_volume(case.mask)
+    if volume is None or problems:
+        return set()
+    table = case.table or table
+    values = np.rint(np.unique(sitk.GetArrayViewFromImage(volume.image))).astype(np.int64).tolist()
+    return {table[value] for value in values if value in table}
+
+
+def _labelled(collection: Collection, num_processes: int) -> list[Structure]:
+    """The structures that get a value; of an open-ended collection those up to the last one that occurs."""
+    structures = collection.labelled
+    if not collection.open_ended:
+        return structures
+    seen: set[Structure] = set()
+    work = partial(_structures_in, table=collection.table)
+    for found in for_each_case(work, collection.cases, num_processes, "surveying"):
+        seen |= found
+    while structures and structures[-1] not in seen - {IGNORE}:
+        structures.pop()
+    return structures + [IGNORE] * (IGNORE in seen)
+
+
+def convert(
+    collection: Collection,
+    target: Path,
+    scheme: str,
+    num_processes: int,
+    converter: str,
+    notify: Callable[[str], object] = print,
+) -> None:
+    """Check all cases of a collection completely and write them as the nnU-Net data set `target`.
+
+    SIGTERM ends it in an orderly way (`SystemExit` with status 143), as Ctrl-C does: what was written is removed.
+
+    Args:
+        scheme: one of `labels.SCHEMES`.
+        converter: name of the command, for the data set's documents.
+        notify: is called with everything that the user should know and that is no obstacle.
+
+    Raises:
+        ConversionError: if there is any problem; nothing has been written then.
+        OSError: if writing fails; what was written has been removed then.
+        MemoryError: if a worker process was killed; what was written has been removed then.
+        ValueError: if the structures do not fit the scheme.
+    """
+    for note in collection.notes:
+        notify(note)
+    problems = [*collection.problems, *staging.check_target(target), *check_identifiers(collection.cases)]
+    if not problems and not collection.num_training:
+        remedy = "check the folder and the options that choose cases"
+        problems.append(Problem(collection.source, "no training cases", "images with masks", remedy))
+    with on_signal(signal.SIGTERM, exit_on_signal):
+        labelling = make_labelling(_labelled(collection, num_processes), scheme)
+        work = partial(process_case, table=collection.table, values=dict(labelling.values))
+        if problems:
+            check = partial(work, folder=None)
+            for _, _, found in for_each_case(check, collection.cases, num_processes, "checking"):
+                problems += found
+            raise ConversionError(problems)
+
+        options = {**collection.options, "labels": scheme}
+        settings = {
+            "converter": converter,
+            "version": converter_version(),
+            "source": str(collection.source.resolve()),
+            "options": options,
+            "values": labelling.values,
+        }
+        with staging.staged_directory(target, settings) as (folder, notes):
+            for note in notes:
+                notify(note)
+            for name in (
+                "imagesTr",
+                "labelsTr",
+                *(["imagesTs"] if collection.num_training < len(collection.cases) else []),
+            ):
+                (folder / name).mkdir(exist_ok=True)
+            records = _process_all(collection.cases, work, folder, num_processes, notify)
+            spacings = [records[case.identifier]["spacing"] for case in collection.cases if case.mask is not None]
+            if spacings and (warning := slices_of_nnunet(spacings)):
+                notify(warning)
+            write_dataset_json(collection, labelling, converter, folder)
+            write_provenance(collection, options, records, converter, folder)
+
+
+def _process_all(
+    cases: Sequence[Case],
+    work: Callable[..., tuple[Case, dict[str, Any], list[Problem]]],
+    folder: Path,
+    num_processes: int,
+    notify: Callable[[str], object],
+) -> dict[str, dict[str, Any]]:
+    """Write all cases that are not finished yet; returns the record of each case by its identifier."""
+    records = {case.identifier: record for case in cases if (record := staging.load_record(folder, case))}
+    if records:
+        notify(f"goes on with an interrupted conversion: {len(records)} of {len(cases)} cases are finished")
+    rest = [case for case in cases if case.identifier not in records]
+    problems: list[Problem] = []
+    for case, record, found in for_each_case(partial(work, folder=folder), rest, num_processes, "converting"):
+        records[case.identifier] = record
+        problems += found
+    if problems:
+        raise ConversionError(problems)
+    return records

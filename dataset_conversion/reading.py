@@ -1,0 +1,217 @@
+"""Reading one volume completely, or saying what is wrong with its file.
+
+SimpleITK alone does not do. Of a truncated NIfTI file it returns the missing part as zeros or noise, with no more than
+a warning on stderr; of NaN and infinity in it, it makes 0 without a word; and headers of other formats can point to
+files elsewhere. So the content is looked at here first.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import stat
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from dataset_conversion.dicom import read_series
+from dataset_conversion.report import Problem
+
+ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")  # of the files that are understood, in lower case
+NIFTI_FLOATS = (16, 64)  # data type codes of float32 and float64
+NIFTI_HEADER_SIZES = (348, 540)  # of NIfTI-1 and NIfTI-2; read in the wrong byte order, the number is another one
+COPY_AGAIN = "copy the file again from its source, or leave the case out"
+BYTES = {
+    sitk.sitkInt8: 1, sitk.sitkUInt8: 1, sitk.sitkInt16: 2, sitk.sitkUInt16: 2, sitk.sitkInt32: 4, sitk.sitkUInt32: 4,
+    sitk.sitkInt64: 8, sitk.sitkUInt64: 8, sitk.sitkFloat32: 4, sitk.sitkFloat64: 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scalar 3-D volume. `stored` is the NIfTI file as it lies on the disk, compressed or not; None otherwise."""
+
+    image: sitk.Image
+    sha256: str
+    stored: bytes | None
+
+
+def read_volume(path: Path) -> tuple[Volume | None, list[Problem]]:
+    """Read a volume file (NIfTI, MetaImage, NRRD), or a folder with one DICOM series.
+
+    Returns:
+        The volume, or None, and what is wrong. NaN and infinity are a problem of a volume that is returned: its
+        geometry can still be looked at.
+    """
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what ITK would warn about is checked and reported here
+    name = path.name.lower()
+    if path.is_dir() and not name.endswith(ENDINGS):
+        image, sha256, problems = read_series(path)
+        return (None if image is None else Volume(image, sha256, None)), problems
+    stored = _read_file(path)
+    if isinstance(stored, Problem):
+        return None, [stored]
+    nifti = name.endswith((".nii", ".nii.gz"))
+    content = _decompress(path, stored) if name.endswith(".gz") else stored
+    if isinstance(content, Problem):
+        return None, [content]
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO("NiftiImageIO" if nifti else "MetaImageIO" if name.endswith(".mha") else "NrrdImageIO")
+    try:
+        reader.ReadImageInformation()
+        if problem := _check_kind(path, reader):
+            return None, [problem]
+        if nifti:
+            problem = _check_nifti(path, reader, content)
+        else:
+            problem = (_check_metaimage if name.endswith(".mha") else _check_nrrd)(path, reader, content)
+        if problem:
+            return None, [problem]
+        image = reader.Execute()
+        not_finite = _not_finite_in_nifti(reader, content) if nifti else _not_finite(sitk.GetArrayViewFromImage(image))
+    except RuntimeError as error:
+        return None, [_itk_problem(path, error)]
+    volume = Volume(image, hashlib.sha256(stored).hexdigest(), stored if nifti else None)
+    if not_finite:
+        found = f"NaN or infinity in {not_finite} of {image.GetNumberOfPixels()} voxels"
+        remedy = "replace them by a value that makes sense, or leave the case out"
+        return volume, [Problem(path, found, "finite values only", remedy)]
+    return volume, []
+
+
+def _itk_problem(path: Path, error: RuntimeError) -> Problem:
+    reason = str(error).strip().splitlines()[-1].strip()
+    if "orthonormal" in reason:
+        return Problem(
+            path,
+            "a header whose voxel axes are not perpendicular to each other (sheared)",
+            "three perpendicular voxel axes",
+            "resample the volume to a grid without shear, or correct the header",
+        )
+    found = f"a file that SimpleITK cannot read ({reason})"
+    return Problem(path, found, "a readable volume", "export it again, or leave the case out")
+
+
+def _read_file(path: Path) -> bytes | Problem:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading from a pipe or a device may never end
+            raise OSError("a folder, pipe or device instead of a file")
+        content = path.read_bytes()
+    except OSError as error:
+        found = f"a file that cannot be read ({error.strerror or error})"
+        return Problem(path, found, "a readable volume", "check the link, the permissions and the disk")
+    return content or Problem(path, "an empty file (0 bytes)", "a volume", COPY_AGAIN)
+
+
+def _decompress(path: Path, stored: bytes) -> bytes | Problem:
+    """Decompress a gzip file. The end of its stream proves by length and CRC-32 that it is complete."""
+    expected = "an intact gzip-compressed NIfTI volume"
+    try:
+        return gzip.decompress(stored)
+    except gzip.BadGzipFile as error:
+        remedy = f"{COPY_AGAIN}; if it was never compressed, name it .nii"
+        return Problem(path, f"no intact gzip file ({error})", expected, remedy)
+    except EOFError:
+        return Problem(path, "a truncated gzip file", expected, COPY_AGAIN)
+    except zlib.error as error:
+        return Problem(path, f"a damaged gzip file ({error})", expected, COPY_AGAIN)
+
+
+def _check_kind(path: Path, reader: sitk.ImageFileReader) -> Problem | None:
+    size, components = reader.GetSize(), reader.GetNumberOfComponents()
+    if len(size) != 3:
+        found = f"{len(size)} dimensions, size {size}"
+        return Problem(path, found, "one 3-D volume", "export the volume alone, as 3-D")
+    if components != 1 or reader.GetPixelID() not in BYTES:
+        found = f"{components} values per voxel (RGB, vectors or complex numbers)"
+        return Problem(path, found, "one grey value or label per voxel", "export it as a scalar volume")
+    return None
+
+
+def _truncated(path: Path, found: int, expected: int, size: tuple[int, ...]) -> Problem:
+    return Problem(
+        path, f"truncated voxel data ({found} bytes)", f"{expected} bytes for size {tuple(size)}", COPY_AGAIN
+    )
+
+
+def _check_nifti(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Problem | None:
+    size = reader.GetSize()
+    offset, bits = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix"))
+    expected = offset + int(np.prod(size, dtype=np.int64)) * bits // 8
+    if len(content) < expected:
+        return _truncated(path, len(content), expected, size)
+    if reader.GetMetaData("qform_code") == reader.GetMetaData("sform_code") == "0":
+        return Problem(
+            path,
+            "a header without orientation (qform_code and sform_code are 0)",
+            "voxel axes in patient coordinates: which way is up, and which is left?",
+            "convert again from DICOM, or write the right affine into the header",
+        )
+    return None
+
+
+def _not_finite_in_nifti(reader: sitk.ImageFileReader, content: bytes) -> int:
+    """Count NaN and infinity where they are still to be seen: in the file."""
+    if int(reader.GetMetaData("datatype")) not in NIFTI_FLOATS:
+        return 0
+    offset, bits = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix"))
+    byte_order = "<" if int.from_bytes(content[:4], "little") in NIFTI_HEADER_SIZES else ">"
+    voxels = int(np.prod(reader.GetSize(), dtype=np.int64))
+    return _not_finite(np.frombuffer(content, f"{byte_order}f{bits // 8}", voxels, offset))
+
+
+def _not_finite(values: np.ndarray) -> int:
+    return int(values.size - np.count_nonzero(np.isfinite(values)))
+
+
+def _detached(path: Path, name: str) -> Problem:
+    return Problem(
+        path,
+        f"a header that takes its voxels from another file, {name}",
+        "header and voxels in one file",
+        "write header and voxels into one .mha, .nrrd or .nii.gz file",
+    )
+
+
+def _check_voxels(path: Path, reader: sitk.ImageFileReader, voxels: bytes) -> Problem | None:
+    size = reader.GetSize()
+    expected = int(np.prod(size, dtype=np.int64)) * BYTES[reader.GetPixelID()]
+    return _truncated(path, len(voxels), expected, size) if len(voxels) < expected else None
+
+
+def _check_metaimage(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Problem | None:
+    match = re.search(rb"^ElementDataFile\s*=\s*([^\r\n]*?)\s*?\n", content, re.MULTILINE)
+    if match is None or match[1] != b"LOCAL":
+        return _detached(path, match[1].decode(errors="replace") if match else "which it does not name")
+    voxels = content[match.end() :]
+    if re.search(rb"^CompressedData\s*=\s*true", content[: match.start()], re.MULTILINE | re.IGNORECASE):
+        stream = zlib.decompressobj()
+        try:
+            voxels = stream.decompress(voxels)
+        except zlib.error as error:
+            return Problem(path, f"damaged compressed voxel data ({error})", "an intact MetaImage volume", COPY_AGAIN)
+    return _check_voxels(path, reader, voxels)
+
+
+def _check_nrrd(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Problem | None:
+    end = re.search(rb"\r?\n\r?\n", content)
+    header, voxels = (content[: end.start()], content[end.end() :]) if end else (content, b"")
+    fields = dict(re.findall(rb"^([^#:\r\n]+): *([^\r\n]*)", header, re.MULTILINE))
+    for key in (b"data file", b"datafile"):
+        if key in fields:
+            return _detached(path, fields[key].decode(errors="replace"))
+    encoding = fields.get(b"encoding", b"").decode(errors="replace").strip()
+    if encoding in ("gzip", "gz"):
+        unpacked = _decompress(path, voxels)
+        if isinstance(unpacked, Problem):
+            return unpacked
+        voxels = unpacked
+    elif encoding != "raw":
+        return Problem(path, f"NRRD encoding {encoding!r}", "raw or gzip", "write it again, gzip-compressed")
+    return _check_voxels(path, reader, voxels)

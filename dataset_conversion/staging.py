@@ -1,0 +1,167 @@
+"""A data set that appears at once: it grows in a hidden folder beside its place, and a killed conversion goes on there.
+
+An exception, Ctrl-C or SIGTERM removes the hidden folder. SIGKILL and power failures leave it; nnU-Net ignores it. The
+next conversion with the same settings takes it up: cases whose sources and results are unchanged are not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from dataset_conversion.cases import Case
+from dataset_conversion.processes import on_signal
+from dataset_conversion.report import Problem
+from dataset_conversion.writing import FILE_ENDING, replacing
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is taken up there, for want of a lock that ends with its process
+    fcntl = None  # type: ignore[assignment]
+
+SETTINGS = ".settings.json"
+RECORDS = ".cases"  # folder of what is known about each finished case
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """Open a file and lock it until it is closed, or until this process ends in any way; None where another has it."""
+    file = path.open("r+", encoding="utf-8")
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def _leftovers(target: Path) -> list[Path]:
+    return sorted(target.parent.glob(f".{target.name}.partial-*")) if target.parent.is_dir() else []
+
+
+def check_target(target: Path) -> list[Problem]:
+    """Check that neither the data set nor another one with its number exists, nor is being written right now."""
+    number = target.name.split("_")[0]
+    taken = sorted(target.parent.glob(f"{number}_*")) if target.parent.is_dir() else []
+    problems = [
+        Problem(
+            path,
+            "an existing data set" if path == target else f"another data set with the number of {target.name}",
+            "a number that is free: nothing is ever overwritten",
+            "choose another number with -d, or remove the data set yourself",
+        )
+        for path in taken
+    ]
+    for folder in _leftovers(target):
+        with suppress(OSError):  # no settings: it is nobody's
+            lock = _lock(folder / SETTINGS)
+            if lock is None:
+                found = "a conversion to the same data set that is running now"
+                remedy = "wait until it ends, or choose another number with -d"
+                problems.append(Problem(folder, found, "one conversion to a data set at a time", remedy))
+            else:
+                lock.close()
+    return problems
+
+
+def _take_up(target: Path, settings: str) -> tuple[Path | None, IO[str] | None, list[str]]:
+    """Look for the remains of a killed conversion with these settings.
+
+    Returns:
+        Their folder and its lock, or None; and a note for each one that stays as it is.
+    """
+    notes = []
+    taken: tuple[Path | None, IO[str] | None] = None, None
+    for folder in _leftovers(target):
+        with suppress(OSError):
+            lock = _lock(folder / SETTINGS)
+            if lock is None:
+                continue
+            if fcntl is not None and taken[0] is None and lock.read() == settings:
+                taken = folder, lock
+                continue
+            lock.close()
+        notes.append(f"{folder} is left over from a conversion with other settings; remove it if nobody needs it")
+    return *taken, notes
+
+
+@contextmanager
+def staged_directory(target: Path, settings: Mapping[str, Any]) -> Iterator[tuple[Path, list[str]]]:
+    """Give a hidden folder that becomes `target` at the end, or disappears if an exception comes in between.
+
+    Args:
+        settings: what decides about the result; the remains of a conversion with equal ones are taken up.
+
+    Returns:
+        The folder, and notes about remains of earlier conversions.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(settings, sort_keys=True, default=str)
+    folder, lock, notes = _take_up(target, text)
+    try:
+        if folder is None:
+            folder = target.parent / f".{target.name}.partial-{uuid.uuid4().hex[:8]}"
+            folder.mkdir()
+            (folder / SETTINGS).write_text(text, encoding="utf-8")
+            lock = _lock(folder / SETTINGS)
+        (folder / RECORDS).mkdir(exist_ok=True)
+        yield folder, notes
+        if target.exists():
+            raise FileExistsError(f"{target} has come into being during the conversion; it was left as it is")
+        shutil.rmtree(folder / RECORDS)
+        (folder / SETTINGS).unlink()
+        folder.rename(target)
+    finally:
+        # A second Ctrl-C must not stop the removal.
+        with on_signal(signal.SIGINT, signal.SIG_IGN), on_signal(signal.SIGTERM, signal.SIG_IGN):
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            if lock is not None:
+                lock.close()
+
+
+def image_path(folder: Path, case: Case) -> Path:
+    """Where nnU-Net expects the case's image."""
+    return folder / ("imagesTr" if case.mask else "imagesTs") / f"{case.identifier}_0000{FILE_ENDING}"
+
+
+def mask_path(folder: Path, case: Case) -> Path:
+    """Where nnU-Net expects the case's mask."""
+    return folder / "labelsTr" / f"{case.identifier}{FILE_ENDING}"
+
+
+def _stamp(path: Path) -> list[Any]:
+    """Size and time of change of a file, or of all files of a folder."""
+    if path.is_dir():
+        return [[child.name, *_stamp(child)] for child in sorted(path.iterdir()) if child.is_file()]
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _stamps(folder: Path, case: Case) -> list[Any]:
+    paths = [case.image, image_path(folder, case)]
+    if case.mask is not None:
+        paths += [case.mask, mask_path(folder, case)]
+    return [str(case.mask is not None), *(_stamp(path) for path in paths)]
+
+
+def save_record(folder: Path, case: Case, record: Mapping[str, Any]) -> None:
+    """Note that a case is finished, and what is to be known about it."""
+    content = json.dumps({"stamps": _stamps(folder, case), "record": record})
+    with replacing(folder / RECORDS / f"{case.identifier}.json") as path:
+        path.write_text(content, encoding="utf-8")
+
+
+def load_record(folder: Path, case: Case) -> dict[str, Any] | None:
+    """The record of a case that was finished earlier, if its source and its result are the same still."""
+    try:
+        content = json.loads((folder / RECORDS / f"{case.identifier}.json").read_text(encoding="utf-8"))
+        return dict(content["record"]) if content["stamps"] == _stamps(folder, case) else None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,324 @@
+"""Checks of one case: grey values, grid, labels, pieces, and the order of the levels along the spine.
+
+Every threshold is ours and stands here; the page prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.ndimage import distance_transform_edt
+
+from dataset_conversion.geometry import DIRECTION_TOLERANCE, ORIGIN_TOLERANCE, SPACING_TOLERANCE
+from dataset_conversion.labels import INTEGRAL_TOLERANCE
+from nnunetv2_cafr.quality import levels
+from nnunetv2_cafr.quality.dataset import LabelTable
+from nnunetv2_cafr.quality.findings import Finding, Severity
+from nnunetv2_cafr.quality.measures import Geometry, Intensities, Piece, Structure, physical
+
+CLIPPED_SHARE = 0.002  # of the voxels at the largest value ...
+CLIPPED_RATIO = 5.0  # ... and so many times more than in the 1/256 of the range below it
+FEWEST_GREY_VALUES = 16
+TINY_SHARE = 0.01  # a piece below this share of its structure, or
+TINY_VOXELS = 10  # of fewer voxels than this, is only a note
+SACRAL_GAP = 15.0  # mm between boxes: S1 to S5 are bones of their own, with the remains of discs between them
+ORDER_TOLERANCE = 3.0  # mm by which a level may lie below the one that it should lie above
+TOUCH = 3.0  # mm between a disc and a vertebra that still counts as touching
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a finding comes from: the case, and the file below the data set's folder."""
+
+    case: str
+    file: str
+
+    def finding(
+        self, severity: Severity, check: str, found: str, expected: str, remedy: str, structure: str = ""
+    ) -> Finding:
+        return Finding(self.case, severity, check, structure, found, expected, remedy, self.file)
+
+
+def check_grey_values(
+    values: np.ndarray, intensity: Intensities, labels: np.ndarray | None, source: Source
+) -> Iterator[Finding]:
+    """Constant and clipped images and slices; `values` and `labels` are (z, y, x)."""
+    if intensity.minimum == intensity.maximum:
+        yield source.finding(
+            Severity.ERROR,
+            "constant image",
+            f"every voxel is {intensity.minimum:g}",
+            "an image",
+            "export the image again from its source, or leave the case out",
+        )
+        return
+    yield from _check_clipping(values, intensity, source)
+    yield from _check_slices(values, labels, source)
+
+
+def _check_clipping(values: np.ndarray, intensity: Intensities, source: Source) -> Iterator[Finding]:
+    counts, edges = np.histogram(values, 256, (intensity.minimum, intensity.maximum))
+    at_maximum = int(np.count_nonzero(values == values.max()))
+    below = int(np.count_nonzero((values >= edges[-2]) & (values < values.max())))
+    distinct = np.count_nonzero(counts)
+    if distinct < FEWEST_GREY_VALUES:
+        yield source.finding(
+            Severity.WARNING,
+            "few grey values",
+            f"{distinct} of 256 bins of the range are in use",
+            f"at least {FEWEST_GREY_VALUES}, as any scanner gives",
+            "see whether the file is a mask, or the range was lost by a single far value",
+        )
+    elif at_maximum >= CLIPPED_SHARE * values.size and at_maximum > CLIPPED_RATIO * below:
+        yield source.finding(
+            Severity.WARNING,
+            "clipped image",
+            f"{at_maximum / values.size:.1%} of the voxels are {intensity.maximum:g}, the largest value",
+            f"less than {CLIPPED_SHARE:.1%}: bright tissue has lost its contrast here",
+            "export the image again with its full range (no window, no 8 bits), or accept it",
+        )
+
+
+def _check_slices(values: np.ndarray, labels: np.ndarray | None, source: Source) -> Iterator[Finding]:
+    if len(values) < 3:
+        return
+    flat = values.reshape(len(values), -1)
+    constant = flat.min(1) == flat.max(1)
+    if not constant.any():
+        return
+    filled = np.flatnonzero(~constant)
+    inner = [int(k) for k in np.flatnonzero(constant) if filled[0] < k < filled[-1]]
+    labelled = [
+        int(k)
+        for k in np.flatnonzero(constant)
+        if labels is not None and labels.shape == values.shape and labels[k].any()
+    ]
+    if inner or labelled:
+        yield source.finding(
+            Severity.WARNING,
+            "constant slices",
+            f"z = {', '.join(map(str, sorted({*inner, *labelled})))} (counted from 0): one value in the whole slice"
+            + (", and labels in it" if labelled else ""),
+            "slices with content between slices with content",
+            "export the image again; a slice was lost",
+        )
+    else:
+        yield source.finding(
+            Severity.NOTE,
+            "constant slices",
+            f"{int(constant.sum())} of {len(values)} slices, at the ends and without labels, hold one value",
+            "slices with content",
+            "nothing, if the image was padded or masked on purpose",
+        )
+
+
+def check_same_grid(image: sitk.Image, mask: sitk.Image, source: Source) -> list[Finding]:
+    """Whether a mask lies on its image's grid. nnU-Net pairs voxels by index, so size and spacing are errors."""
+    remedy = "resample the mask to the image's grid, or find the mask that belongs to it"
+    if image.GetSize() != mask.GetSize():
+        found, expected = (" x ".join(map(str, grid.GetSize())) for grid in (mask, image))
+        return [
+            source.finding(Severity.ERROR, "image and mask", f"size {found}", f"size {expected}, as the image", remedy)
+        ]
+    findings = []
+    for name, relative, absolute, severity in (
+        ("Spacing", SPACING_TOLERANCE, 0.0, Severity.ERROR),
+        ("Origin", 0.0, ORIGIN_TOLERANCE, Severity.WARNING),
+        ("Direction", 0.0, DIRECTION_TOLERANCE, Severity.WARNING),
+    ):
+        of_image, of_mask = (getattr(grid, f"Get{name}")() for grid in (image, mask))
+        if not np.allclose(of_mask, of_image, rtol=relative, atol=absolute):
+            found, expected = (", ".join(f"{value:.4g}" for value in numbers) for numbers in (of_mask, of_image))
+            name = name.lower()
+            findings.append(
+                source.finding(
+                    severity, "image and mask", f"{name} {found}", f"{name} {expected}, as the image", remedy
+                )
+            )
+    return findings
+
+
+def check_labels(raw: np.ndarray, table: LabelTable, spine: bool, source: Source) -> Iterator[Finding]:
+    """Values of a mask (z, y, x), as stored: whole numbers, all in dataset.json, and not only background."""
+    values, counts = np.unique(raw, return_counts=True)
+    known = {0, *table.names} | ({table.ignore} if table.ignore is not None else set())
+    whole = np.abs(values - np.rint(values)) <= INTEGRAL_TOLERANCE
+    foreign = [value in known for value in np.rint(values).astype(np.int64).tolist()]
+    for wrong, check, expected, remedy in (
+        (~whole, "fractional labels", "whole numbers", "export the mask again without interpolation"),
+        (
+            whole & ~np.array(foreign),
+            "unknown label",
+            f"labels of dataset.json: {_ranges(sorted(known))}",
+            "correct these voxels, or add the label to dataset.json",
+        ),
+    ):
+        if wrong.any():
+            shown = [f"{value:g} ({count} voxels)" for value, count in zip(values[wrong], counts[wrong], strict=True)]
+            found = ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+            structure = ", ".join(f"label {value:g}" for value in values[wrong][:5])
+            yield source.finding(Severity.ERROR, check, found, expected, remedy, structure)
+    if not np.isin(np.rint(values), [label for label in known if label not in (0, table.ignore)]).any():
+        yield source.finding(
+            Severity.ERROR if spine else Severity.WARNING,
+            "empty mask",
+            "no voxel of any structure",
+            "at least one structure of dataset.json",
+            "annotate the case, or move its image to imagesTs",
+        )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """0, 1, 2, 5 as 0 to 2, 5."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, ends, strict=True))
+
+
+def check_islands(structures: Sequence[Structure], mask: sitk.Image, source: Source) -> Iterator[Finding]:
+    """Pieces of a structure beside its largest one. A sacrum is several bones: its pieces may lie SACRAL_GAP apart.
+
+    A finding per structure; those of which every island is tiny share one note.
+    """
+    tiny = {}
+    for structure in structures:
+        sacrum = structure.name == levels.SACRUM
+        islands = _far_pieces(structure.pieces, mask.GetSpacing()[::-1]) if sacrum else structure.pieces[1:]
+        if not islands:
+            continue
+        if all(piece.voxels < max(TINY_VOXELS, TINY_SHARE * structure.voxels) for piece in islands):
+            tiny[structure.name] = _describe(islands, structure)
+            continue
+        yield source.finding(
+            Severity.WARNING,
+            "island",
+            f"beside the largest piece of {structure.pieces[0].voxels} voxels {_describe(islands, structure)}",
+            f"pieces at most {SACRAL_GAP:g} mm apart" if sacrum else "one connected piece",
+            "look there (voxels are counted from 0), and erase or relabel what does not belong to the structure",
+            structure.name,
+        )
+    if tiny:
+        yield source.finding(
+            Severity.NOTE,
+            "tiny island",
+            ". ".join(f"{name}: {described}" for name, described in tiny.items()),
+            "one connected piece of each structure",
+            "nothing, or erase them; voxels are counted from 0",
+            ", ".join(tiny),
+        )
+
+
+def _describe(islands: Sequence[Piece], structure: Structure) -> str:
+    """Number, size and place of the three largest islands."""
+    voxel = structure.volume / structure.voxels
+    shown = "; ".join(
+        f"{piece.voxels} {'voxel' if piece.voxels == 1 else 'voxels'} ({piece.voxels * voxel:.2g} ml) at x, y, z = "
+        + ", ".join(str(round(place)) for place in piece.centre[::-1])
+        for piece in islands[:3]
+    )
+    return shown + (f"; and {len(islands) - 3} more" if len(islands) > 3 else "")
+
+
+def _far_pieces(pieces: Sequence[Piece], spacing: Sequence[float]) -> list[Piece]:
+    """Pieces that no chain of gaps of at most SACRAL_GAP between bounding boxes links to the largest one."""
+    near, far = [pieces[0]], list(pieces[1:])
+    while linked := [piece for piece in far if any(_gap(piece, other, spacing) <= SACRAL_GAP for other in near)]:
+        near += linked
+        far = [piece for piece in far if piece not in linked]
+    return far
+
+
+def _gap(a: Piece, b: Piece, spacing: Sequence[float]) -> float:
+    """Distance of two bounding boxes in mm."""
+    between = np.maximum(np.maximum(np.subtract(a.low, b.high), np.subtract(b.low, a.high)) - 1, 0)
+    return float(np.linalg.norm(between * np.asarray(spacing)))
+
+
+def check_plane(geometry: Geometry, source: Source) -> Iterator[Finding]:
+    """Spine levels are read from sagittal slices; nnU-Net's 2-D slices are the ones that lie farthest apart."""
+    if geometry.plane in ("axial", "coronal"):
+        yield source.finding(
+            Severity.WARNING,
+            "not sagittal",
+            f"{geometry.plane} slices (orientation {geometry.orientation}, spacing "
+            f"{' x '.join(f'{s:.3g}' for s in geometry.spacing)} mm)",
+            "sagittal slices, on which neighbouring levels are seen together",
+            "correct the direction in the header if it is wrong, or leave the series out",
+        )
+
+
+def check_order(structures: Sequence[Structure], mask: sitk.Image, source: Source) -> Iterator[Finding]:
+    """Levels follow each other upwards from the sacrum: by the height of the centre of each one's largest piece."""
+    placed = [(place, s) for s in structures if (place := levels.position(s.name)) is not None]
+    expected = [s for _, s in sorted(placed, key=lambda pair: pair[0])]
+    vertebrae = [s for s in expected if levels.is_vertebra(s.name)]
+    if len(expected) < 2:
+        return
+    if len(vertebrae) >= levels.FEWEST_VERTEBRAE:
+        along = physical(mask, vertebrae[-1].pieces[0].centre) - physical(mask, vertebrae[0].pieces[0].centre)
+        ends = f"{vertebrae[0].name} to {vertebrae[-1].name}"
+        way = ("left/right", "front/back", "up/down")[int(np.argmax(np.abs(along)))]
+        upside_down = all(a.height > b.height for a, b in pairwise(vertebrae))
+        if way != "up/down" or upside_down:
+            yield source.finding(
+                Severity.ERROR,
+                "direction of the spine",
+                f"the spine from {ends} runs " + ("downwards" if upside_down and way == "up/down" else way),
+                "upwards, by the direction in the header",
+                "correct the direction in the headers of image and mask, or the labels",
+                ends,
+            )
+            return
+    found = sorted(expected, key=lambda s: s.height)
+    heights = np.array([s.height for s in expected])
+    # How far any level lies below one that should be lower.
+    if np.max(np.maximum.accumulate(heights) - heights) <= ORDER_TOLERANCE:
+        return
+    wrong = [s.name for s, other in zip(expected, found, strict=True) if s is not other]
+    yield source.finding(
+        Severity.ERROR,
+        "order of levels",
+        "upwards: " + ", ".join(s.name for s in found),
+        "upwards: " + ", ".join(s.name for s in expected),
+        f"correct the labels of {', '.join(wrong)} in the mask",
+        ", ".join(wrong),
+    )
+
+
+def check_discs(
+    structures: Sequence[Structure], labels: np.ndarray, mask: sitk.Image, source: Source
+) -> Iterator[Finding]:
+    """A disc lies between two vertebrae: within TOUCH mm of one at least. Left out where no vertebra is labelled."""
+    by_name = {s.name: s for s in structures}
+    if not any(levels.is_vertebra(name) for name in by_name):
+        return
+    spacing = mask.GetSpacing()[::-1]
+    margin = [int(np.ceil(TOUCH / step)) + 1 for step in spacing]
+    for structure in structures:
+        neighbours = levels.neighbours_of_disc(structure.name)
+        if neighbours is None:
+            continue
+        around = [by_name[name].label for name in neighbours if name in by_name]
+        low = np.min([piece.low for piece in structure.pieces], axis=0)
+        high = np.max([piece.high for piece in structure.pieces], axis=0)
+        box = tuple(slice(max(a - m, 0), b + m + 1) for a, b, m in zip(low, high, margin, strict=True))
+        part = labels[box]
+        near = np.isin(part, around)
+        distance = (
+            distance_transform_edt(part != structure.label, sampling=spacing)[near].min() if near.any() else np.inf
+        )
+        if distance > TOUCH:
+            absent = [name for name in neighbours if name not in by_name]
+            yield source.finding(
+                Severity.WARNING,
+                "disc without neighbour",
+                f"{structure.name} touches neither {neighbours[0]} nor {neighbours[1]}"
+                + (f" ({' and '.join(absent)} not in the mask)" if absent else ""),
+                f"one of them within {TOUCH:g} mm",
+                "see whether the disc lies at another level, and relabel or erase it",
+                structure.name,
+            )

@@ -1,0 +1,247 @@
+"""Checks across cases: grids unlike the others', missing levels, unusual volumes, duplicates, patients."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from nnunetv2_cafr.quality import levels
+from nnunetv2_cafr.quality.checks import Source
+from nnunetv2_cafr.quality.findings import Finding, Severity
+from nnunetv2_cafr.quality.inspection import CaseReport
+
+FEWEST_CASES = 3  # to speak of what most cases have
+SPACING_FACTOR = 2.0  # from the median of the cases, along any axis
+FEWEST_VOLUMES = 8  # of a structure, to call one unusual
+VOLUME_DEVIATIONS = 3.5  # robust standard deviations of the logarithm
+SMALLEST_DEVIATION = 0.05  # volumes within some 5 % of each other do not make a 10 % larger one unusual
+USUAL_SHARE = 0.9  # a structure that so many cases have is usual
+
+
+def compare(cases: Sequence[CaseReport], spine: bool) -> list[Finding]:
+    """All findings that need more than one case."""
+    return [
+        *check_grids(cases),
+        *check_presence(cases, spine),
+        *(finding for finding, _, _ in unusual_volumes(cases)),
+        *check_duplicates(cases),
+        *check_patients(cases),
+    ]
+
+
+def check_grids(cases: Sequence[CaseReport]) -> Iterator[Finding]:
+    """Orientation, spacing and size that differ from what more than half of the cases share."""
+    grids = [(case, case.geometry) for case in cases if case.geometry is not None]
+    if len(grids) < FEWEST_CASES:
+        return
+    spacings = [geometry.spacing for _, geometry in grids]
+    median = np.median([s for s in spacings if len(s) == len(spacings[0])], axis=0).tolist()
+    usual_orientation = _majority([geometry.orientation for _, geometry in grids])
+    usual_spacing = _majority([_spacing(geometry.spacing) for _, geometry in grids])
+    usual_size = _majority([_size(geometry.size) for _, geometry in grids])
+    for case, geometry in grids:
+        source = Source(case.identifier, case.image_files[0])
+        if usual_orientation not in (None, geometry.orientation):
+            yield source.finding(
+                Severity.WARNING,
+                "orientation",
+                geometry.orientation,
+                f"{usual_orientation}, as most cases have",
+                "turn image and mask with SimpleITK's DICOMOrient, or let nnU-Net do so: "
+                '"overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json',
+            )
+        elif len(geometry.spacing) == len(median) and _factor(geometry.spacing, median) > SPACING_FACTOR:
+            yield source.finding(
+                Severity.WARNING,
+                "spacing",
+                f"{_spacing(geometry.spacing)} mm",
+                f"within {SPACING_FACTOR:g} times {_spacing(median)} mm, the median",
+                "correct the header if it is wrong; nnU-Net resamples the case otherwise",
+            )
+        elif usual_spacing not in (None, _spacing(geometry.spacing)):
+            yield source.finding(
+                Severity.NOTE,
+                "spacing",
+                f"{_spacing(geometry.spacing)} mm",
+                f"{usual_spacing} mm, as most cases have",
+                "nothing if the header is right: nnU-Net resamples",
+            )
+        if usual_size not in (None, _size(geometry.size)):
+            yield source.finding(
+                Severity.NOTE,
+                "size",
+                _size(geometry.size),
+                f"{usual_size}, as most cases have",
+                "nothing, if this is how the scan was made",
+            )
+
+
+def _majority(values: Sequence[str]) -> str | None:
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
+
+
+def _factor(spacing: Sequence[float], median: Sequence[float]) -> float:
+    return float(np.exp(np.abs(np.log(np.divide(spacing, median))).max()))
+
+
+def _spacing(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{step:.3g}" for step in spacing)
+
+
+def _size(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
+
+
+def check_presence(cases: Sequence[CaseReport], spine: bool) -> Iterator[Finding]:
+    """Levels missing between two others, and structures that nearly all other cases have."""
+    annotated = [case for case in cases if case.structures]
+    counts = Counter(name for case in annotated for name in case.names)
+    for case in annotated:
+        assert case.mask_file is not None
+        source = Source(case.identifier, case.mask_file)
+        missing = levels.missing_levels(case.names, counts.keys()) if spine else []
+        for name in missing:
+            disc = levels.neighbours_of_disc(name)
+            yield source.finding(
+                Severity.WARNING if disc else Severity.ERROR,
+                "missing level",
+                f"{name} is not in the mask, and its neighbours are",
+                f"{name} between {disc[1]} and {disc[0]}" if disc else "every level from the lowest to the highest",
+                "annotate the level, or correct the labels of those around it",
+                name,
+            )
+        for name, count in counts.items():
+            if name not in case.names and name not in missing and count >= USUAL_SHARE * len(annotated):
+                yield source.finding(
+                    Severity.NOTE,
+                    "absent structure",
+                    f"{name} is not in the mask",
+                    f"{name}, as in {count} of {len(annotated)} cases",
+                    "nothing, if it is out of the picture",
+                    name,
+                )
+
+
+def volumes(cases: Sequence[CaseReport]) -> dict[str, list[tuple[CaseReport, float, bool]]]:
+    """By structure, in the order of the labels: case, volume in ml, and whether it is cut by the picture's border."""
+    by_label: dict[int, list[tuple[CaseReport, float, bool]]] = defaultdict(list)
+    names = {}
+    for case in cases:
+        for structure in case.structures:
+            names[structure.label] = structure.name
+            by_label[structure.label].append((case, structure.volume, structure.cut))
+    return {names[label]: by_label[label] for label in sorted(by_label)}
+
+
+def unusual_volumes(cases: Sequence[CaseReport]) -> Iterator[tuple[Finding, str, float]]:
+    """Volumes far from the other cases', with the case and the ml. Structures cut by the border are left out."""
+    for name, found in volumes(cases).items():
+        whole = [(case, volume) for case, volume, cut in found if not cut]
+        if len(whole) < FEWEST_VOLUMES:
+            continue
+        logarithms = np.log([volume for _, volume in whole])
+        median = float(np.median(logarithms))
+        spread = max(1.4826 * float(np.median(np.abs(logarithms - median))), SMALLEST_DEVIATION)
+        for (case, volume), logarithm in zip(whole, logarithms, strict=True):
+            deviations = (logarithm - median) / spread
+            if abs(deviations) > VOLUME_DEVIATIONS:
+                low, high = (np.exp(median + sign * VOLUME_DEVIATIONS * spread) for sign in (-1, 1))
+                source = Source(case.identifier, case.mask_file or "")
+                finding = source.finding(
+                    Severity.NOTE,
+                    "unusual volume",
+                    f"{name} has {volume:.3g} ml",
+                    f"{low:.3g} to {high:.3g} ml, by the other cases",
+                    "look at its contour; nothing, if the patient is like that",
+                    name,
+                )
+                yield finding, case.identifier, volume
+
+
+def check_duplicates(cases: Sequence[CaseReport]) -> Iterator[Finding]:
+    """The same image under several names or in several channels."""
+    images = [
+        (case, channel, prints)
+        for case in cases
+        for channel, prints in enumerate(case.fingerprints)
+        if prints is not None
+    ]
+    said: set[tuple[str, str]] = set()
+    # From the closest likeness to the loosest, so that a pair is described by the closest.
+    for words, key in (
+        ("the same voxels as", lambda prints: prints.values),
+        ("the same image, with other grey values (rescaled), as", lambda prints: prints.ranks),
+        ("the same image, mirrored or with other axes, as", lambda prints: prints.arrangement),
+    ):
+        yield from _same(images, key, words, said)
+
+
+def _same(images: Sequence, key: Callable, words: str, said: set[tuple[str, str]]) -> Iterator[Finding]:
+    groups: Mapping[str, list] = defaultdict(list)
+    for image in images:
+        groups[key(image[2])].append(image)
+    for group in groups.values():
+        for case, channel, _ in group:
+            source = Source(case.identifier, case.image_files[channel])
+            others = [
+                (other, case_b)
+                for case_b, channel_b, _ in group
+                if (other := case_b.image_files[channel_b]) != source.file and (source.file, other) not in said
+            ]
+            said.update((source.file, other) for other, _ in others)
+            within = [other for other, case_b in others if case_b is case]
+            across = [(other, case_b) for other, case_b in others if case_b is not case]
+            if within:
+                yield source.finding(
+                    Severity.WARNING,
+                    "duplicate channel",
+                    f"{words} {', '.join(within)}",
+                    "another image in every channel",
+                    "put the right image in the channel",
+                )
+            if across:
+                training = case.training or any(case_b.training for _, case_b in across)
+                yield source.finding(
+                    Severity.ERROR if training else Severity.WARNING,
+                    "duplicate",
+                    f"{words} {', '.join(f'{other}{_masks(case, case_b)}' for other, case_b in across)}",
+                    "every image once, or training and validation see the same patient",
+                    "keep one of them" + ("" if case.training else "; a test image must not be in training"),
+                )
+
+
+def _masks(a: CaseReport, b: CaseReport) -> str:
+    if a.mask_fingerprint is None or b.mask_fingerprint is None:
+        return ""
+    return " (masks equal)" if a.mask_fingerprint == b.mask_fingerprint else " (masks differ)"
+
+
+def check_patients(cases: Sequence[CaseReport]) -> Iterator[Finding]:
+    """Patients with several cases, where provenance.json tells patients."""
+    by_patient: dict[str, list[CaseReport]] = defaultdict(list)
+    for case in cases:
+        if case.patient is not None:
+            by_patient[case.patient].append(case)
+    several = {patient: found for patient, found in by_patient.items() if len(found) > 1}
+    mixed = {patient: found for patient, found in several.items() if len({case.training for case in found}) > 1}
+    for patient, found in mixed.items():
+        yield Source("", "provenance.json").finding(
+            Severity.WARNING,
+            "patient in training and test",
+            f"patient {patient}: {', '.join(case.identifier for case in found)}",
+            "all cases of a patient on one side",
+            "move the cases to one side, or do not call the result a test",
+        )
+    if several:
+        example = next(iter(several.values()))
+        yield Source("", "provenance.json").finding(
+            Severity.NOTE,
+            "several cases of a patient",
+            f"{len(several)} of {len(by_patient)} patients have several cases, such as "
+            + ", ".join(case.identifier for case in example[:4]),
+            "folds that keep the cases of a patient together",
+            "see that splits_final.json does so: nnU-Net's own folds do not know patients",
+        )

@@ -1,0 +1,257 @@
+"""A raw data set as nnU-Net defines it: dataset.json, which files make up which case, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_cafr.quality.findings import Finding, Severity
+
+
+class NotADatasetError(Exception):
+    """The folder or its dataset.json cannot be understood; the text says what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Files of one case: an image per channel, and the mask of a training case (or of a test case in labelsTs)."""
+
+    identifier: str
+    images: tuple[Path, ...]
+    mask: Path | None
+    training: bool
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels of dataset.json as the voxels hold them.
+
+    Args:
+        names: name of each value but background and ignore. Of a region-based table, a value that no entry has for
+            itself is named after the regions that hold it.
+        ignore: value of the ignore label, or None.
+    """
+
+    names: Mapping[int, str]
+    ignore: int | None
+
+    @classmethod
+    def from_json(cls, labels: Mapping[str, Any]) -> LabelTable:
+        regions: dict[int, list[str]] = defaultdict(list)
+        names, ignore = {}, None
+        for name, value in labels.items():
+            values = [int(v) for v in value] if isinstance(value, list | tuple) else [int(value)]
+            if name == "ignore":
+                ignore = values[0]
+            elif len(values) == 1:
+                names[values[0]] = name
+            else:
+                for v in values:
+                    regions[v].append(name)
+        for value, containing in regions.items():
+            names.setdefault(value, f"label {value} of {' + '.join(containing)}")
+        names.pop(0, None)
+        return cls(dict(sorted(names.items())), ignore)
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A raw data set. `findings` holds what is wrong with its names and numbers of files, before any is opened."""
+
+    folder: Path
+    labels: LabelTable
+    channels: int
+    cases: tuple[CaseFiles, ...]
+    patients: Mapping[str, str]
+    findings: tuple[Finding, ...]
+
+    def relative(self, path: Path) -> str:
+        """`path` below the data set's folder, for people to read."""
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
+
+
+def find_dataset(raw: Path, dataset: str) -> Path:
+    """The folder of a data set, given by number (511) or name (Dataset511_SpineMRI).
+
+    Raises:
+        NotADatasetError: if there is not exactly one.
+    """
+    if not raw.is_dir():
+        raise NotADatasetError(f"nnUNet_raw is {raw}, which is no folder; set it to the folder of your data sets")
+    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdecimal() else dataset
+    found = sorted(path for path in raw.iterdir() if path.is_dir() and path.match(pattern))
+    if len(found) != 1:
+        what = f"several: {', '.join(path.name for path in found)}" if found else "none"
+        there = ", ".join(sorted(path.name for path in raw.glob("Dataset*"))) or "nothing"
+        raise NotADatasetError(
+            f"Expected exactly one data set {pattern} in {raw}, found {what}; there is {there}. Give its number or name"
+        )
+    return found[0]
+
+
+def read_dataset(folder: Path) -> RawDataset:
+    """Reads dataset.json and lists the cases; opens no image.
+
+    Raises:
+        NotADatasetError: if dataset.json is not there, or lacks what the checks need.
+    """
+    description = _read_json(folder / "dataset.json")
+    try:
+        labels = LabelTable.from_json(description["labels"])
+        channels, ending = len(description["channel_names"]), str(description["file_ending"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotADatasetError(
+            f"{folder / 'dataset.json'}: {error!r}; expected labels, channel_names and file_ending as nnU-Net v2 "
+            "writes them. Correct the file, or convert an nnU-Net v1 data set with nnUNetv2_convert_old_nnUNet_dataset"
+        ) from error
+    listing = _Listing(folder, ending, channels)
+    if isinstance(description.get("dataset"), dict):
+        cases = listing.listed_cases(description["dataset"])
+    else:
+        cases = listing.cases("imagesTr", "labelsTr", training=True)
+    training = len(cases)
+    cases += listing.cases("imagesTs", "labelsTs", training=False)
+    if not cases:
+        raise NotADatasetError(
+            f"{folder} holds no case; expected files named CASE_0000{ending} in imagesTr. Is file_ending right?"
+        )
+    expected = description.get("numTraining")
+    if expected != training:
+        listing.add(
+            "",
+            Severity.ERROR,
+            "number of cases",
+            f"numTraining is {expected}, but {training} training cases are there",
+            f"numTraining: {training}",
+            "add the missing files, or correct numTraining: nnU-Net refuses to plan otherwise",
+            folder / "dataset.json",
+        )
+    return RawDataset(folder, labels, channels, tuple(cases), _patients(folder), tuple(listing.findings))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NotADatasetError(f"{path} cannot be read ({error}); expected nnU-Net's description") from error
+    if not isinstance(content, dict):
+        raise NotADatasetError(f"{path} holds a {type(content).__name__}; expected an object in braces")
+    return content
+
+
+def _patients(folder: Path) -> dict[str, str]:
+    """Patient of each case where the conversion left a provenance.json; otherwise empty."""
+    path = folder / "provenance.json"
+    if not path.is_file():
+        return {}
+    cases = _read_json(path).get("cases", {})
+    return {
+        identifier: str(entry["patient"])
+        for identifier, entry in cases.items()
+        if isinstance(entry, dict) and entry.get("patient") is not None
+    }
+
+
+class _Listing:
+    """Collects cases and, on the way, findings about their files."""
+
+    def __init__(self, folder: Path, ending: str, channels: int) -> None:
+        self.folder, self.ending, self.channels = folder, ending, channels
+        self.findings: list[Finding] = []
+
+    def add(
+        self, case: str, severity: Severity, check: str, found: str, expected: str, remedy: str, path: Path
+    ) -> None:
+        file = str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
+        self.findings.append(Finding(case, severity, check, "", found, expected, remedy, file))
+
+    def _files(self, name: str) -> list[Path]:
+        folder = self.folder / name
+        if not folder.is_dir():
+            return []
+        return sorted(p for p in folder.iterdir() if p.name.endswith(self.ending) and not p.name.startswith("."))
+
+    def cases(self, image_folder: str, mask_folder: str, training: bool) -> list[CaseFiles]:
+        images: dict[str, dict[int, Path]] = defaultdict(dict)
+        for path in self._files(image_folder):
+            match = re.fullmatch(r"(.+)_([0-9]{4})", path.name[: -len(self.ending)])
+            if match:
+                images[match[1]][int(match[2])] = path
+            else:
+                self.add(
+                    "",
+                    Severity.ERROR,
+                    "file name",
+                    "a name without a channel number",
+                    f"CASE_0000{self.ending}",
+                    "add the channel number to the name, or move the file elsewhere",
+                    path,
+                )
+        masks = {path.name[: -len(self.ending)]: path for path in self._files(mask_folder)}
+        for identifier in sorted(masks.keys() - images.keys()):
+            self.add(
+                identifier,
+                Severity.ERROR,
+                "missing file",
+                "a mask without an image",
+                f"{image_folder}/{identifier}_0000{self.ending}",
+                "add the image, or remove the mask",
+                masks[identifier],
+            )
+        if training or masks:
+            for identifier in sorted(images.keys() - masks.keys()):
+                self.add(
+                    identifier,
+                    Severity.ERROR if training else Severity.NOTE,
+                    "missing file",
+                    "an image without a mask",
+                    f"{mask_folder}/{identifier}{self.ending}",
+                    "add the mask, or move the image to imagesTs" if training else "add the mask if there is one",
+                    images[identifier][min(images[identifier])],
+                )
+        for identifier, found in sorted(images.items()):
+            self._check_channels(identifier, set(found), found[min(found)])
+        return [
+            CaseFiles(identifier, tuple(path for _, path in sorted(found.items())), masks.get(identifier), training)
+            for identifier, found in sorted(images.items())
+        ]
+
+    def _check_channels(self, identifier: str, found: set[int], path: Path) -> None:
+        expected = set(range(self.channels))
+        if found != expected:
+            self.add(
+                identifier,
+                Severity.ERROR,
+                "missing file" if expected - found else "file name",
+                f"channels {', '.join(f'{channel:04d}' for channel in sorted(found))}",
+                f"channels {', '.join(f'{channel:04d}' for channel in sorted(expected))}, as dataset.json names them",
+                "add the missing channels, or correct channel_names",
+                path,
+            )
+
+    def listed_cases(self, entries: Mapping[str, Any]) -> list[CaseFiles]:
+        """Cases of a dataset.json that names its files, in the key `dataset`, instead of using folders."""
+        cases = []
+        for identifier, entry in sorted(entries.items()):
+            images = [self.folder / str(path) for path in entry["images"]]
+            mask = self.folder / str(entry["label"])
+            for path in (*images, mask):
+                if not path.is_file():
+                    self.add(
+                        identifier,
+                        Severity.ERROR,
+                        "missing file",
+                        "a file that dataset.json names, and that is not there",
+                        "the file",
+                        "add it, or take the case out of dataset.json",
+                        path,
+                    )
+            present = tuple(path for path in images if path.is_file())
+            if present:
+                cases.append(CaseFiles(identifier, present, mask if mask.is_file() else None, training=True))
+        return cases

@@ -1,0 +1,158 @@
+"""Reads one case completely, measures it, checks it and draws it; holds one case in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from dataset_conversion.reading import ENDINGS, read_volume
+from nnunetv2_cafr.quality import checks, levels
+from nnunetv2_cafr.quality.dataset import CaseFiles, RawDataset
+from nnunetv2_cafr.quality.findings import Finding, Severity
+from nnunetv2_cafr.quality.measures import (
+    Fingerprint,
+    Geometry,
+    Intensities,
+    Structure,
+    fingerprint,
+    grey_values,
+    intensities,
+    structures,
+)
+from nnunetv2_cafr.quality.picture import Picture, draw
+
+
+@dataclass
+class CaseReport:
+    """All that the page shows of one case. Small: it travels between processes, the voxels do not."""
+
+    identifier: str
+    training: bool
+    image_files: tuple[str, ...]
+    mask_file: str | None
+    patient: str | None
+    geometry: Geometry | None = None
+    intensities: list[Intensities] = field(default_factory=list)
+    structures: list[Structure] = field(default_factory=list)
+    fingerprints: list[Fingerprint | None] = field(default_factory=list)
+    mask_fingerprint: str | None = None
+    picture: Picture | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the structures that occur."""
+        return {structure.name for structure in self.structures}
+
+
+def inspect_case(files: CaseFiles, dataset: RawDataset, picture_size: int) -> CaseReport:
+    """Everything that can be said of a case without the others.
+
+    Args:
+        picture_size: pixels of the picture's longer side, at most.
+    """
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what ITK would warn about is checked and reported here
+    report = CaseReport(
+        files.identifier,
+        files.training,
+        tuple(map(dataset.relative, files.images)),
+        None if files.mask is None else dataset.relative(files.mask),
+        dataset.patients.get(files.identifier),
+    )
+    mask, labels = None, None
+    if files.mask is not None:
+        mask = _read(files.mask, report, dataset)
+    if mask is not None:
+        labels = _inspect_mask(mask, report, dataset)
+    first = None
+    for channel, path in enumerate(files.images):
+        image = _read(path, report, dataset)
+        report.fingerprints.append(None)
+        if image is None:
+            continue
+        values = grey_values(image)
+        source = checks.Source(report.identifier, dataset.relative(path))
+        intensity = intensities(values)
+        report.intensities.append(intensity)
+        report.findings += checks.check_grey_values(values, intensity, labels, source)
+        if intensity.minimum < intensity.maximum:
+            report.fingerprints[channel] = fingerprint(values)
+        if first is None:
+            first = image
+            _inspect_grid(image, mask, report, dataset, source)
+    if first is not None:
+        same = mask is not None and mask.GetSize() == first.GetSize()
+        report.picture = draw(first, labels if same else None, report.structures, picture_size)
+    return report
+
+
+def _inspect_grid(
+    image: sitk.Image, mask: sitk.Image | None, report: CaseReport, dataset: RawDataset, source: checks.Source
+) -> None:
+    flat = image.GetSize()[2] == 1 and not source.file.endswith((".nii", ".nii.gz"))
+    report.geometry = Geometry.of(image, 2 if flat else 3)
+    if levels.is_spine_table(dataset.labels.names.values()):
+        report.findings += checks.check_plane(report.geometry, source)
+    if mask is not None and report.mask_file is not None:
+        report.findings += checks.check_same_grid(image, mask, checks.Source(report.identifier, report.mask_file))
+
+
+def _inspect_mask(mask: sitk.Image, report: CaseReport, dataset: RawDataset) -> np.ndarray:
+    """Labels (z, y, x) as integers; fractions are rounded, after a finding has said so."""
+    assert report.mask_file is not None
+    source = checks.Source(report.identifier, report.mask_file)
+    spine = levels.is_spine_table(dataset.labels.names.values())
+    raw = grey_values(mask)
+    report.findings += checks.check_labels(raw, dataset.labels, spine, source)
+    labels = np.rint(raw).astype(np.int32)
+    if dataset.labels.ignore is not None:
+        labels[labels == dataset.labels.ignore] = 0
+    report.structures = structures(mask, labels, dataset.labels.names)
+    report.mask_fingerprint = fingerprint(labels).values
+    report.findings += checks.check_islands(report.structures, mask, source)
+    if spine:
+        report.findings += checks.check_order(report.structures, mask, source)
+        report.findings += checks.check_discs(report.structures, labels, mask, source)
+    return labels
+
+
+def _read(path: Path, report: CaseReport, dataset: RawDataset) -> sitk.Image | None:
+    """The volume, of three dimensions; None where it cannot be read, with a finding."""
+    source = checks.Source(report.identifier, dataset.relative(path))
+    if path.name.lower().endswith(ENDINGS):
+        volume, problems = read_volume(path)
+        if volume is None and _lacks_orientation(path):
+            # nnU-Net reads such files, and so can we; only the order of the levels cannot be trusted.
+            report.findings += [
+                source.finding(Severity.WARNING, "no orientation", problem.found, problem.expected, problem.remedy)
+                for problem in problems
+            ]
+            return sitk.ReadImage(str(path))
+        report.findings += [
+            source.finding(Severity.ERROR, "unusable file", problem.found, problem.expected, problem.remedy)
+            for problem in problems
+        ]
+        return None if volume is None else volume.image
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        found = f"a file that SimpleITK cannot read ({str(error).strip().splitlines()[-1].strip()})"
+        remedy = "export it again, or leave the case out"
+        report.findings.append(source.finding(Severity.ERROR, "unusable file", found, "an image", remedy))
+        return None
+    return sitk.JoinSeries(image) if image.GetDimension() == 2 else image
+
+
+def _lacks_orientation(path: Path) -> bool:
+    """Whether a NIfTI header is readable, scalar and 3-D, and says nothing about directions."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return False
+    codes = [reader.GetMetaData(key) for key in ("qform_code", "sform_code") if reader.HasMetaDataKey(key)]
+    return codes == ["0", "0"] and reader.GetDimension() == 3 and reader.GetNumberOfComponents() == 1

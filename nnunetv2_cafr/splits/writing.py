@@ -1,0 +1,104 @@
+"""What becomes of a split: splits_final.json of a data set, or a new data set with its test part set apart."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_cafr.splits.cases import Dataset
+
+SPLITS_FILE = "splits_final.json"
+
+Parts = Mapping[str, Sequence[str]]  # identifiers of the cases of each part
+Split = dict[str, list[str]]  # a fold as nnU-Net reads it, with the keys train and val
+
+
+def write_splits(splits: Sequence[Split], targets: Sequence[Path]) -> list[Path]:
+    """Writes the same file to all targets, or to none; one that holds these very splits already is left alone.
+
+    Returns:
+        What was written.
+
+    Raises:
+        SystemExit: if a target exists with other content, or if writing fails.
+    """
+    new = [target for target in targets if not _holds(target, splits)]
+    written: list[Path] = []
+    partials = [target.with_name(f".{target.name}.partial-{os.getpid()}") for target in new]
+    try:
+        for partial in partials:
+            partial.write_text(json.dumps(splits, indent=4) + "\n", encoding="utf-8")
+        for partial, target in zip(partials, new, strict=True):
+            partial.rename(target)
+            written.append(target)
+    except BaseException as error:
+        for path in (*partials, *written):
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise SystemExit(f"Writing failed, and no {SPLITS_FILE} was left behind: {error}") from error
+        raise
+    return written
+
+
+def _holds(target: Path, splits: Sequence[Split]) -> bool:
+    """Whether the file is there with these splits; refuses any other content."""
+    if not target.exists():
+        return False
+    try:
+        existing = json.loads(target.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        existing = None
+    if existing != splits:
+        what = f"other splits ({len(existing)} folds)" if isinstance(existing, list) else "something else"
+        raise SystemExit(
+            f"{target} exists already and holds {what}. Nothing was written: trainings may rest on it. To split anew, "
+            f"move it away, and {SPLITS_FILE} of the same data set in nnUNet_raw or nnUNet_preprocessed with it"
+        )
+    return True
+
+
+def new_dataset(dataset: Dataset, parts: Parts, target: Path, seed: int) -> None:
+    """Makes the data set of `--scheme paper`, complete or not at all.
+
+    Raises:
+        SystemExit: if a file is missing or cannot be written.
+    """
+    ending = dataset.description["file_ending"]
+    description = {key: value for key, value in dataset.description.items() if key != "dataset"}
+    description["numTraining"] = len(parts["training"]) + len(parts["validation"])
+    description["split"] = {"of": dataset.folder.name, "scheme": "paper", "seed": seed}
+    staging = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+            (staging / name).mkdir(parents=True)
+        for part, identifiers in parts.items():
+            suffix = "Ts" if part == "test" else "Tr"
+            for identifier in identifiers:
+                case = dataset.cases[identifier]
+                for channel, image in enumerate(case.images):
+                    _link(image, staging / f"images{suffix}" / f"{identifier}_{channel:04d}{ending}")
+                _link(case.mask, staging / f"labels{suffix}" / f"{identifier}{ending}")
+        _write_json(description, staging / "dataset.json")
+        _write_json([{"train": list(parts["training"]), "val": list(parts["validation"])}], staging / SPLITS_FILE)
+        if dataset.provenance is not None:
+            entries = dataset.provenance["cases"]
+            subsets = {name: {**entries[name], "subset": part} for part, names in parts.items() for name in names}
+            _write_json({**dataset.provenance, "cases": subsets}, staging / "provenance.json")
+        staging.rename(target)
+    except OSError as error:
+        raise SystemExit(f"{target} could not be made, and nothing was left behind: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
+
+
+def _write_json(content: Any, path: Path) -> None:
+    path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,74 @@
+"""What the converters write goes through nnU-Net's own integrity check, planning and preprocessing."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+Pair = Callable[..., tuple[sitk.Image, sitk.Image]]
+SIZE = (4, 64, 56)
+
+
+def run(folders: Any, *command: object, **environment: str) -> str:
+    """Run a command in a process of its own; returns what it prints, progress bars in any encoding among it."""
+    result = subprocess.run(
+        list(map(str, command)),
+        env={**folders.environment, **environment},
+        encoding="utf-8",
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout[-4000:]
+    return result.stdout
+
+
+def convert(folders: Any, module: str, *arguments: object) -> None:
+    """Run a converter with streams that know ASCII only."""
+    command = (sys.executable, "-m", f"dataset_conversion.{module}", *arguments, "-np", 1)
+    run(folders, *command, PYTHONIOENCODING="ascii")
+
+
+def write_spider(source: Path, make_pair: Pair) -> Path:
+    for folder in ("images", "masks"):
+        (source / folder).mkdir(parents=True)
+    for patient, order in ((1, "LPS"), (2, "ASR")):
+        volumes = make_pair((1, 2, 103, 201, 100), SIZE, seed=patient)
+        for volume, folder in zip(volumes, ("images", "masks"), strict=True):
+            sitk.WriteImage(sitk.DICOMOrient(volume, order), str(source / folder / f"{patient}_t2.mha"))
+    return source
+
+
+def write_folder(source: Path, make_pair: Pair) -> Path:
+    for number, name in enumerate(("Müller 1", "病例.2")):
+        (source / name).mkdir(parents=True)
+        for volume, kind in zip(make_pair((3, 900), SIZE, seed=number), ("image", "mask"), strict=True):
+            sitk.WriteImage(volume, str(source / name / f"{kind}.nrrd"))
+    (source / "layout.yaml").write_text(
+        "{name: Mine, channel: T1, images: '{id}/image.nrrd', masks: '{id}/mask.nrrd',"
+        " labels: {vertebrae: {3: a, 900: b}, ignore: [5]}}"
+    )
+    return source
+
+
+def test_nnunet_takes_what_converters_write(make_nnunet_folders: Callable[[], Any], make_pair: Pair) -> None:
+    """An ignore label and voxels in any order; regions and names of any script. SpineMRI: see `phantom_dataset`."""
+    folders = make_nnunet_folders()
+    convert(folders, "spider", "-i", write_spider(folders.root / "SPIDER", make_pair), "-d", 512)
+    folder = write_folder(folders.root / "folder", make_pair)
+    convert(folders, "folder", "-i", folder, "--layout", folder / "layout.yaml", "-d", 513, "--labels", "regions")
+    numbers = [512, 513]
+    command = Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess"
+    output = run(folders, command, "-d", *numbers, "-c", "2d", "--verify_dataset_integrity", "-np", 1, "-npfp", 1)
+    assert output.count("verify_dataset_integrity Done") == len(numbers)
+    assert "Warning" not in output
+    for number, name in zip(numbers, ("SPIDER", "Mine"), strict=True):
+        preprocessed = folders.preprocessed / f"Dataset{number:03d}_{name}"
+        plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
+        assert plans["transpose_forward"] == [0, 1, 2]  # nnU-Net's slices are the sagittal ones
+        assert len(list((preprocessed / "nnUNetPlans_2d").glob("*.b2nd"))) == 2 * 2  # image and segmentation

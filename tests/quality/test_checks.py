@@ -1,0 +1,355 @@
+"""Every check finds what it is for, names the file and says what to do; sound data give nothing."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_cafr.check import check_dataset
+from nnunetv2_cafr.quality import levels
+from nnunetv2_cafr.quality.checks import Source, check_discs, check_grey_values
+from nnunetv2_cafr.quality.dataset import LabelTable, NotADatasetError, read_dataset
+from nnunetv2_cafr.quality.findings import Severity
+from nnunetv2_cafr.quality.measures import fingerprint, intensities, structures
+
+from .conftest import VALUES, Copy
+
+
+@pytest.fixture
+def number(copy: Copy) -> int:
+    """A training case, by number."""
+    return int(min(copy.folder.glob("labelsTr/*")).name.split(".")[0].split("_")[1])
+
+
+def only(copy: Copy, check: str, *, file: str, severity: str, remedy: str, count: int = 1) -> list:
+    """The findings beyond notes (but for those of `check`) are `count` of this check, in this file."""
+    found = copy.findings(check)
+    assert [f.check for f in found] == [check] * count, found
+    assert any(f.file == file for f in found), found
+    assert all(f.severity.word == severity and remedy in f.remedy and f.expected for f in found), found
+    return found
+
+
+def test_sound_data_give_nothing(copy):
+    dataset, cases, findings = check_dataset(copy.folder, 1)
+    assert [f for f in findings if f.severity > Severity.NOTE] == []
+    assert len(cases) == 5 and sum(case.training for case in cases) == 4
+    for case in cases:
+        assert case.geometry.orientation == "PIR" and case.geometry.plane == "sagittal"
+        assert case.geometry.size == (80, 128, 6)
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(dataset.folder / case.image_files[0])))
+        assert case.intensities[0].maximum == image.max()
+        if case.mask_file:
+            mask = sitk.ReadImage(str(dataset.folder / case.mask_file))
+            labels = sitk.GetArrayFromImage(mask)
+            for structure in case.structures:
+                voxels = (labels == structure.label).sum()
+                assert structure.voxels == voxels == sum(piece.voxels for piece in structure.pieces)
+                assert structure.volume == pytest.approx(voxels * np.prod(mask.GetSpacing()) / 1000)
+            assert {s.label for s in case.structures} == set(np.unique(labels)) - {0}
+
+
+def swap(a: str, b: str):
+    def function(labels: np.ndarray) -> np.ndarray:
+        first, second = labels == VALUES[a], labels == VALUES[b]
+        labels[first], labels[second] = VALUES[b], VALUES[a]
+        return labels
+
+    return function
+
+
+def test_swapped_levels(copy, number):
+    copy.change(copy.mask(number), swap("L4", "L2"))
+    file = f"labelsTr/SpineMRI_{number:03d}.nii.gz"
+    (found,) = only(copy, "order of levels", file=file, severity="error", remedy="correct the labels of L4, L2")
+    assert found.structure == "L4, L2"
+
+
+def test_order_is_told_by_the_header_not_by_the_array(copy, number):
+    """Any orientation of the same spine is in order; a header that turns it is not."""
+    for path in (copy.image(number), copy.mask(number)):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LAS"), str(path))
+    file = f"imagesTr/SpineMRI_{number:03d}_0000.nii.gz"
+    only(copy, "orientation", file=file, severity="warning", remedy="DICOMOrient")
+
+
+@pytest.mark.parametrize(("orientation", "way"), [("PSR", "downwards"), ("IPR", "front/back")])
+def test_spine_turned_by_its_header(copy, number, orientation, way):
+    direction = sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation(orientation)
+    for path in (copy.image(number), copy.mask(number)):
+        image = sitk.ReadImage(str(path))
+        image.SetDirection(direction)
+        sitk.WriteImage(image, str(path))
+    found = [f for f in copy.findings() if f.check == "direction of the spine"]
+    assert [f.file for f in found] == [f"labelsTr/SpineMRI_{number:03d}.nii.gz"]
+    assert way in found[0].found and "headers" in found[0].remedy
+
+
+@pytest.mark.parametrize(("name", "severity"), [("L3", "error"), ("L3/L4", "warning")])
+def test_level_missing_between_two_others(copy, number, name, severity):
+    copy.change(copy.mask(number), lambda labels: np.where(labels == VALUES[name], 0, labels).astype(np.uint8))
+    file = f"labelsTr/SpineMRI_{number:03d}.nii.gz"
+    (found,) = only(copy, "missing level", file=file, severity=severity, remedy="annotate the level")
+    assert found.structure == name
+
+
+def test_discs_absent_everywhere_are_not_missing(copy):
+    for path in copy.folder.glob("labelsTr/*"):
+        copy.change(path, lambda labels: np.where(labels > VALUES["T9"], 0, labels).astype(np.uint8))
+    assert copy.findings("missing level", "absent structure") == []
+
+
+@pytest.mark.parametrize(("size", "check", "severity"), [(1, "tiny island", "note"), (4, "island", "warning")])
+def test_island(copy, number, size, check, severity):
+    def add(labels: np.ndarray) -> np.ndarray:
+        labels[2:4, 2 : 2 + size, 3 : 3 + size] = VALUES["L3"]
+        return labels
+
+    copy.change(copy.mask(number), add)
+    found = [f for f in copy.findings("tiny island") if f.structure == "L3"]
+    assert [(f.check, f.severity.word, f.file) for f in found] == [
+        (check, severity, f"labelsTr/SpineMRI_{number:03d}.nii.gz")
+    ]
+    assert f"{2 * size * size} voxels" in found[0].found and "erase" in found[0].remedy
+
+
+def test_a_sacrum_is_several_bones(copy, number):
+    """Pieces near the others are S2 to S5; a piece far away is an island."""
+
+    def split(labels: np.ndarray) -> np.ndarray:
+        rows = np.flatnonzero((labels == VALUES["S"]).any((0, 2)))
+        middle = rows[len(rows) // 2]
+        part = labels[:, middle : middle + 2]
+        part[part == VALUES["S"]] = 0
+        return labels
+
+    copy.change(copy.mask(number), split)
+    assert copy.findings("island") == []
+
+    def far(labels: np.ndarray) -> np.ndarray:
+        labels[1:5, 2:8, 2:8] = VALUES["S"]
+        return labels
+
+    copy.change(copy.mask(number), far)
+    assert [(f.check, f.structure) for f in copy.findings()] == [("island", "S")]
+
+
+def test_disc_without_neighbour(copy, number):
+    def move(labels: np.ndarray) -> np.ndarray:
+        disc = labels == VALUES["L3/L4"]
+        labels[disc] = 0
+        labels[np.roll(disc, 25, axis=2)] = VALUES["L3/L4"]
+        return labels
+
+    copy.change(copy.mask(number), move)
+    file = f"labelsTr/SpineMRI_{number:03d}.nii.gz"
+    (found,) = only(copy, "disc without neighbour", file=file, severity="warning", remedy="relabel or erase")
+    assert found.structure == "L3/L4" and "neither L3 nor L4" in found.found
+
+
+@pytest.mark.parametrize(("gap", "neighbour", "alone"), [(2, "L4", False), (3, "L4", True), (0, "T12", True)])
+def test_disc_touches_within_three_millimetres_and_its_own_vertebrae(gap, neighbour, alone):
+    labels = np.zeros((4, 40, 10), np.int32)
+    labels[:, 20:25] = VALUES["L3/L4"]
+    labels[:, 25 + gap : 35] = VALUES[neighbour]
+    mask = sitk.GetImageFromArray(labels)  # 1 mm
+    found = list(check_discs(structures(mask, labels, {v: k for k, v in VALUES.items()}), labels, mask, Source("", "")))
+    assert bool(found) is alone
+
+
+@pytest.mark.parametrize(("index", "severity"), [(2, Severity.WARNING), (0, Severity.NOTE)])
+def test_constant_slices_between_others_without_labels(index, severity):
+    values = np.random.default_rng(0).integers(0, 900, (5, 20, 20))
+    values[index] = 0
+    found = list(check_grey_values(values, intensities(values), None, Source("", "")))
+    assert [(f.check, f.severity) for f in found] == [("constant slices", severity)]
+
+
+DISGUISES = {
+    "same voxels": lambda a: a.astype(np.float32),
+    "rescaled": lambda a: (0.37 * a + 11).astype(np.float32),
+    "mirrored": lambda a: np.ascontiguousarray(a[::-1, :, ::-1]),
+}
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+@pytest.mark.parametrize("into", ["imagesTr", "imagesTs"])
+def test_duplicates_in_disguise(copy, number, disguise, into):
+    """Another name, header and compression do not hide a copy; nor do other grey values, or mirroring."""
+    target = copy.folder / into / "SpineMRI_900_0000.nii.gz"
+    copy.change(copy.image(number), DISGUISES[disguise], target)
+    image = sitk.ReadImage(str(target))
+    image.SetOrigin((1, 2, 3))
+    sitk.WriteImage(image, str(target), useCompression=True, compressionLevel=1)
+    if into == "imagesTr":
+        shutil.copy(copy.mask(number), copy.mask(900))
+        copy.describe(numTraining=5)
+    found = [f for f in copy.findings() if f.check != "image and mask"]  # the mask keeps the origin
+    assert [f.check for f in found] == ["duplicate"] * 2
+    assert {f.file for f in found} == {
+        f"imagesTr/SpineMRI_{number:03d}_0000.nii.gz",
+        f"{into}/SpineMRI_900_0000.nii.gz",
+    }
+    assert all(disguise in f.found and f.severity is Severity.ERROR and "keep one" in f.remedy for f in found)
+    if into == "imagesTr":
+        assert all("masks equal" in f.found for f in found)
+
+
+def test_fingerprints_tell_images_apart():
+    rng = np.random.default_rng(0)
+    values = rng.integers(-5, 900, (4, 6, 5)).astype(np.int16)
+    changed = values.copy()
+    changed[1, 2, 3] = changed[0, 0, 0]
+    other, turned = fingerprint(changed), fingerprint(np.ascontiguousarray(values.transpose(2, 0, 1)[:, ::-1]))
+    same = fingerprint(values)
+    assert same.arrangement == turned.arrangement and same.ranks != turned.ranks
+    assert same.values != other.values and same.arrangement != other.arrangement
+    shuffled = fingerprint(rng.permutation(values.ravel()).reshape(values.shape))
+    assert same.arrangement != shuffled.arrangement
+    # Both ways to rank agree: by counting (integers) and by sorting.
+    assert same == fingerprint(values.astype(np.float64))
+
+
+SPOILED_IMAGES = {
+    "constant image": ("error", "leave the case out", lambda a: np.full_like(a, 7)),
+    "clipped image": ("warning", "full range", lambda a: np.minimum(a, np.percentile(a, 98)).astype(a.dtype)),
+    "few grey values": ("warning", "mask", lambda a: (a > np.median(a)).astype(a.dtype)),
+    "constant slices": ("warning", "a slice was lost", lambda a: np.where(np.arange(6)[:, None, None] == 3, 0, a)),
+}
+
+
+@pytest.mark.parametrize("check", SPOILED_IMAGES)
+def test_spoiled_images(copy, number, check):
+    severity, remedy, spoil = SPOILED_IMAGES[check]
+    copy.change(copy.image(number), spoil)
+    only(copy, check, file=f"imagesTr/SpineMRI_{number:03d}_0000.nii.gz", severity=severity, remedy=remedy)
+
+
+def test_not_sagittal(copy, number):
+    """Thick slices across the spine: the header's spacing says so."""
+    for path in (copy.image(number), copy.mask(number)):
+        image = sitk.ReadImage(str(path))
+        image.SetSpacing((2.3, 8.0, 2.3))
+        sitk.WriteImage(image, str(path))
+    found = copy.findings()
+    assert {f.check for f in found} == {"not sagittal", "spacing"}
+    assert {f.file for f in found} == {f"imagesTr/SpineMRI_{number:03d}_0000.nii.gz"}
+    assert all("axial" in f.found and "header" in f.remedy for f in found if f.check == "not sagittal")
+
+
+def test_labels_outside_the_table(copy, number):
+    def add(labels: np.ndarray) -> np.ndarray:
+        labels[0, :3, :3] = 42
+        return labels
+
+    copy.change(copy.mask(number), add)
+    file = f"labelsTr/SpineMRI_{number:03d}.nii.gz"
+    (found,) = only(copy, "unknown label", file=file, severity="error", remedy="add the label to dataset.json")
+    assert found.found == "42 (9 voxels)" and found.expected.endswith("0 to 19")
+
+
+def test_fractions_and_empty_masks(copy, number):
+    file = f"labelsTr/SpineMRI_{number:03d}.nii.gz"
+    copy.change(copy.mask(number), lambda labels: np.zeros_like(labels))
+    only(copy, "empty mask", file=file, severity="error", remedy="annotate")
+    copy.change(copy.mask(number), lambda labels: labels + np.float32(0.3))
+    assert "fractional labels" in {f.check for f in copy.findings()}
+
+
+def test_mask_on_another_grid(copy, number):
+    file = f"labelsTr/SpineMRI_{number:03d}.nii.gz"
+    mask = sitk.ReadImage(str(copy.mask(number)))
+    sitk.WriteImage(mask[:, :-1, :], str(copy.mask(number)))
+    only(copy, "image and mask", file=file, severity="error", remedy="resample")
+    mask.SetSpacing([1.1 * step for step in mask.GetSpacing()])
+    sitk.WriteImage(mask, str(copy.mask(number)))
+    only(copy, "image and mask", file=file, severity="error", remedy="resample")
+
+
+def test_missing_and_unreadable_files(copy, number):
+    image, mask = (f"{part}/SpineMRI_{number:03d}" for part in ("imagesTr", "labelsTr"))
+    content = copy.mask(number).read_bytes()
+    copy.mask(number).unlink()
+    only(copy, "missing file", file=f"{image}_0000.nii.gz", severity="error", remedy="add the mask")
+    copy.mask(number).write_bytes(content[: len(content) // 2])
+    only(copy, "unusable file", file=f"{mask}.nii.gz", severity="error", remedy="copy the file again")
+    copy.mask(number).write_bytes(content)
+    copy.image(number).rename(copy.image(number).with_name(f"SpineMRI_{number:03d}_0001.nii.gz"))
+    only(copy, "missing file", file=f"{image}_0001.nii.gz", severity="error", remedy="channel")
+    (copy.folder / f"{image}_0001.nii.gz").unlink()
+    assert {f.check for f in copy.findings()} == {"missing file", "number of cases"}
+
+
+def test_patients(copy):
+    names = [case.identifier for case in read_dataset(copy.folder).cases]
+    patients = dict(zip(names, ["a", "a", "b", "c", "a"], strict=True))
+    entries = {name: {"patient": patient} for name, patient in patients.items()}
+    (copy.folder / "provenance.json").write_text(json.dumps({"cases": entries}))
+    found = copy.findings("several cases of a patient")
+    assert [f.check for f in found] == ["patient in training and test", "several cases of a patient"]
+    assert all(name in found[0].found for name in names if patients[name] == "a")
+
+
+def test_unusual_volumes(copy, number):
+    """Eight cases alike and one of half the volume."""
+    for extra in range(901, 910):
+        factor = 1 + extra / 1e5
+        copy.change(copy.image(number), lambda a, k=factor: np.rint(a * k + k).astype(np.int16), copy.image(extra))
+        shutil.copy(copy.mask(number), copy.mask(extra))
+
+    def half(labels: np.ndarray) -> np.ndarray:
+        labels[3:][labels[3:] == VALUES["L3"]] = 0
+        return labels
+
+    copy.change(copy.mask(909), half)
+    found = [f for f in check_dataset(copy.folder, 1)[2] if f.check == "unusual volume" and f.structure == "L3"]
+    assert "labelsTr/SpineMRI_909.nii.gz" in {f.file for f in found}
+    assert not {f.file for f in found} & {f"labelsTr/SpineMRI_{extra}.nii.gz" for extra in range(901, 909)}
+
+
+def test_data_that_are_no_spine(copy, number):
+    """Regions, an ignore label and other names: no level is checked, and nothing crashes."""
+    copy.describe(labels={"background": 0, "bone": list(range(1, 11)), "disc": list(range(10, 20)), "ignore": 20})
+    copy.change(copy.mask(number), swap("L4", "L2"))
+    assert copy.findings() == []
+    table = LabelTable.from_json({"background": 0, "whole": [1, 2], "core": [2], "ignore": 3})
+    assert dict(table.names) == {1: "label 1 of whole", 2: "core"} and table.ignore == 3
+
+
+def test_other_formats_and_pictures(tmp_path):
+    """MetaImage volumes, and 2-D colour pictures, as nnU-Net takes them."""
+    rng = np.random.default_rng(0)
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / name).mkdir()
+    for case in "ab":
+        colours = sitk.GetImageFromArray(rng.integers(0, 255, (20, 30, 3), np.uint8), isVector=True)
+        sitk.WriteImage(colours, str(tmp_path / "imagesTr" / f"{case}_0000.png"))
+        labels = np.zeros((20, 30), np.uint8)
+        labels[4:9, 5:12] = 1
+        sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / "labelsTr" / f"{case}.png"))
+    labels = {"background": 0, "cell": 1}
+    description = {"labels": labels, "channel_names": {"0": "RGB"}, "file_ending": ".png", "numTraining": 2}
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    _, cases, findings = check_dataset(tmp_path, 1)
+    assert findings == []
+    assert [case.geometry.orientation for case in cases] == ["2-D", "2-D"]
+    assert [outline.name for outline in cases[0].picture.outlines] == ["cell"]
+
+
+def test_not_a_dataset(tmp_path):
+    with pytest.raises(NotADatasetError, match=r"dataset\.json cannot be read"):
+        read_dataset(tmp_path)
+    (tmp_path / "dataset.json").write_text('{"labels": {}}')
+    with pytest.raises(NotADatasetError, match="channel_names"):
+        read_dataset(tmp_path)
+
+
+def test_levels():
+    assert levels.neighbours_of_disc("T12/L1") == ("T12", "L1")
+    assert levels.neighbours_of_disc("either/or") is None
+    assert levels.missing_levels({"S", "L4", "L3", "L3/L4"}, {"S", "L5", "L4", "L3", "L3/L4", "L4/L5"}) == ["L5"]
+    assert levels.missing_levels({"L5", "L4"}, {"S", "L5", "L4", "L3", "L4/L5"}) == ["L4/L5"]
+    assert levels.missing_levels({"S", "L5"}, {"S", "L6", "L5"}) == []  # a sixth lumbar vertebra is rare
+    assert not levels.is_spine_table(["vertebra", "disc", "S"])

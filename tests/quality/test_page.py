@@ -1,0 +1,165 @@
+"""The page in a real browser: it opens without a network, its scripts run, and no name can break it."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_cafr.check import check_dataset
+from nnunetv2_cafr.quality.page import render
+
+from .conftest import VALUES, Copy
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NASTY = '<b onmouseover="alert(1)">L9\'</b>'
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Opens a page without a network and returns its elements after the scripts ran; fails on any console message."""
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
+    profile = tmp_path_factory.mktemp("browser")
+
+    def open_page(page: Path, query: str = "") -> str:
+        result = subprocess.run(
+            [
+                browser,
+                *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"),
+                *("--proxy-server=127.0.0.1:9", "--enable-logging=stderr", "--dump-dom", f"{page.as_uri()}{query}"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        assert "CONSOLE" not in result.stderr, result.stderr
+        return result.stdout
+
+    return open_page
+
+
+@pytest.fixture(scope="module")
+def page(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The page of a data set with one spoiled mask, an empty image and a nasty label name; and the cases' names."""
+    root = tmp_path_factory.mktemp("page")
+    copy = Copy(Path(shutil.copytree(converted, root / "raw" / converted.name)))
+    masks = sorted(copy.folder.glob("labelsTr/*"))
+    copy.change(masks[2], lambda labels: labels * (labels != VALUES["L3"]))
+    image = sorted(copy.folder.glob("imagesTr/*"))[1]
+    copy.change(image, lambda values: values.clip(0, int(values.max()) // 4))
+    names = {name: value for name, value in VALUES.items() if name != "S"}
+    copy.describe(labels={"background": 0, NASTY: VALUES["S"], **names})
+    dataset, cases, findings = check_dataset(copy.folder, 1)
+    target = root / "report.html"
+    target.write_text(render(dataset, cases, findings, "today"), encoding="utf-8")
+    return target, [case.identifier for case in cases]
+
+
+def order_of_rows(elements: str) -> list[str]:
+    """Names of the visible rows of the table, from above."""
+    body = elements[elements.index("<tbody>") : elements.index("</tbody>")]
+    rows = re.findall(r'<tr ([^>]*)><td class="name"><a [^>]*>([^<]*)</a>', body)
+    return [name for attributes, name in rows if "hidden" not in attributes]
+
+
+def test_opens_and_runs(page, browse):
+    target, names = page
+    elements = browse(target)
+    assert 'data-ready="yes"' in elements
+    assert f"{len(names)} of {len(names)} cases shown" in elements
+    # The error first, then the warning.
+    assert order_of_rows(elements)[:2] == [names[2], names[1]]
+
+
+def test_filters_and_sorts(page, browse):
+    target, names = page
+    assert order_of_rows(browse(target, "?show=error&sort=0")) == [names[2]]
+    assert order_of_rows(browse(target, "?show=warning&sort=0&down=1")) == [names[2], names[1]]
+
+
+def test_a_person_clicks(page, browse, tmp_path):
+    """Headings, radio buttons, search and the contours' switch, driven as a person would."""
+    target, names = page
+    clicks = """<script>
+      document.querySelector("th button").click();
+      const first = document.querySelector("tbody a").textContent;
+      document.querySelector("th button").click();
+      const text = document.querySelector("input[type=search]");
+      text.value = "clipped";
+      text.dispatchEvent(new Event("input", { bubbles: true }));
+      document.querySelector("input[name=contours]").click();
+      document.body.dataset.first = first;
+    </script></body>"""
+    clicked = tmp_path / "clicked.html"
+    clicked.write_text(target.read_text(encoding="utf-8").replace("</body>", clicks), encoding="utf-8")
+    elements = browse(clicked)
+    assert f'data-first="{min(names)}"' in elements
+    assert 'aria-sort="descending"' in elements and 'class="plain"' in elements
+    assert order_of_rows(elements) == [names[1]]
+    assert f"1 of {len(names)} cases shown" in elements
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.all: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.all.append((tag, dict(attributes)))
+
+
+def test_holds_everything_and_escapes_names(page):
+    """Needs no other file; a label name with a tag and quotes stays text; pictures have a text beside them."""
+    target, names = page
+    text = target.read_text(encoding="utf-8")
+    elements = Elements(text).all
+    assert not any("onmouseover" in attributes or (tag == "b" and attributes) for tag, attributes in elements)
+    assert "&lt;b onmouseover=&quot;alert(1)&quot;&gt;L9&#x27;&lt;/b&gt;" in text
+    links = [attributes.get(key) or "" for _, attributes in elements for key in ("src", "href")]
+    assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in links if link)
+    assert "http:" not in text and "https:" not in text
+    assert dict(elements)["html"] == {"lang": "en"}
+    pictures = [attributes for tag, attributes in elements if tag == "img"]
+    assert len(pictures) == len(names)
+    assert all(picture["alt"] and picture["loading"] == "lazy" for picture in pictures)
+    identifiers = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    assert {link[1:] for link in links if link.startswith("#")} <= set(identifiers)
+
+
+def test_numbers_and_contours_are_those_of_the_files(page):
+    """Voxels and millilitres stand in the card; each contour surrounds its structure."""
+    target, names = page
+    folder = next((target.parent / "raw").iterdir())
+    text = target.read_text(encoding="utf-8")
+    card = text[text.index(f">{names[0]}</h3>") :]
+    mask = sitk.ReadImage(str(folder / "labelsTr" / f"{names[0]}.nii.gz"))
+    labels = sitk.GetArrayFromImage(mask)
+    voxels = int((labels == VALUES["L4"]).sum())
+    volume = voxels * mask.GetSpacing()[0] * mask.GetSpacing()[1] * mask.GetSpacing()[2] / 1000
+    assert re.search(rf"L4</td><td[^>]*>3</td><td[^>]*>{voxels:,}</td><td[^>]*>{volume:.2f}</td>", card)
+    _, cases, _ = check_dataset(folder, 1)
+    picture = cases[0].picture
+    assert picture.width == pytest.approx(mask.GetSize()[0] * mask.GetSpacing()[0])
+    shown = int(re.search(r"slice (\d+) of", picture.what)[1]) - 1
+    for outline in picture.outlines:
+        inside = labels[shown] == outline.label
+        points = [tuple(map(float, point.split())) for point in re.findall(r"[\d.]+ [\d.]+", outline.path)]
+        xs, ys = zip(*points, strict=True)
+        places = inside.nonzero()
+        for low, high, index, step in (
+            (min(ys), max(ys), places[0], mask.GetSpacing()[1]),
+            (min(xs), max(xs), places[1], mask.GetSpacing()[0]),
+        ):
+            assert low == pytest.approx((index.min()) * step, abs=0.6 * step)
+            assert high == pytest.approx((index.max() + 1) * step, abs=0.6 * step)
