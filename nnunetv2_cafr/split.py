@@ -102,11 +102,9 @@ def _patients(cases: Sequence[Case]) -> set[str]:
 def warnings(dataset: Dataset, parts: Parts, scheme: str) -> list[str]:
     """A line for each label that is missing from a part, or from what a fold trains on, with the reason."""
     lines = []
-    for label in dataset.labels:
+    held = frozenset().union(*(case.labels for case in dataset.cases.values()))
+    for label in (name for name in dataset.labels if name in held):
         holders = [identifier for identifier, case in dataset.cases.items() if label in case.labels]
-        if not holders:
-            lines.append(f"Warning: {label} is in no case")
-            continue
         without = [name for name, part in parts.items() if not set(holders) & set(part)]
         if not without:
             continue
@@ -121,6 +119,9 @@ def warnings(dataset: Dataset, parts: Parts, scheme: str) -> list[str]:
             (only,) = parts.keys() - set(without)
             line += f"; {only} trains without it"
         lines.append(line)
+    absent = [label for label in dataset.labels if label not in held]
+    if absent:
+        lines.append(f"Warning: in no case at all: {', '.join(absent)}")
     return lines
 
 

@@ -194,7 +194,7 @@ def test_warns_of_labels_that_cannot_be_everywhere(raw: Path, capsys: pytest.Cap
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Warning")]
     assert lines == [
         f"Warning: T9 (cases 1, patients 1): too few for 5 parts; none in {others}; fold {fold} trains without it",
-        "Warning: T8 is in no case",
+        "Warning: in no case at all: T8",
     ]
 
 
