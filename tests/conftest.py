@@ -61,7 +61,8 @@ class NNUNetFolders:
         result = subprocess.run(
             [str(program), *map(str, arguments)],
             env=self.environment,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=600,
