@@ -150,11 +150,19 @@ def test_terminated_in_the_final_validation_says_that_only_this_is_left(construc
 
 def test_termination_leaves_forked_processes_alone():
     """nnU-Net ends its data loading processes by SIGTERM; they must not take the handler along."""
+    fork = multiprocessing.get_context("fork")
+    begun = fork.Event()
+
+    def wait() -> None:
+        begun.set()
+        time.sleep(60)
+
     with on_sigterm(lambda: pytest.fail("not for this process")):
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child = fork.Process(target=wait)
         child.start()
+        assert begun.wait(30)  # Python forgets signals that come while it forks
         child.terminate()
-        child.join(10)
+        child.join(30)
     assert child.exitcode == -signal.SIGTERM
 
 
