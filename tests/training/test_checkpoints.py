@@ -194,7 +194,7 @@ def test_the_real_command_saves_and_says_how_to_go_on(receiver, phantom_dataset)
     trainer = f"nnUNetTrainer_CAFR_budget2x{500 if receiver == 'process' else 501}"
     process = subprocess.Popen(
         [str(Path(sys.executable).parent / "nnUNetv2_train"), "511", "2d", "0", "-tr", trainer, "-device", "cpu"],
-        env=phantom_dataset.environment,
+        env={**phantom_dataset.environment, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
