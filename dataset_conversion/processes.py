@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +21,18 @@ from dataset_conversion.cases import Case
 Result = TypeVar("Result")
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches all processes of a terminal; the parent alone decides what follows."""
+def _follow_parent() -> None:
+    """Ctrl-C reaches all processes of a terminal, and the parent alone decides what follows; its end is a worker's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    # After a SIGKILL of the parent, nothing else would ever tell its workers.
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def for_each_case(
@@ -38,7 +48,7 @@ def for_each_case(
     if num_processes <= 1:
         yield from map(work, progress(cases))
         return
-    executor = ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts)
+    executor = ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), initializer=_follow_parent)
     try:
         for future in progress(as_completed([executor.submit(work, case) for case in cases])):
             yield future.result()

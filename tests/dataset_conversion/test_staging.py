@@ -46,7 +46,10 @@ def start(source: Path, finished: int, *options: str) -> subprocess.Popen[bytes]
     """Start a conversion, and come back when so many cases are finished."""
     command = "import sys; from dataset_conversion.folder import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen(
-        [sys.executable, "-c", command, *arguments(source, *options)], cwd=REPOSITORY, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", command, *arguments(source, *options)],
+        cwd=REPOSITORY,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     end = time.monotonic() + 30
     pattern = f".{TARGET}.partial-*/.cases/*.json"
@@ -58,8 +61,14 @@ def start(source: Path, finished: int, *options: str) -> subprocess.Popen[bytes]
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill it alone; its worker processes end by themselves."""
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=30)
+    end = time.monotonic() + 30
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < end:
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
 
 
 def remains(source: Path) -> list[Path]:
@@ -81,7 +90,6 @@ def check_complete(source: Path) -> None:
 @pytest.mark.parametrize("num_processes", ["1", "2"])
 def test_killed_conversion_goes_on(source: Path, capsys: pytest.CaptureFixture[str], num_processes: str) -> None:
     kill(start(source, 20, "-np", num_processes))
-    time.sleep(0.2)  # a worker process may finish its case
     (remainder,) = remains(source)
     before = {path.name: path.stat().st_mtime_ns for path in (remainder / "labelsTr").glob("[0-9]*")}
     records = {path.stem for path in (remainder / ".cases").glob("[0-9]*.json")}
