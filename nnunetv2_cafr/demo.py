@@ -56,7 +56,7 @@ class DemoSettings:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("cafr_demo"), help="folder of the demo (default ./cafr_demo)")
     parser.add_argument("--trainer", default="nnUNetTrainer_CAFR", help="default nnUNetTrainer_CAFR")
-    parser.add_argument("--budget", default="8x80", metavar="EPOCHSxITERATIONS", help="of training (default 8x90)")
+    parser.add_argument("--budget", default="8x90", metavar="EPOCHSxITERATIONS", help="of training (default 8x90)")
     parser.add_argument(
         "--cases", type=int, nargs=2, default=(26, 4), metavar=("TRAIN", "HELD_OUT"), help="phantoms (default 26 4)"
     )
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", settings.budget):
-        raise SystemExit(f"--budget is EPOCHSxITERATIONS, for example 8x80, got {settings.budget!r}")
+        raise SystemExit(f"--budget is EPOCHSxITERATIONS, for example 8x90, got {settings.budget!r}")
     start = time.monotonic()
     demo = Demo(arguments.out.resolve(), settings)
     scores = demo.run()
