@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed as dist
 
 MAX_REPORTS = 5  # of one epoch; the rest is counted
 
@@ -23,16 +24,19 @@ class AlarmedTraining:
     - An embedding whose vectors are all alike is reported at the end of the epoch: the contrastive loss then does
       nothing, though the sum of the losses looks well.
 
-    `checkpoint_best` is not replaced by an epoch with an alarm.
+    `checkpoint_best` is not replaced by an epoch with an alarm. Of several ranks, the first has the log and saves: it
+    learns of the others' alarms at the end of the training and of the validation part of an epoch.
     """
 
     collapsed_above = 0.99  # mean cosine between vectors of different classes; ours
 
     _reports = 0
+    _untold: list[str] = []  # noqa: RUF012 - replaced, never changed
 
     def on_epoch_start(self: Any) -> None:
         super().on_epoch_start()  # type: ignore[misc]
         self._reports = 0
+        self._untold = []
 
     def train_step(self: Any, batch: dict) -> dict:
         outputs = super().train_step(batch)  # type: ignore[misc]
@@ -56,6 +60,11 @@ class AlarmedTraining:
                 f"the embedding of the contrastive term (clr) has collapsed: vectors of different classes have a mean "
                 f"cosine of {cosine:.4f}, 1 is all alike"
             )
+        self._tell_first_rank()
+
+    def on_validation_epoch_end(self: Any, val_outputs: list[dict]) -> None:
+        super().on_validation_epoch_end(val_outputs)  # type: ignore[misc]
+        self._tell_first_rank()
 
     def mean_cosine_between_classes(self, _train_outputs: list[dict]) -> float:
         """Of this epoch's embeddings; NaN for a network without one."""
@@ -67,7 +76,22 @@ class AlarmedTraining:
         self._reports += 1
         if self._reports <= MAX_REPORTS:
             more = " Further alarms of this epoch are not shown." if self._reports == MAX_REPORTS else ""
-            self.print_to_log_file(f"ALARM in epoch {self.current_epoch}: {what}.{more}")
+            if self.local_rank == 0:
+                self.print_to_log_file(f"ALARM in epoch {self.current_epoch}: {what}.{more}")
+            else:
+                self._untold = [*self._untold, f"{what}.{more}"]
+
+    def _tell_first_rank(self: Any) -> None:
+        if not self.is_ddp:
+            return
+        of_ranks: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(of_ranks, self._untold)
+        self._untold = []
+        for rank, alarms in enumerate(of_ranks):
+            for alarm in alarms:
+                self.best_is_trustworthy = False
+                if self.local_rank == 0:
+                    self.print_to_log_file(f"ALARM in epoch {self.current_epoch}, rank {rank}: {alarm}")
 
     def _report_loss(self: Any, phase: str, loss: float, batch: dict) -> None:
         terms = getattr(self.loss, "last_terms", {})

@@ -57,6 +57,14 @@ class nnUNetTrainer_CAFR_nnUNetDA(RobustTraining, nnUNetTrainer):
         self.enable_deep_supervision = False
         self._register_log_keys()
 
+    def initialize(self) -> None:
+        super().initialize()
+        if self.use_clr and self.batch_size == 1:
+            self.print_to_log_file(
+                "WARNING: a batch of one sample (per GPU): the contrastive loss finds its positives in the same sample "
+                "only, which is another loss than the paper's. Fewer GPUs, or plans with a larger batch, avoid that."
+            )
+
     @classmethod
     def network_arguments(cls, configuration: ConfigurationManager) -> dict[str, Any]:
         """Keyword arguments of CAFRNet: those of plans that name it, else derived from the spacing of nnU-Net's plans.

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
@@ -84,8 +85,18 @@ def steps_in_every_setting(rank: int) -> list[dict[str, Any]]:
     return [two_steps(rank, **setting) for setting in SETTINGS]
 
 
-def trainer_with_validation(_rank: int) -> dict[str, Any]:
-    """nnU-Net's own loop. Its distributed mode insists on a GPU per rank: only these insertions are undone."""
+def trainer_with_validation(rank: int) -> dict[str, Any]:
+    """nnU-Net's own loop. Its distributed mode insists on a GPU per rank: only these insertions are undone.
+
+    The second rank's validation loss is no number in the second epoch.
+    """
+    validation_step = stock.nnUNetTrainer.validation_step
+
+    def spoilt_step(self: Any, batch: dict) -> dict:
+        spoilt = {"loss": np.array(np.nan)} if rank == 1 and self.current_epoch == 1 else {}
+        return {**validation_step(self, batch), **spoilt}
+
+    stock.nnUNetTrainer.validation_step = spoilt_step
     stock.DDP = lambda network, device_ids: DistributedDataParallel(network)
     nn.SyncBatchNorm.convert_sync_batchnorm = lambda network: network
     trainer = get_trainer_from_args("511", "2d", 0, TRAINER)
@@ -95,6 +106,7 @@ def trainer_with_validation(_rank: int) -> dict[str, Any]:
     return {
         "curves": trainer.logger.local_logger.my_fantastic_logging,
         "batch_size": trainer.batch_size,
+        "trusted": trainer.best_is_trustworthy,
         "weights": trainer.network.module.state_dict(),
     }
 
@@ -197,7 +209,10 @@ def test_trainer_on_two_ranks(phantom_dataset, tmp_path):
     fold = tmp_path / "Dataset511_SpineMRI" / f"{TRAINER}__nnUNetPlans__2d" / "fold_0"
     saved = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
     torch.testing.assert_close(dict(saved), dict(first["weights"]), rtol=0, atol=0)
-    assert len(list(fold.glob("training_log_*.txt"))) == 1
+    (log,) = fold.glob("training_log_*.txt")
+    assert "ALARM in epoch 1, rank 1: the validation loss is not finite" in log.read_text()
+    assert "ALARM in epoch 0" not in log.read_text()
+    assert (first["trusted"], second["trusted"]) == (False, False)
     assert (fold / "validation" / "summary.json").exists()
 
 

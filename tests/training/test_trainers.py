@@ -344,3 +344,12 @@ def test_paper_recipe_stops_after_ten_epochs_without_gain(monkeypatch, construct
     monkeypatch.setattr(continued, "train_step", lambda batch: pytest.fail("trained on after early stopping"))
     continued.run_training()
     assert continued.current_epoch == trainer.current_epoch
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_batch_of_one_is_warned_of(batch_size, construct, monkeypatch):
+    monkeypatch.setattr(
+        nnUNetTrainer, "_set_batch_size_and_oversample", lambda self: setattr(self, "batch_size", batch_size)
+    )
+    trainer = construct("nnUNetTrainer_CAFR")
+    assert ("a batch of one sample" in Path(trainer.log_file).read_text()) == (batch_size == 1)
