@@ -152,21 +152,17 @@ def datasets(make_nnunet_folders):
 
 @pytest.fixture(scope="module")
 def trained(datasets):
-    """The low resolution of fold all, which predicts every case for the next stage, and its cascade; two folds of 2-D
-    and 3-D with probabilities; the regions."""
+    """The low resolution of fold all, which predicts every case for the next stage, and its cascade; fold 0 of 2-D and
+    3-D with probabilities; the regions."""
 
     def cascade() -> None:
         train(datasets, THICK, "3d_lowres", "all")
         train(datasets, THICK, "3d_cascade_fullres", 0)
 
-    def two_folds(configuration: str) -> None:
-        for fold in (0, 1):
-            train(datasets, THICK, configuration, fold, "--npz")
-
     side_by_side(
         cascade,
-        lambda: two_folds("3d_fullres"),
-        lambda: two_folds("2d"),
+        lambda: train(datasets, THICK, "3d_fullres", 0, "--npz"),
+        lambda: train(datasets, THICK, "2d", 0, "--npz"),
         lambda: train(datasets, REGIONS, "2d", 0),
     )
     return datasets
@@ -232,8 +228,11 @@ def test_val_best_validates_the_best_checkpoint(trained):
     assert (fold / "validation" / f"{CASES[2]}.npz").exists()
 
 
+@pytest.mark.slow
 def test_best_configuration_ensemble_and_postprocessing(trained, tmp_path):
     folders = trained
+    for configuration in ("2d", "3d_fullres"):
+        train(folders, THICK, configuration, 1, "--npz")
     folders.run("nnUNetv2_find_best_configuration", 1, "-tr", TRAINER, "-c", "2d", "3d_fullres", "-f", 0, 1, "-np", 1)
     found = json.loads((folders.results / THICK / "inference_information.json").read_text())
     single = {f"{TRAINER}__nnUNetPlans__{configuration}" for configuration in ("2d", "3d_fullres")}
