@@ -104,7 +104,7 @@ def traced_peak(
         fused_attention: attention by a fused kernel, which does not store its weights; False stores them.
     """
     kernel = SDPBackend.FLASH_ATTENTION if fused_attention else SDPBackend.MATH
-    with FakeTensorMode(), _LiveStorages() as storages, sdpa_kernel(kernel):
+    with FakeTensorMode(), LiveStorages() as storages, sdpa_kernel(kernel):
         network = CAFRNet(input_channels, num_classes, **architecture)
         optimizer = torch.optim.Adam(network.parameters(), fused=True)
         dice_ce = DC_and_CE_loss(
@@ -125,7 +125,7 @@ def traced_peak(
     return storages.peak
 
 
-class _LiveStorages(TorchDispatchMode):
+class LiveStorages(TorchDispatchMode):
     """Adds up the storages that operations put out, each once and until it dies; `peak` is the most at a time."""
 
     def __init__(self) -> None:

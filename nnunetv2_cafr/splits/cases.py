@@ -70,6 +70,16 @@ def find_dataset(dataset: str) -> Path:
     return folder
 
 
+def patients_of(dataset: str, identifiers: Sequence[str]) -> dict[str, str]:
+    """Patient of each of these training cases, from the raw data set's provenance.json; without one, each its own.
+
+    Raises:
+        SystemExit: if the raw data set is not there, or its provenance.json lacks a case.
+    """
+    file = find_dataset(dataset) / "provenance.json"
+    return _patients(file, _read_json(file) if file.is_file() else None, list(identifiers))
+
+
 def read_dataset(folder: Path, num_processes: int) -> Dataset:
     """Reads everything that decides about a split, all masks included, in `num_processes` processes.
 

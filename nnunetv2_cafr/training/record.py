@@ -1,5 +1,10 @@
-"""What it takes to repeat a training: a seed that is always set, and a record of everything that made it."""
+"""What it takes to repeat and to compare a training: a seed that is always set, a record of everything that made it.
 
+Beside nnU-Net's log stand `training_record.json`, a list with one record per start (a continued training has several),
+and `training_curves.json`, the values that nnU-Net logs per epoch: a comparison reads them without any checkpoint.
+"""
+
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -12,7 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
+from nnunetv2_cafr.training.checkpoints import write_atomically
+
+RECORD_FILE, CURVES_FILE = "training_record.json", "training_curves.json"
 PACKAGES = (
     "nnunetv2-cafr",
     "nnunetv2",
@@ -50,8 +60,46 @@ def git_revision() -> str | None:
     return json.loads(origin).get("vcs_info", {}).get("commit_id") if origin else None
 
 
+def code_digest() -> str:
+    """SHA-256 of the sources that decide what a training does; also told of changes that are not committed."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for part in ("network", "loss", "training", "planning"):
+        for file in sorted((package / part).glob("*.py")):
+            digest.update(file.name.encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a file, None if it is not there."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def describe_transforms(transform: Any) -> list[str]:
+    """Each augmentation with its parameters, in order; what only prepares labels for a loss is left out."""
+    if isinstance(transform, RemoveLabelTansform | DownsampleSegForDSTransform):
+        return []
+    children = getattr(transform, "transforms", None)
+    if children is None and hasattr(transform, "transform"):
+        children = [transform.transform]
+    own = {name: value for name, value in sorted(vars(transform).items()) if not name.startswith("_")}
+    values = ", ".join(f"{name}={_describe(value)}" for name, value in own.items() if _describe(value))
+    lines = [] if type(transform).__name__ == "ComposeTransforms" else [f"{type(transform).__name__}({values})"]
+    return lines + [f"  {line}" if lines else line for child in children or [] for line in describe_transforms(child)]
+
+
+def _describe(value: object) -> str:
+    """Text of a parameter that is a value; "" for modules, functions and other transforms."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if _is_plain(value):
+        return repr(value)
+    return repr(value) if type(value).__module__.startswith("batchgeneratorsv2.helpers") else ""
+
+
 class RecordedTraining:
-    """Mixin before any nnUNetTrainer: seeds everything and writes a record of the training into its log.
+    """Mixin before any nnUNetTrainer: seeds everything, writes a record of the training and its curves.
 
     The network is initialised from `seed`; dropout and the contrastive sampling of an epoch follow from seed, epoch and
     rank alone, so that a continued training draws what an uninterrupted one would have drawn. nnU-Net's background
@@ -60,6 +108,7 @@ class RecordedTraining:
 
     seed = 0
     _split: dict[str, list[str]] | None = None
+    _augmentation: list[str] | None = None
 
     def initialize(self: Any) -> None:
         set_seed(self.seed)
@@ -70,10 +119,26 @@ class RecordedTraining:
         self._split = {"train": list(train.identifiers), "val": list(validation.identifiers)}
         return train, validation
 
+    def get_dataloaders(self: Any) -> tuple[Any, Any]:
+        train, validation = super().get_dataloaders()  # type: ignore[misc]
+        loader = getattr(train, "generator", None) or train.data_loader  # of worker processes, of this process
+        self._augmentation = describe_transforms(loader.transforms)
+        return train, validation
+
     def on_train_start(self: Any) -> None:
         super().on_train_start()  # type: ignore[misc]
-        record = json.dumps(self.record(), indent=2, default=str)
-        self.print_to_log_file(f"Record of this training:\n{record}", also_print_to_console=False)
+        record = self.record()
+        text = json.dumps(record, indent=2, default=str)
+        self.print_to_log_file(f"Record of this training:\n{text}", also_print_to_console=False)
+        if self.local_rank == 0:
+            file = Path(self.output_folder) / RECORD_FILE
+            earlier = json.loads(file.read_text()) if self.current_epoch > 0 and file.is_file() else []
+            _write_json(file, [*earlier, record])
+
+    def on_epoch_end(self: Any) -> None:
+        super().on_epoch_end()  # type: ignore[misc]
+        if self.local_rank == 0:
+            _write_json(Path(self.output_folder) / CURVES_FILE, self.logger.local_logger.my_fantastic_logging)
 
     def on_train_epoch_start(self: Any) -> None:
         super().on_train_epoch_start()  # type: ignore[misc]
@@ -95,6 +160,7 @@ class RecordedTraining:
                 **{name: _version(name) for name in PACKAGES},
             },
             "nnunetv2-cafr git revision": git_revision(),
+            "nnunetv2-cafr code": code_digest(),
             "platform": platform.platform(),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device),
             "threads": torch.get_num_threads(),
@@ -103,10 +169,26 @@ class RecordedTraining:
             "settings": settings,
             "plans": self.plans_manager.plans_name,
             "configuration": self.configuration_manager.configuration,
+            "data": {
+                "dataset": self.plans_manager.dataset_name,
+                "identifier": self.configuration_manager.data_identifier,
+                "dataset.json": hashlib.sha256(json.dumps(self.dataset_json, sort_keys=True).encode()).hexdigest(),
+                "fingerprint": file_digest(Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"),
+            },
+            "augmentation": self._augmentation,
+            "mirroring": self.inference_allowed_mirroring_axes,
             "optimizer": repr(self.optimizer),
             "loss": repr(self.loss),
             "split": self._split,
         }
+
+
+def _write_json(target: Path, content: object) -> None:
+    write_atomically(target, lambda path: path.write_text(json.dumps(content, indent=1, default=_as_plain)))
+
+
+def _as_plain(value: object) -> object:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def _is_plain(value: object) -> bool:

@@ -1,4 +1,5 @@
-"""Trainers of another length or seed, by name alone: `<trainer>_<E>epochs`, `_budget<E>x<I>`, `_seed<S>`.
+"""Trainers of another length, seed or share of the data, by name alone: `<trainer>_<E>epochs`, `_budget<E>x<I>`,
+`_seed<S>`, `_train<P>percent`.
 
 nnU-Net finds a trainer by the name of its class, asks every module that it scans for that name, and writes the name
 into the output folder and the checkpoint. So a name that carries a length or a seed reaches training, continuation and
@@ -8,30 +9,39 @@ inference alike, with no option and no environment variable:
     nnUNetTrainer_budget5x20          stock nnU-Net, 5 epochs of 20 iterations (and 4 for validation)
     nnUNetTrainer_CAFR_seed1          seed 1 instead of 0
     nnUNetTrainer_seed1_budget5x20    both, in any order; nnU-Net's own trainers are unseeded otherwise
+    nnUNetTrainer_CAFR_train10percent a tenth of the patients that the fold trains on; validation stays whole
 
 The base is any trainer that nnU-Net finds, its own, ours or the user's. Such a class is made on demand, here, where
 pickle finds it again.
+
+Shares of the data are nested (10 % is part of 25 %), take whole patients, and are the same for every trainer. A trainer
+that names a seed or a share gets what RobustTraining gives, which changes no result.
 """
 
 import contextlib
 import functools
 import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunetv2_cafr.training.record import RecordedTraining
+from nnunetv2_cafr.splits.cases import patients_of
+from nnunetv2_cafr.training.robust import RobustTraining
 
+SHARE_SEED = 12345  # as nnU-Net's splits
 _SEED = re.compile(r"(?P<base>nnUNetTrainer\w*?)_seed(?P<seed>\d+)")
+_SHARE = re.compile(r"(?P<base>nnUNetTrainer\w*?)_train(?P<percent>[1-9]\d?)percent")
 _LENGTH = re.compile(r"(?P<base>nnUNetTrainer\w*?)_(?:(?P<epochs>[1-9]\d*)epochs?|budget(?P<budget>[1-9]\d*x[1-9]\d*))")
 
 
 def trainer_variant(name: str) -> type[nnUNetTrainer] | None:
-    """The trainer class that `name` describes, or None where it names no length or seed, or its base is unknown."""
-    match = _LENGTH.fullmatch(name) or _SEED.fullmatch(name)
+    """The trainer class that `name` describes; None where it names no length, seed or share, or its base is unknown."""
+    match = _LENGTH.fullmatch(name) or _SEED.fullmatch(name) or _SHARE.fullmatch(name)
     if match is None:
         return None
     with contextlib.redirect_stdout(io.StringIO()):  # the lookup prints what it scans
@@ -41,6 +51,8 @@ def trainer_variant(name: str) -> type[nnUNetTrainer] | None:
             return None
     if match.re is _SEED:
         return _of_seed(name, base, int(match["seed"]))
+    if match.re is _SHARE:
+        return _of_share(name, base, int(match["percent"]))
     if match["epochs"]:
         return _of_length(name, base, int(match["epochs"]), None)
     epochs, iterations = match["budget"].split("x")
@@ -49,8 +61,38 @@ def trainer_variant(name: str) -> type[nnUNetTrainer] | None:
 
 @functools.cache
 def _of_seed(name: str, base: type[nnUNetTrainer], seed: int) -> type[nnUNetTrainer]:
-    bases = (base,) if issubclass(base, RecordedTraining) else (RecordedTraining, base)
-    return type(name, bases, {"seed": seed, "__module__": __name__, "__doc__": f"{base.__name__} of seed {seed}."})
+    document = f"{base.__name__} of seed {seed}."
+    return type(name, _robust(base), {"seed": seed, "__module__": __name__, "__doc__": document})
+
+
+def _robust(base: type[nnUNetTrainer]) -> tuple[type, ...]:
+    return (base,) if issubclass(base, RobustTraining) else (RobustTraining, base)
+
+
+@functools.cache
+def _of_share(name: str, base: type[nnUNetTrainer], percent: int) -> type[nnUNetTrainer]:
+    def do_split(self: Any) -> tuple[list[str], list[str]]:
+        train, validation = super(trainer, self).do_split()
+        patients = patients_of(self.plans_manager.dataset_name, train)
+        chosen = nested_share(sorted(set(patients.values())), percent, self.fold)
+        kept = [case for case in train if patients[case] in chosen]
+        self.print_to_log_file(
+            f"SHARE OF THE DATA, as the trainer's name asks: {percent} % of the patients, "
+            f"{len(chosen)} with {len(kept)} of {len(train)} cases: {', '.join(kept)}"
+        )
+        return kept, validation
+
+    document = f"{base.__name__}, trained on {percent} % of the patients."
+    trainer: type[nnUNetTrainer] = type(
+        name, _robust(base), {"do_split": do_split, "__module__": __name__, "__doc__": document}
+    )
+    return trainer
+
+
+def nested_share(patients: Sequence[str], percent: int, fold: int | str) -> set[str]:
+    """That share of the patients, at least one; a smaller share of the same fold is a part of a larger one."""
+    order = np.random.default_rng([SHARE_SEED, *str(fold).encode()]).permutation(len(patients))
+    return {patients[index] for index in order[: max(1, round(len(patients) * percent / 100))]}
 
 
 @functools.cache

@@ -71,6 +71,50 @@ def test_the_log_holds_the_whole_record(construct):
     assert record["environment"]["nnUNet_n_proc_DA"] == "1"
 
 
+def test_record_and_curves_stand_beside_the_log_and_grow_when_continued(construct, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    name = "nnUNetTrainer_seed0_budget2x1"
+    trainer = construct(name)
+    trainer.save_every = 1
+    monkeypatch.setattr(trainer, "num_epochs", 1)
+    trainer.perform_actual_validation = lambda *_: None
+    trainer.on_train_start()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
+    trainer.on_validation_epoch_start()
+    trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val))])
+    trainer.on_epoch_end()
+    folder = Path(trainer.output_folder)
+    (record,) = json.loads((folder / "training_record.json").read_text())
+    assert record["data"]["identifier"] == "nnUNetPlans_2d"
+    assert record["mirroring"] == list(trainer.inference_allowed_mirroring_axes)
+    curves = json.loads((folder / "training_curves.json").read_text())
+    assert curves["train_losses"] == [float(trainer.logger.get_value("train_losses", step=0))]
+
+    trainer.save_checkpoint(str(folder / "checkpoint_latest.pth"))
+    again = construct(name)
+    again.load_checkpoint(str(folder / "checkpoint_latest.pth"))
+    again.on_train_start()
+    assert len(json.loads((folder / "training_record.json").read_text())) == 2
+
+
+def test_the_record_tells_augmentations_apart_and_nothing_else(construct, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+
+    def augmentation(name: str) -> list[str]:
+        trainer = construct(name)
+        trainer.get_dataloaders()
+        return trainer.record()["augmentation"]
+
+    cafr, level_safe, stock = map(
+        augmentation, ("nnUNetTrainer_CAFR", "nnUNetTrainer_LevelSafe", "nnUNetTrainer_seed0")
+    )
+    assert cafr == level_safe != stock
+    assert any("SpatialTransform" in line and "p_elastic_deform=0.2" in line for line in cafr)
+    assert any("MirrorTransform" in line and "allowed_axes=(0, 1)" in line for line in stock)
+
+
 def test_the_revision_is_gits_own():
     clone = Path(__file__).parents[2]
     if not (clone / ".git").exists():

@@ -3,6 +3,7 @@
 import inspect
 import json
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from nnunetv2_cafr import training
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.lafr import LAFR
 from nnunetv2_cafr.network.transformer import TransformerLayer
+from nnunetv2_cafr.splits.cases import patients_of
 from nnunetv2_cafr.training.cosine_lr import CosineLRScheduler
 from nnunetv2_cafr.training.orientation import superior_inferior_axis
+from nnunetv2_cafr.training.variants import nested_share
 
 CPU = torch.device("cpu")
 UP_DOWN, FRONT_BACK = 0, 1  # patch axes of a sagittal slice
@@ -246,13 +249,40 @@ def test_lengths_reach_the_trainer_its_log_and_its_folder(name, epochs, iteratio
 @pytest.mark.parametrize(
     "name",
     ["nnUNetTrainer_CAFR", "nnUNetTrainer_Unknown_5epochs", "nnUNetTrainer_CAFR_0epochs", "nnUNetTrainer_budget5",
-     "nnUNetTrainer_CAFR_budget2x0", "nnUNetTrainer_CAFR_budget2x3x4", "5epochs", "numpy_5epochs", "__path__"],
+     "nnUNetTrainer_CAFR_budget2x0", "nnUNetTrainer_CAFR_budget2x3x4", "nnUNetTrainer_train100percent",
+     "nnUNetTrainer_train0percent", "5epochs", "numpy_5epochs", "__path__"],
 )  # fmt: skip
 def test_names_that_are_not_fully_understood_are_not_answered(name):
     from nnunetv2_cafr.training import variants
 
     with pytest.raises(AttributeError):
         getattr(variants, name)
+
+
+def test_shares_of_the_data_are_nested_whole_patients_and_equal_for_all_trainers(
+    phantom_dataset, construct, monkeypatch
+):
+    whole, _ = construct("nnUNetTrainer_CAFR").do_split()
+    patients = {case: f"patient {index // 2}" for index, case in enumerate(whole)}
+    monkeypatch.setattr("nnunetv2_cafr.training.variants.patients_of", lambda _, cases: {c: patients[c] for c in cases})
+    half = construct("nnUNetTrainer_CAFR_train50percent_budget2x1")
+    train, validation = half.do_split()
+    assert len(train) == 2 == 2 * len({patients[case] for case in train})
+    assert validation == construct("nnUNetTrainer_CAFR").do_split()[1]
+    assert construct("nnUNetTrainer_LevelSafe_train50percent").do_split()[0] == train
+    assert "SHARE OF THE DATA" in Path(half.log_file).read_text()
+
+    people = [f"p{number}" for number in range(40)]
+    shares = [nested_share(people, percent, 3) for percent in (1, 10, 25, 99)]
+    assert [len(share) for share in shares] == [1, 4, 10, 40]
+    assert all(smaller <= larger for smaller, larger in pairwise(shares))
+    assert nested_share(people, 25, 3) != nested_share(people, 25, 4)
+
+
+def test_shares_follow_the_provenance_of_the_raw_data_set(phantom_dataset, nnunet_environment):
+    (raw,) = phantom_dataset.raw.iterdir()
+    cases = json.loads((raw / "provenance.json").read_text())["cases"]
+    assert patients_of(raw.name, sorted(cases)) == {case: entry["patient"] for case, entry in cases.items()}
 
 
 def test_paper_recipe_reaches_the_stored_plans(phantom_dataset, construct):
