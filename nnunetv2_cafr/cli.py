@@ -11,20 +11,25 @@ EPILOG = """examples:
   nnUNetv2_cafr split -d 511                  folds by patient, with every level in each
   nnUNetv2_cafr plan -d 511                   plans of CAFR-Net for a GPU's memory: -p nnUNetCAFRPlans
   nnUNetv2_cafr cost --size 256 256           MACs, parameters, latency beside nnU-Net
+  nnUNetv2_cafr evaluate REF PRED             overlaps, surface distances in mm, level errors
+  nnUNetv2_cafr benchmark -d 511 --dry-run    every network under equal conditions: one page, tables
   nnUNetv2_cafr doctor                        versions, device, folders, trainers
 
 Training and inference are nnU-Net's own commands: nnUNetv2_train DATASET 2d 0 -tr nnUNetTrainer_CAFR
 """
 
-# Each verb is a module of this package: its docstring describes it, EXAMPLES ends its --help, `add_arguments` and `run`
-# do the rest.
+# Summary and module of each verb: the module's docstring describes it, EXAMPLES ends its --help, `add_arguments` and
+# `run` do the rest.
 VERBS = {
-    "demo": "the whole chain on synthetic spines, in minutes on a CPU",
-    "check": "quality control of a raw data set: a page, a table, an exit status",
-    "split": "splits by patient, with every label in every fold where possible",
-    "plan": "plans of CAFR-Net's own that fit a GPU's memory",
-    "cost": "MACs, parameters and latency beside nnU-Net's network",
-    "doctor": "versions, device, folders, and whether nnU-Net finds the trainers",
+    "demo": ("the whole chain on synthetic spines, in minutes on a CPU", "demo"),
+    "check": ("quality control of a raw data set: a page, a table, an exit status", "check"),
+    "split": ("splits by patient, with every label in every fold where possible", "split"),
+    "plan": ("plans of CAFR-Net's own that fit a GPU's memory", "plan"),
+    "evaluate": ("Dice, surface distances and level errors of predictions, every way of averaging named", "evaluate"),
+    "benchmark": ("all networks under equal conditions, in one report", "benchmark.command"),
+    "report": ("the report of a finished benchmark, again", "report"),
+    "cost": ("MACs, parameters and latency beside nnU-Net's network", "cost"),
+    "doctor": ("versions, device, folders, and whether nnU-Net finds the trainers", "doctor"),
 }
 
 
@@ -37,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, summary in VERBS.items():
+    for name, (summary, module_name) in VERBS.items():
         verb = verbs.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         if argv[:1] == [name]:  # torch takes seconds to import, so no module is imported but the one that is asked for
-            module = importlib.import_module(f"nnunetv2_cafr.{name}")
+            module = importlib.import_module(f"nnunetv2_cafr.{module_name}")
             verb.description = module.__doc__
             verb.epilog = module.EXAMPLES
             module.add_arguments(verb)

@@ -61,16 +61,16 @@ def interleaved_latency_ms(networks: list[nn.Module], x: torch.Tensor, repeats: 
     with torch.no_grad():
         for repeat in range(repeats + 2):  # two rounds to warm up
             for network, times in zip(networks, seconds, strict=True):
-                _synchronize(x.device)
+                synchronize(x.device)
                 start = time.perf_counter()
                 network(x)
-                _synchronize(x.device)
+                synchronize(x.device)
                 if repeat >= 2:
                     times.append(time.perf_counter() - start)
     return [1000 * statistics.median(times) for times in seconds]
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

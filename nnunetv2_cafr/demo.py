@@ -6,7 +6,6 @@ a result: it shows that the chain works and that the network learns.
 """
 
 import argparse
-import csv
 import json
 import os
 import re
@@ -19,13 +18,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
 from nnunetv2_cafr import phantom
-from nnunetv2_cafr.evaluation.overlap import CaseScore, score_folders
+from nnunetv2_cafr.evaluation.means import per_case, values_by_policy
 from nnunetv2_cafr.evaluation.pictures import PictureRow, side_by_side
+from nnunetv2_cafr.evaluation.reading import CasePair, label_table
+from nnunetv2_cafr.evaluation.scoring import evaluate_folders
 
 EXAMPLES = """examples:
   nnUNetv2_cafr demo                          6 minutes on two CPU cores, result in ./cafr_demo
@@ -34,6 +35,7 @@ EXAMPLES = """examples:
 
 DATASET_ID, HELD_OUT_ID = 511, 512
 MARKER = "demo.json"
+ENDING = ".nii.gz"
 MIN_FOREGROUND_DICE = 0.8  # below it nothing was learnt worth showing
 
 
@@ -86,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     demo = Demo(arguments.out.resolve(), settings)
     scores = demo.run()
     print(f"\nThe whole demo took {(time.monotonic() - start) / 60:.1f} minutes.")
-    foreground = float(np.mean([score.foreground_dice for score in scores]))
+    foreground = float(scores["foreground_dice"].mean())
     if foreground < MIN_FOREGROUND_DICE:
         print(f"Foreground Dice {foreground:.3f} is below {MIN_FOREGROUND_DICE}: this budget taught it too little.")
         return 1
@@ -110,7 +112,7 @@ class Demo:
         # nnU-Net's defaults start eight processes which each import torch: more than small machines bear.
         self.workers = max(1, min(8, (os.cpu_count() or 1) // 2))
 
-    def run(self) -> list[CaseScore]:
+    def run(self) -> pd.DataFrame:
         self._claim_folder()
         epochs = int(self.settings.budget.split("x")[0])
         trainer = self.settings.trainer_with_budget
@@ -228,44 +230,43 @@ class Demo:
                 f"{command[0]} ended with status {process.returncode}; its whole output is in {self.log}"
             )
 
-    def _score(self) -> list[CaseScore]:
-        """Writes scores.csv and demo.png, prints the table."""
+    def _score(self) -> pd.DataFrame:
+        """Writes scores.csv and demo.png, prints the table; returns it."""
         references = self.held_out / "labelsTr"
-        scores = list(score_folders(references, self.predictions))
-        with (self.folder / "scores.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["case", "foreground_dice", "present_class_dice", "classes_present"])
-            for score in scores:
-                writer.writerow([score.case, score.foreground_dice, score.present_class_dice, len(score.dice)])
-        print(f"\n{'held-out case':<20}{'all structures':>16}{'level by level':>16}{'levels present':>16}   (Dice)")
-        for score in scores:
-            print(
-                f"{score.case:<20}{score.foreground_dice:>16.3f}{score.present_class_dice:>16.3f}{len(score.dice):>16}"
-            )
-        foreground, by_level = (
-            float(np.mean([getattr(score, field) for score in scores]))
-            for field in ("foreground_dice", "present_class_dice")
+        table = label_table(json.loads((self.dataset / "dataset.json").read_text())["labels"])
+        pairs = [
+            CasePair(path.name.removesuffix(ENDING), path.name, path, self.predictions / path.name)
+            for path in sorted(references.glob(f"*{ENDING}"))
+        ]
+        evaluation = evaluate_folders(pairs, table, num_processes=1, progress=False)
+        scores = pd.DataFrame(
+            {
+                "foreground_dice": per_case(evaluation, "dice", "present", view="foreground"),
+                "present_class_dice": per_case(evaluation, "dice", "present"),
+                "classes_present": values_by_policy(evaluation, "dice", "present").groupby("case").size(),
+            }
         )
-        print(f"{'mean':<20}{foreground:>16.3f}{by_level:>16.3f}")
+        scores.to_csv(self.folder / "scores.csv", index_label="case")
+        print(f"\n{'held-out case':<20}{'all structures':>16}{'level by level':>16}{'levels present':>16}   (Dice)")
+        for case, foreground, by_level, present in scores.itertuples():
+            print(f"{case:<20}{foreground:>16.3f}{by_level:>16.3f}{present:>16}")
+        print(f"{'mean':<20}{scores['foreground_dice'].mean():>16.3f}{scores['present_class_dice'].mean():>16.3f}")
         print(
             "\nDice of all structures together against background, and the mean over the classes that are present in "
             f"the reference.\n{self.settings.trainer_with_budget} is a short training on phantoms: it says nothing "
             "about real images."
         )
 
-        names = {
-            label: name for name, label in json.loads((self.dataset / "dataset.json").read_text())["labels"].items()
-        }
         rows = [
             PictureRow(
-                title=f"{score.case}: Dice {score.foreground_dice:.2f} / {score.present_class_dice:.2f}",
-                image=self.held_out / "imagesTr" / f"{score.case}_0000.nii.gz",
-                reference=references / f"{score.case}.nii.gz",
-                prediction=self.predictions / f"{score.case}.nii.gz",
+                title=f"{case}: Dice {foreground:.2f} / {by_level:.2f}",
+                image=self.held_out / "imagesTr" / f"{case}_0000{ENDING}",
+                reference=references / f"{case}{ENDING}",
+                prediction=self.predictions / f"{case}{ENDING}",
             )
-            for score in scores[:3]
+            for case, foreground, by_level, _ in scores[:3].itertuples()
         ]
         picture = self.folder / "demo.png"
-        side_by_side(rows, names, picture)
+        side_by_side(rows, {label: name for label, name in table.items() if isinstance(label, int)}, picture)
         print(f"Picture: {picture}\nTable:   {self.folder / 'scores.csv'}\nLog:     {self.log}")
         return scores

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 # One row per case, view and class. A class that neither label map holds has NaN in every metric; one that only one of
-# them holds has Dice, IoU and NSD 0 and infinite distances.
+# them holds has Dice, IoU and NSD 0 and infinite distances. `label` is the number, for a region its text "(1, 2)", and
+# 0 in the view "foreground". Volumes are areas in mm^2 where an image has a single slice.
 CLASS_COLUMNS = (
     "case",
     "patient",
@@ -27,10 +28,14 @@ CLASS_COLUMNS = (
     "assd_mm",
     "nsd",
 )
+OVERLAPS, DISTANCES = ("dice", "iou", "nsd"), ("hd_mm", "hd95_mm", "assd_mm")
+METRICS = (*OVERLAPS, *DISTANCES)
 # "volume": the label in 3-D. "slices": mean over the slices that hold the class in either map, each scored in 2-D.
-# "junctions": in 3-D, only voxels near a vertebra-disc junction of the reference. "foreground": all labels as one.
+# "junctions": Dice and IoU in 3-D of the voxels near a vertebra-disc junction of the reference, where the labels are
+# spine levels. "foreground": all labels as one.
 VIEWS = ("volume", "slices", "junctions", "foreground")
 # One row per case; `vertebrae` counts those of the reference, `right_level` those of them that carry the right level.
+# `all_right` is 1 or 0; it and `instance_dice` are NaN in a case whose reference holds no vertebra.
 LEVEL_COLUMNS = (
     "case",
     "patient",
@@ -61,18 +66,30 @@ class Evaluation:
     settings: dict[str, Any]
 
     def write(self, folder: Path) -> None:
-        """Writes the three files; the settings last, so where they stand the evaluation is complete."""
+        """Writes the three files, over earlier ones; where the settings stand, all three belong together."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.classes.to_csv(folder / CLASSES_FILE, index=False)
-        self.levels.to_csv(folder / LEVELS_FILE, index=False)
-        (folder / SETTINGS_FILE).write_text(json.dumps(self.settings, indent=2), encoding="utf-8")
+        (folder / SETTINGS_FILE).unlink(missing_ok=True)
+        for name, text in (
+            (CLASSES_FILE, self.classes.to_csv(index=False)),
+            (LEVELS_FILE, self.levels.to_csv(index=False)),
+            (SETTINGS_FILE, json.dumps(self.settings, indent=2) + "\n"),
+        ):
+            partial = folder / f".{name}.partial"
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(folder / name)
 
     @classmethod
     def read(cls, folder: Path) -> "Evaluation":
         """Raises FileNotFoundError if a file is missing."""
-        as_text = {"case": str, "patient": str, "name": str}
-        return cls(
-            pd.read_csv(folder / CLASSES_FILE, dtype=as_text, keep_default_na=True),
-            pd.read_csv(folder / LEVELS_FILE, dtype={"case": str, "patient": str}),
-            json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")),
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        classes, levels = (
+            pd.read_csv(
+                folder / name,
+                dtype={"case": str, "patient": str, "name": str},
+                keep_default_na=False,  # a patient may be called NA
+                na_values=[""],
+                float_precision="round_trip",
+            )
+            for name in (CLASSES_FILE, LEVELS_FILE)
         )
+        return cls(classes, levels, settings)

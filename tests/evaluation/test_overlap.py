@@ -1,61 +1,32 @@
-"""Dice against a slow twin, closed forms and nnU-Net's own summary."""
+"""Dice and IoU against a twin of voxel sets, and closed forms."""
 
-from pathlib import Path
+import math
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from nnunetv2_cafr.evaluation.overlap import score_case, score_folders
-
-
-def write(path: Path, labels: np.ndarray) -> Path:
-    sitk.WriteImage(sitk.GetImageFromArray(labels.astype(np.uint8)), str(path))
-    return path
+from nnunetv2_cafr.evaluation.overlap import overlap
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_agrees_with_voxel_sets_and_with_nnunet(seed, tmp_path):
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0, 1))
+def test_agrees_with_sets_of_voxels(seed: int, dense: float, sparse: float) -> None:
     rng = np.random.default_rng(seed)
-    reference, prediction = rng.integers(0, 5, (2, 3, 6, 7))
-    reference[reference == 4] = 0  # label 4 is only predicted
-    score = score_case("case", reference, prediction)
-
-    for label in (1, 2, 3):
-        r, p = ({tuple(i) for i in np.argwhere(labels == label)} for labels in (reference, prediction))
-        assert score.dice[label] == pytest.approx(2 * len(r & p) / (len(r) + len(p)))
-    r, p = reference > 0, prediction > 0
-    assert score.foreground_dice == pytest.approx(2 * (r & p).sum() / (r.sum() + p.sum()))
-    assert 4 not in score.dice
-
-    files = [str(write(tmp_path / name, a)) for name, a in (("r.nii.gz", reference), ("p.nii.gz", prediction))]
-    theirs = compute_metrics(*files, SimpleITKIO(), [1, 2, 3])["metrics"]
-    assert score.present_class_dice == pytest.approx(np.mean([theirs[label]["Dice"] for label in (1, 2, 3)]))
+    reference, prediction = (rng.random((2, 3, 4)) < share for share in (dense, sparse))
+    r, p = ({tuple(index) for index in np.argwhere(mask)} for mask in (reference, prediction))
+    scores = overlap(reference, prediction)
+    if not r and not p:
+        assert math.isnan(scores.dice) and math.isnan(scores.iou)
+    else:
+        assert scores.dice == 2 * len(r & p) / (len(r) + len(p))
+        assert scores.iou == len(r & p) / len(r | p)
 
 
-def test_closed_forms():
-    labels = np.zeros((4, 4), dtype=int)
-    labels[:2] = 3
-    assert score_case("same", labels, labels).dice == {3: 1.0}
-    shifted = score_case("wrong level", labels, np.where(labels == 3, 2, 0))
-    assert shifted.dice == {3: 0.0}
-    assert shifted.foreground_dice == 1.0
-    empty = score_case("empty", np.zeros_like(labels), np.zeros_like(labels))
-    assert np.isnan(empty.foreground_dice)
-    assert np.isnan(empty.present_class_dice)
-
-
-def test_folders_name_what_is_missing(tmp_path):
-    references, predictions = tmp_path / "r", tmp_path / "p"
-    references.mkdir()
-    predictions.mkdir()
-    with pytest.raises(FileNotFoundError, match="No reference"):
-        list(score_folders(references, predictions))
-    write(references / "a.nii.gz", np.ones((2, 2, 2)))
-    with pytest.raises(FileNotFoundError, match=r"a\.nii\.gz"):
-        list(score_folders(references, predictions))
-    write(predictions / "a.nii.gz", np.ones((2, 2, 3)))
-    with pytest.raises(ValueError, match="shape"):
-        list(score_folders(references, predictions))
+def test_closed_forms() -> None:
+    row = np.arange(10)
+    assert overlap(row < 6, (row >= 3) & (row < 9)) == (0.5, pytest.approx(1 / 3))
+    assert overlap(row < 6, row < 6) == (1, 1)
+    assert overlap(row < 6, row < 0) == (0, 0)
+    assert overlap(row < 0, row < 6) == (0, 0)

@@ -1,0 +1,116 @@
+"""The networks that a benchmark compares, and the lengths it trains them for.
+
+An arm is a trainer with a plans identifier. Two families of augmentation never mix (see training/level_safe.py): arms
+are compared within one. The paper's own recipe brings its own patch, batch and length: it is shown, and compared with
+nothing.
+"""
+
+import re
+from dataclasses import dataclass
+
+from nnunetv2_cafr.evaluation.study import Arm
+
+LEVEL_SAFE, STOCK, RECIPE = "level-safe", "stock", "the paper's recipe"
+OWN_PLANS = {"nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM", "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL"}
+SAME_PLANS = ""  # the benchmark's plans
+
+_SGD = "SGD, Nesterov momentum 0.99, polynomial decay from 1e-2"
+_ADAM = "Adam, cosine from 1e-4 to 1e-6"
+
+
+def _arm(name: str, trainer: str, family: str, description: str, printed_as: str = "", plans: str = SAME_PLANS) -> Arm:
+    return Arm(name, trainer, plans, family, description, printed_as)
+
+
+# By the name that --arms takes and folders carry.
+ARMS = {
+    arm.name: arm
+    for arm in (
+        _arm("nnU-Net", "nnUNetTrainer", STOCK, f"PlainConvUNet; {_SGD}"),
+        _arm("CAFR-stockDA", "nnUNetTrainer_CAFR_nnUNetDA", STOCK, f"CAFR-Net; {_ADAM}"),
+        _arm("LevelSafe", "nnUNetTrainer_LevelSafe", LEVEL_SAFE, f"nnU-Net's PlainConvUNet; {_SGD}"),
+        _arm(
+            "LevelSafe-CLR",
+            "nnUNetTrainer_LevelSafe_CLR",
+            LEVEL_SAFE,
+            f"nnU-Net's PlainConvUNet with CAFR's contrastive loss; {_SGD}",
+        ),
+        _arm(
+            "ResEncM",
+            "nnUNetTrainer_LevelSafe",
+            LEVEL_SAFE,
+            f"nnU-Net's ResidualEncoderUNet, plans M; {_SGD}",
+            plans="nnUNetResEncUNetMPlans",
+        ),
+        _arm(
+            "ResEncL",
+            "nnUNetTrainer_LevelSafe",
+            LEVEL_SAFE,
+            f"nnU-Net's ResidualEncoderUNet, plans L; {_SGD}",
+            plans="nnUNetResEncUNetLPlans",
+        ),
+        _arm("UNet", "nnUNetTrainer_UNet", LEVEL_SAFE, "U-Net of 2015 (MONAI BasicUNet, 64 to 1024)", "U-Net"),
+        _arm(
+            "AttentionUNet",
+            "nnUNetTrainer_AttentionUNet",
+            LEVEL_SAFE,
+            "Attention U-Net (MONAI, 64 to 1024, strided convolutions)",
+            "Attention U-Net",
+        ),
+        _arm("SwinUNet", "nnUNetTrainer_SwinUNet", LEVEL_SAFE, "Swin-Unet from scratch", "Swin-Unet"),
+        _arm("TransUNet", "nnUNetTrainer_TransUNet", LEVEL_SAFE, "TransUNet R50-ViT-B/16 from scratch", "TransUNet"),
+        _arm("CAFR", "nnUNetTrainer_CAFR", LEVEL_SAFE, f"CAFR-Net; {_ADAM}", "CAFR-Net"),
+        _arm("CAFR-noLAFR", "nnUNetTrainer_CAFR_noLAFR", LEVEL_SAFE, f"CAFR-Net without LAFR; {_ADAM}", "+ CLR"),
+        _arm("CAFR-noCLR", "nnUNetTrainer_CAFR_noCLR", LEVEL_SAFE, f"CAFR-Net without CLR; {_ADAM}", "+ LAFR"),
+        _arm(
+            "CAFR-noLAFR-noCLR",
+            "nnUNetTrainer_CAFR_noLAFR_noCLR",
+            LEVEL_SAFE,
+            f"CAFR-Net without LAFR and CLR; {_ADAM}",
+            "neither",
+        ),
+        _arm(
+            "CAFR-noTransformer",
+            "nnUNetTrainer_CAFR_noTransformer",
+            LEVEL_SAFE,
+            f"CAFR-Net without its Transformer; {_ADAM}",
+        ),
+        _arm("CAFR-paper", "nnUNetTrainer_CAFR_paper", RECIPE, "CAFR-Net as the paper trains it; Adam, early stopping"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long every arm trains; None for a trainer's own length, which is 1000 epochs of 250 iterations in nnU-Net."""
+
+    name: str
+    epochs: int | None = None
+    iterations: int | None = None
+
+    @property
+    def suffix(self) -> str:
+        """What a trainer's name carries for this length."""
+        return f"_budget{self.epochs}x{self.iterations}" if self.epochs else ""
+
+    @property
+    def words(self) -> str:
+        if self.epochs is None:
+            return f"{self.name}: each trainer's own length (nnU-Net's: 1000 epochs of 250 iterations)"
+        return f"{self.name}: {self.epochs} epochs of {self.iterations} iterations"
+
+
+BUDGETS = {budget.name: budget for budget in (Budget("smoke", 2, 4), Budget("short", 100, 250), Budget("full"))}
+
+
+def parse_budget(text: str) -> Budget:
+    """One of BUDGETS, or EPOCHSxITERATIONS.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if text in BUDGETS:
+        return BUDGETS[text]
+    if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text):
+        return Budget(text, int(match[1]), int(match[2]))
+    raise ValueError(f"a budget is {', '.join(BUDGETS)} or EPOCHSxITERATIONS such as 50x100, got {text!r}")

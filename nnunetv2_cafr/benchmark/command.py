@@ -1,0 +1,149 @@
+"""`nnUNetv2_cafr benchmark`: every network under equal conditions, in one report.
+
+Trains arms x folds x seeds with nnUNetv2_train, predicts and scores them, measures what they cost, and writes one page
+with tables beside it. All arms share preprocessed data, plans, splits, length, inference and, within a family, the
+augmentation; a report that would mix any of these is refused. A benchmark that was killed goes on where it stopped when
+the same line is given again; an arm, fold or seed that is added trains alone. What follows `--` goes to Snakemake,
+which runs the jobs: here, or on a cluster.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+
+from nnunetv2_cafr.benchmark import fairness, planning, reporting, workflow
+from nnunetv2_cafr.benchmark.arms import ARMS, BUDGETS, parse_budget
+from nnunetv2_cafr.benchmark.jobs import jobs_of, missing
+from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE, Matrix
+from nnunetv2_cafr.splits.cases import find_dataset
+
+EXAMPLES = """examples:
+  nnUNetv2_cafr benchmark -d 511 --budget smoke --dry-run         the commands, nothing else
+  nnUNetv2_cafr benchmark -d 511 --arms LevelSafe CAFR --budget short -f 0
+  nnUNetv2_cafr benchmark -d 511 --budget full --jobs 4           4 GPUs of this node, one training each
+  nnUNetv2_cafr benchmark -d 511 --train-fraction 0.1 0.25 1 --external 520
+  nnUNetv2_cafr benchmark -d 511 --budget full --jobs 50 -- --executor slurm \\
+      --default-resources slurm_partition=gpu runtime=2880 mem_mb=48000 cpus_per_task=12 --retries 5
+"""
+ENVIRONMENT = {"nnUNet_raw": nnUNet_raw, "nnUNet_preprocessed": nnUNet_preprocessed, "nnUNet_results": nnUNet_results}
+# Parts of a benchmark that its folder stands for; arms, folds and the like may grow.
+FIXED = ("dataset", "configuration", "plans", "budget")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", metavar="DATASET", required=True, help="id or name of the data set")
+    parser.add_argument("-c", metavar="CONFIGURATION", default="2d", help="default 2d")
+    parser.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="plans of all arms (default nnUNetPlans)")
+    parser.add_argument(
+        "--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help=f"default all: {', '.join(ARMS)}"
+    )
+    parser.add_argument("-f", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="FOLD", help="default 0 1 2 3 4")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="default 0")
+    parser.add_argument(
+        "--budget",
+        type=_budget,
+        default="full",
+        help=f"{', '.join(budget.words for budget in BUDGETS.values())}; or EPOCHSxITERATIONS (default full)",
+    )
+    parser.add_argument(
+        "--train-fraction",
+        type=_percent,
+        nargs="+",
+        default=[100],
+        metavar="F",
+        help="also train on this share of the patients, whole percents such as 0.1 0.25 (default 1)",
+    )
+    parser.add_argument(
+        "--external", nargs="+", default=[], metavar="DATASET", help="raw data sets that every arm predicts untrained"
+    )
+    parser.add_argument("-device", default=None, choices=["cpu", "cuda", "mps"], help="default: cuda if there is one")
+    parser.add_argument(
+        "-o", type=Path, metavar="FOLDER", help="folder of the benchmark (default benchmark_DATASET_BUDGET)"
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="jobs at a time (default one per GPU, else 1)")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands that are left to run, and end")
+    parser.add_argument("snakemake", nargs="*", metavar="-- SNAKEMAKE OPTIONS", help="for example --executor slurm ...")
+
+
+def _budget(text: str) -> str:
+    try:
+        return parse_budget(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _percent(text: str) -> int:
+    percent = float(text) * 100
+    if not 1 <= percent <= 100 or abs(percent - round(percent)) > 1e-6:
+        raise argparse.ArgumentTypeError(f"a share is 0.01, 0.02, ... 1, got {text}")
+    return round(percent)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    for name, value in ENVIRONMENT.items():
+        if not value.is_set():
+            raise SystemExit(f"{name} is not set: export {name}=/path/to/folder")
+    matrix = Matrix(
+        dataset=find_dataset(arguments.d).name,
+        configuration=arguments.c,
+        plans=arguments.p,
+        arms=tuple(dict.fromkeys(arguments.arms)),
+        folds=tuple(dict.fromkeys(arguments.f)),
+        seeds=tuple(dict.fromkeys(arguments.seeds)),
+        budget=arguments.budget,
+        percents=tuple({100, *arguments.train_fraction}),
+        externals=tuple(find_dataset(dataset).name for dataset in arguments.external),
+        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    folder = (arguments.o or Path(f"benchmark_{matrix.dataset}_{matrix.budget}")).resolve()
+    jobs = jobs_of(matrix, folder)
+    if arguments.dry_run:
+        for command in (*planning.missing_plans(matrix), *(job.command for job in missing(jobs) if job.is_of_nnunet)):
+            print(shlex.join(command))
+        print("# Scores, costs and the report: the same line without --dry-run")
+        return 0
+    workflow.require_snakemake()
+    planning.make_missing_plans(matrix)
+    fairness.check_before(matrix)
+    _claim(folder, matrix)
+    gpus = _gpus(matrix, arguments.snakemake)
+    print(
+        f"{len(missing(jobs))} of {len(jobs)} jobs are left to do; their output goes to {folder / 'logs'}", flush=True
+    )
+    status = workflow.run(jobs, folder, arguments.jobs or max(1, len(gpus)), gpus, arguments.snakemake)
+    if status:
+        print("Give the same line again to go on with what is left.", file=sys.stderr)
+        return status
+    page = reporting.report(folder, shlex.join(["nnUNetv2_cafr", *sys.argv[1:]]))
+    print(f"Report: {page}")
+    return 0
+
+
+def _claim(folder: Path, matrix: Matrix) -> None:
+    """Marks a folder as this benchmark's.
+
+    Raises:
+        SystemExit: if it holds something else, or a benchmark of other data, plans or budget.
+    """
+    if (folder / MATRIX_FILE).is_file():
+        found, wanted = (asdict(one) for one in (Matrix.read(folder), matrix))
+        differing = [f"{name} {found[name]}, not {wanted[name]}" for name in FIXED if found[name] != wanted[name]]
+        if differing:
+            raise SystemExit(f"{folder} holds a benchmark of {'; '.join(differing)}: choose another -o")
+    elif folder.exists() and any(folder.iterdir()):
+        raise SystemExit(f"{folder} is not empty and holds no benchmark: choose another -o. Nothing was touched")
+    folder.mkdir(parents=True, exist_ok=True)
+    matrix.write(folder)
+
+
+def _gpus(matrix: Matrix, options: Sequence[str]) -> list[str]:
+    """Ids of this node's GPUs, for one job each; none where a cluster gives them out."""
+    if matrix.device != "cuda" or "--executor" in options or "--profile" in options:
+        return []
+    return workflow.visible_gpus()

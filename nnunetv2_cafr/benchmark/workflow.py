@@ -1,0 +1,103 @@
+"""Runs the jobs of a benchmark by Snakemake: on this machine, one per GPU of a node, or on a cluster.
+
+Snakemake knows what is done by the files that are there, goes on after a kill with what is missing, and talks to
+clusters. It is the extra [cluster]; jobs of a plain shell need nothing but `--dry-run`.
+"""
+
+import fcntl
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from nnunetv2_cafr.benchmark.jobs import Job, missing
+
+SNAKEFILE = Path(__file__).with_name("Snakefile")
+LOG_LINES = 15
+
+
+def require_snakemake() -> None:
+    """Raises SystemExit where Snakemake is not installed."""
+    if importlib.util.find_spec("snakemake") is None:
+        raise SystemExit(
+            "Snakemake runs the benchmark's jobs and is not installed: pip install 'nnunetv2-cafr[cluster]' (Python "
+            "3.11 or newer). Without it, --dry-run prints the commands to run by hand"
+        )
+
+
+def run(jobs: Sequence[Job], folder: Path, parallel: int, gpus: Sequence[str], options: Sequence[str]) -> int:
+    """Runs what is missing; returns Snakemake's exit status.
+
+    Args:
+        jobs: all jobs.
+        folder: the benchmark's.
+        parallel: jobs at a time.
+        gpus: ids of this node's GPUs to give to one job each; none leaves the choice to the jobs or the cluster.
+        options: passed on to Snakemake, such as --executor slurm.
+    """
+    logs = folder / "logs"
+    logs.mkdir(exist_ok=True)
+    config = folder / "jobs.json"
+    config.write_text(json.dumps({"jobs": [_entry(job, folder, gpus) for job in jobs]}, indent=1))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", str(config)]
+    command += ["--directory", str(folder), "--cores", str(parallel), "--jobs", str(parallel), "--keep-going"]
+    # A file that is there is done, whatever changed meanwhile in our code: trainings take days.
+    command += ["--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--quiet", "host"]
+    if gpus:
+        command += ["--resources", f"gpu={len(gpus)}"]
+    with hold(folder):
+        status = subprocess.call([*command, *options], env=_environment())
+    for job in missing(list(jobs)) if status else []:
+        log = logs / f"{job.name}.log"
+        if log.is_file() and all(path.is_file() for path in job.inputs):
+            last = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            print(f"\n{job.name} did not end well ({log}):", *last, sep="\n  ", file=sys.stderr)
+    return status
+
+
+def _entry(job: Job, folder: Path, gpus: Sequence[str]) -> dict[str, object]:
+    command = job.shell
+    if job.gpu and gpus:
+        slot = [sys.executable, "-m", "nnunetv2_cafr.benchmark.gpu", str(folder / ".gpus"), ",".join(gpus), command]
+        command = shlex.join(slot)
+    return {
+        "name": job.name,
+        "command": command,
+        "inputs": [str(path) for path in job.inputs],
+        "output": str(job.output),
+        "log": str(folder / "logs" / f"{job.name}.log"),
+        "gpu": int(job.gpu),
+    }
+
+
+def visible_gpus() -> list[str]:
+    """Ids of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _environment() -> dict[str, str]:
+    """Idle threads that spin take the cores from the processes that work; output is to be seen while it happens."""
+    return {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", **os.environ}
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keeps a second benchmark out of the folder while this one lives; nothing is left behind by a kill.
+
+    Raises:
+        SystemExit: if another one is at work there.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SystemExit(f"Another benchmark is at work in {folder}: wait for it, or choose another -o") from error
+        yield

@@ -1,0 +1,88 @@
+"""Right shape, wrong level: what Dice hides, because a vertebra that is outlined well and called L3 instead of L4
+scores 0 twice.
+
+The shapes are first matched without their labels. A *piece* is a 26-connected part of one predicted vertebra label. It
+belongs to the reference vertebra that it shares most voxels with, and the pieces of a reference vertebra are its
+predicted *instance*, whatever they are called: islands, a label that two vertebrae carry, and a vertebra that carries
+two labels all find their place. Then
+  instance Dice   of a reference vertebra and its instance; the mean over the vertebrae of a case, 0 where there is none
+  found           instance Dice at least 0.5
+  level           the label of most of the voxels that the instance shares with the vertebra
+  right, shifted  of the found ones: the level is the reference's, or the next one up (towards the head) or down
+Pieces that touch no reference vertebra are not judged here: references leave out vertebrae that the image cuts off. All
+of this is ours; the paper has nothing of the kind.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cc3d
+import numpy as np
+
+from nnunetv2_cafr.quality.levels import OPTIONAL, VERTEBRAE, is_vertebra
+
+FOUND_DICE = 0.5
+
+
+@dataclass(frozen=True)
+class LevelErrors:
+    """Numbers of reference vertebrae of one case; without any, `all_right` (0 or 1) and `instance_dice` are NaN."""
+
+    vertebrae: int
+    found: int
+    right_level: int
+    shifted_up: int
+    shifted_down: int
+    all_right: float
+    instance_dice: float
+
+
+def level_errors(reference: np.ndarray, prediction: np.ndarray, names: Mapping[int, str]) -> LevelErrors:
+    """Compares two integer label maps (0 = background) of one shape, 2-D or 3-D.
+
+    Args:
+        names: of the labels; those that are vertebrae, sacrum included, count.
+    """
+    chain = [label for label, name in names.items() if is_vertebra(name)]
+    chain.sort(key=lambda label: VERTEBRAE.index(names[label]))
+    size = max(chain) + 1
+    is_counted = np.zeros(int(max(reference.max(), prediction.max(), size - 1)) + 1, bool)
+    is_counted[chain] = True
+    reference, prediction = (np.where(is_counted[labels], labels, 0) for labels in (reference, prediction))
+    pieces, number = cc3d.connected_components(
+        prediction.astype(np.uint16), connectivity=26 if prediction.ndim == 3 else 8, return_N=True
+    )
+    shared = np.bincount(pieces.ravel().astype(np.int64) * size + reference.ravel(), minlength=(number + 1) * size)
+    shared = shared.reshape(number + 1, size)  # voxels by [piece, label of the reference]; piece 0 is the background
+    in_reference, in_piece = shared.sum(0), shared.sum(1)
+    label_of = np.zeros(number + 1, int)
+    label_of[pieces.ravel()] = prediction.ravel()
+    owner = np.where(shared[:, 1:].any(1), shared[:, 1:].argmax(1) + 1, 0)
+    owner[0] = 0
+
+    present = [label for label in chain if in_reference[label]]
+    dice, levels = [], []
+    for label in present:
+        mine = owner == label
+        dice.append(2 * shared[mine, label].sum() / (in_piece[mine].sum() + in_reference[label]))
+        votes = np.bincount(label_of[mine], weights=shared[mine, label], minlength=size)
+        levels.append(int(votes.argmax()) if dice[-1] >= FOUND_DICE else 0)
+    spine = [names[label] for label in chain]
+    pairs = [(names[label], names[level]) for label, level in zip(present, levels, strict=True) if level]
+    right = sum(name == level for name, level in pairs)
+    return LevelErrors(
+        vertebrae=len(present),
+        found=len(pairs),
+        right_level=right,
+        shifted_up=sum(_follows(spine, name, level) for name, level in pairs),
+        shifted_down=sum(_follows(spine, level, name) for name, level in pairs),
+        all_right=float(right == len(present)) if present else math.nan,
+        instance_dice=float(np.mean(dice)) if present else math.nan,
+    )
+
+
+def _follows(spine: Sequence[str], lower: str, upper: str) -> bool:
+    """Whether `upper` is the next level above `lower`; L6 and T13, which few people have, may lie between them."""
+    start, stop = spine.index(lower), spine.index(upper)
+    return start < stop and all(name in OPTIONAL for name in spine[start + 1 : stop])

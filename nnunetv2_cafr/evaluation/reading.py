@@ -1,0 +1,125 @@
+"""Reads a reference and its prediction as nnU-Net does, and refuses two that cannot be compared voxel by voxel."""
+
+import gzip
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
+from nnunetv2_cafr.quality.levels import is_spine_table
+
+IGNORE = "ignore"  # nnU-Net's name for voxels that nobody annotated
+
+Label = int | tuple[int, ...]  # a tuple is a region: the union of these labels
+
+
+@dataclass(frozen=True)
+class CasePair:
+    """Files of one case, and the patient that it is of."""
+
+    case: str
+    patient: str
+    reference: Path
+    prediction: Path
+
+
+class LabelMaps(NamedTuple):
+    """Two integer arrays of one shape, without axes of length one, and mm per axis."""
+
+    reference: np.ndarray
+    prediction: np.ndarray
+    spacing: tuple[float, ...]
+
+
+def label_table(labels: Mapping[str, Any]) -> dict[Label, str]:
+    """Names by label, or by region, from the `labels` of a dataset.json; without background, with ignore."""
+    table: dict[Label, str] = {}
+    for name, value in labels.items():
+        members = tuple(map(int, value)) if isinstance(value, list | tuple) else (int(value),)
+        if any(members):
+            table[members if len(members) > 1 else members[0]] = name
+    return table
+
+
+class Classes:
+    """What a label table means for scoring.
+
+    Args:
+        label_names: as `label_table` gives it.
+    """
+
+    def __init__(self, label_names: Mapping[Any, str]) -> None:
+        self.names: dict[Label, str] = {label: name for label, name in label_names.items() if name != IGNORE}
+        self.ignore: int | None = next((label for label, name in label_names.items() if name == IGNORE), None)
+        self.values = frozenset(member for label in self.names for member in members(label))
+        # Levels and junctions ask for labels that exclude one another: none of regions.
+        single = {label: name for label, name in self.names.items() if isinstance(label, int)}
+        is_spine = len(single) == len(self.names) and is_spine_table(single.values())
+        self.spine: dict[int, str] = single if is_spine else {}
+
+
+def members(label: Label) -> tuple[int, ...]:
+    return label if isinstance(label, tuple) else (label,)
+
+
+def read_pair(pair: CasePair, classes: Classes, reader: type[BaseReaderWriter]) -> LabelMaps:
+    """Both label maps; voxels that the reference ignores are background in both.
+
+    Raises:
+        ValueError: if a file cannot be read or holds other values, or if the grids differ; names both.
+    """
+    ignore = set() if classes.ignore is None else {classes.ignore}
+    reference, grid = _read(pair.reference, classes.values | ignore, reader)
+    prediction, other = _read(pair.prediction, classes.values, reader)
+    differences = [
+        f"{key} {_words(value)} and {_words(other.get(key))}"
+        for key, value in grid.items()
+        if key not in other
+        or np.shape(value) != np.shape(other[key])
+        or not np.allclose(value, other[key], rtol=1e-4, atol=1e-3)
+    ]
+    if differences:
+        raise ValueError(
+            f"{pair.reference} and {pair.prediction} lie on different grids: {'; '.join(differences)}. Expected is a "
+            "prediction on the reference's own grid, as nnUNetv2_predict writes it; resample it, or look whether the "
+            "two belong together"
+        )
+    if classes.ignore is not None:
+        ignored = reference == classes.ignore
+        reference[ignored] = prediction[ignored] = 0
+    spacing = tuple(float(grid["spacing"][axis]) for axis, length in enumerate(reference.shape) if length > 1)
+    return LabelMaps(reference.squeeze(), prediction.squeeze(), spacing)
+
+
+def _read(path: Path, allowed: frozenset[int], reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Label map, and what tells its grid from another: shape, spacing, and the header's geometry."""
+    if path.suffix == ".gz":  # SimpleITK returns zeros for what is missing of a truncated file
+        try:
+            with gzip.open(path) as stream:
+                while stream.read(1 << 20):
+                    pass
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} cannot be read ({error}); restore it, or predict the case again") from error
+    values, properties = reader().read_seg(str(path))
+    labels = values[0].astype(np.int32)
+    if not np.array_equal(labels, values[0]):
+        raise ValueError(f"{path} holds values that are no integers; expected is a label map")
+    foreign = sorted(set(pd.unique(labels.ravel()).tolist()) - allowed - {0})
+    if foreign:
+        raise ValueError(
+            f"{path} holds {_words(foreign)}, but the labels are {_words(sorted(allowed))}. Correct the file, or give "
+            "the dataset.json that it belongs to"
+        )
+    header = properties.get("sitk_stuff") or properties.get("nibabel_stuff") or {}
+    return labels, {"shape": labels.shape, **header, "spacing": properties["spacing"]}
+
+
+def _words(values: Any) -> str:
+    if values is None or np.ndim(values) == 0:
+        return str(values)
+    return "(" + ", ".join(f"{value:.6g}" for value in np.ravel(values)) + ")"

@@ -1,0 +1,145 @@
+"""Dice + CE + the contrastive loss (CLR) inside nnU-Net's training: its weight over the epochs, its terms in the log.
+
+What a trainer needs beside a network that returns `(logits, embedding)` in training; with deep supervision or without.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.utilities.collate_outputs import collate_outputs
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import distributed as dist
+from torch import nn
+
+from nnunetv2_cafr.loss import DeepSupervisionCLRLoss, DiceCECLRLoss, PixelInfoNCE
+from nnunetv2_cafr.network.contrastive_unet import ContrastiveUNet
+from nnunetv2_cafr.training.level_safe import nnUNetTrainer_LevelSafe
+
+TERMS = ("dice", "ce", "clr")
+
+
+class ContrastiveTraining:
+    """Mixin before any nnUNetTrainer: its loss plus 0.1 InfoNCE (the weight is ours).
+
+    The contrastive weight rises from 0 over the first tenth of the epochs (ours). The three loss terms and the weight
+    are logged once per epoch and drawn to `loss_terms.png`. Dice is nnU-Net's, the negative of the soft Dice score.
+    """
+
+    use_clr = True
+    clr_weight = 0.1
+    clr_warmup = 0.1  # fraction of the epochs
+
+    def initialize(self: Any) -> None:
+        super().initialize()  # type: ignore[misc]
+        self._register_log_keys()
+        if self.use_clr and self.batch_size == 1:
+            self.print_to_log_file(
+                "WARNING: a batch of one sample (per GPU): the contrastive loss finds its positives in the same sample "
+                "only, which is another loss than the paper's. Fewer GPUs, or plans with a larger batch, avoid that."
+            )
+
+    def _build_loss(self: Any) -> nn.Module:
+        stock = super()._build_loss()  # type: ignore[misc]
+        contrastive = PixelInfoNCE(ignore_label=self.label_manager.ignore_label, regions=self.label_manager.has_regions)
+        if isinstance(stock, DeepSupervisionWrapper):
+            return DeepSupervisionCLRLoss(stock.loss, stock.weight_factors, contrastive, clr_weight=0.0)
+        return DiceCECLRLoss(stock, contrastive, clr_weight=0.0)
+
+    @classmethod
+    def get_training_transforms(cls, *args: Any, **kwargs: Any) -> BasicTransform:
+        """nnU-Net's pipeline, but padding stays -1, so that the contrastive loss can tell it from background."""
+        pipeline = super().get_training_transforms(*args, **kwargs)  # type: ignore[misc]
+        pipeline.transforms = [t for t in pipeline.transforms if not isinstance(t, RemoveLabelTansform)]
+        return pipeline
+
+    def current_clr_weight(self: Any) -> float:
+        """The contrastive weight of the current epoch; a function of the epoch alone, so `--c` goes on exactly."""
+        if not self.use_clr:
+            return 0.0
+        return self.clr_weight * min(1.0, self.current_epoch / max(1.0, self.clr_warmup * self.num_epochs))
+
+    def on_train_epoch_start(self: Any) -> None:
+        super().on_train_epoch_start()  # type: ignore[misc]
+        self.loss.clr_weight = self.current_clr_weight()
+
+    def train_step(self: Any, batch: dict) -> dict:
+        outputs = super().train_step(batch)  # type: ignore[misc]
+        values = {**self.loss.last_terms, "negative_cosine": self.loss.contrastive.last_negative_cosine}
+        return {**outputs, **{name: value.cpu().numpy() for name, value in values.items()}}
+
+    def mean_cosine_between_classes(self: Any, train_outputs: list[dict]) -> float:
+        cosines = [step["negative_cosine"] for step in train_outputs if np.isfinite(step["negative_cosine"])]
+        # With weight 0 nothing has moved the embedding yet.
+        return float(np.mean(cosines)) if cosines and self.loss.clr_weight > 0 else float("nan")
+
+    def on_train_epoch_end(self: Any, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)  # type: ignore[misc]
+        outputs = collate_outputs(train_outputs)
+        means = {term: float(np.mean(outputs[term])) for term in TERMS}
+        if self.is_ddp:
+            of_all_ranks: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(of_all_ranks, means)
+            means = {term: float(np.mean([rank[term] for rank in of_all_ranks])) for term in TERMS}
+        for term in TERMS:
+            self.logger.log(f"train_{term}", means[term], self.current_epoch)
+        self.logger.log("clr_weight", self.loss.clr_weight, self.current_epoch)
+        self.print_to_log_file(
+            "train_loss terms:",
+            *(f"{term} {means[term]:.4f}" for term in TERMS),
+            f"(weight {self.loss.clr_weight:.3f}), lr {self.optimizer.param_groups[0]['lr']:.2e}",
+        )
+
+    def on_epoch_end(self: Any) -> None:
+        super().on_epoch_end()  # type: ignore[misc]
+        if self.local_rank == 0:
+            self._plot_loss_terms()
+
+    def load_checkpoint(self: Any, filename_or_checkpoint: dict | str) -> None:
+        super().load_checkpoint(filename_or_checkpoint)  # type: ignore[misc]
+        self._register_log_keys()
+
+    def _register_log_keys(self: Any) -> None:
+        """nnU-Net's logger refuses keys that it doesn't know, and a loaded checkpoint replaces what it knows."""
+        logging = self.logger.local_logger.my_fantastic_logging
+        for key in (*(f"train_{term}" for term in TERMS), "clr_weight"):
+            logging.setdefault(key, [])
+
+    def _plot_loss_terms(self: Any) -> None:
+        figure, axes = plt.subplots(len(TERMS), 1, figsize=(8, 8), sharex=True)
+        for axis, term in zip(axes, TERMS, strict=True):
+            axis.plot(self.logger.get_value(f"train_{term}", step=None))
+            axis.set_ylabel(f"train {term}")
+        weight = axes[-1].twinx()
+        weight.plot(self.logger.get_value("clr_weight", step=None), color="grey", linestyle="dotted")
+        weight.set_ylabel("weight of clr (dotted)")
+        axes[-1].set_xlabel("epoch")
+        figure.tight_layout()
+        figure.savefig(Path(self.output_folder) / "loss_terms.png")
+        plt.close(figure)
+
+
+class nnUNetTrainer_LevelSafe_CLR(ContrastiveTraining, nnUNetTrainer_LevelSafe):
+    """nnUNetTrainer_LevelSafe with CAFR-Net's contrastive loss: what that loss does for nnU-Net's own network.
+
+    Network, deep supervision, optimiser and schedule are nnU-Net's, under its own plans of any kind, ResEnc's too. A
+    projection head on the decoder's features at 1/4 is added, and run in training only (network/contrastive_unet.py).
+    """
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        network = super().build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        return ContrastiveUNet(network)

@@ -1,0 +1,166 @@
+"""What must not be compared is refused, and the message says what differs."""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_cafr.benchmark import fairness
+from nnunetv2_cafr.benchmark.matrix import Matrix, Training
+
+CAFR, LEVEL_SAFE, STOCK, RES_ENC, RECIPE = "CAFR", "LevelSafe", "nnU-Net", "ResEncM", "CAFR-paper"
+PLANS = {"data_identifier": "nnUNetPlans_2d", "patch_size": [64, 48], "batch_size": 9, "spacing": [1.0, 1.0]}
+PLANS |= {"preprocessor_name": "DefaultPreprocessor", "normalization_schemes": ["ZScore"], "batch_dice": True}
+RECORD = {
+    "split": {"train": ["a", "b"], "val": ["c"]},
+    "data": {"dataset.json": "1", "fingerprint": "2"},
+    "nnunetv2-cafr code": "3",
+    "versions": {"torch": "2.15"},
+    "device": "cpu",
+    "ranks": 1,
+    "settings": {"num_epochs": 2, "num_iterations_per_epoch": 4, "oversample_foreground_percent": 0.33}
+    | {"probabilistic_oversampling": False},
+    "configuration": PLANS,
+    "mirroring": [1],
+    "environment": {},
+    "augmentation": ["SpatialTransform(p_rotation=0.2)"],
+}
+
+
+@pytest.fixture
+def matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
+    """All five arms, finished at equal conditions, two folds, on a data set whose fold 0 validates on case c."""
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    arms = (CAFR, LEVEL_SAFE, STOCK, RES_ENC, RECIPE)
+    made = Matrix("Dataset001_X", "2d", "nnUNetPlans", arms, (0, 1), (0,), "smoke", (100,), (), "cpu")
+    dataset = {"labels": {"background": 0, "S": 1}, "channel_names": {"0": "MR"}, "file_ending": ".nii.gz"}
+    for name, labels in (("Dataset001_X", {}), ("Dataset002_Y", {"labels": {"background": 0, "L5": 1}})):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        (tmp_path / "raw" / name / "dataset.json").write_text(json.dumps({**dataset, **labels}))
+    (made.preprocessed / "nnUNetPlans_2d").mkdir(parents=True)
+    for plans, batch in (("nnUNetPlans", 9), ("nnUNetResEncUNetMPlans", 7)):
+        own = {"configurations": {"2d": {**PLANS, "batch_size": batch}}}
+        made.plans_file(plans).write_text(json.dumps(own))
+    splits = [{"train": ["a", "b"], "val": ["c"]}, {"train": ["b", "c"], "val": ["a"]}]
+    (made.preprocessed / "splits_final.json").write_text(json.dumps(splits))
+    for training in made.trainings():
+        write(made, training, RECORD)
+    return made
+
+
+def write(matrix: Matrix, training: Training, record: dict) -> None:
+    folder = matrix.fold_folder(training)
+    (folder / "validation").mkdir(parents=True, exist_ok=True)
+    (folder / "validation" / "summary.json").write_text("{}")
+    (folder / "training_record.json").write_text(json.dumps([record]))
+    (folder / "training_curves.json").write_text(json.dumps({"train_losses": [1.0, 0.5]}))
+
+
+def alter(matrix: Matrix, arm: str, *path: str, value: object) -> None:
+    """Writes another value into the records of an arm's fold 0."""
+    record = copy.deepcopy(RECORD)
+    inner = record
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    write(matrix, next(one for one in matrix.trainings() if one.arm.name == arm and one.fold == 0), record)
+
+
+def test_equal_conditions_pass(matrix):
+    fairness.check_before(matrix)
+    fairness.check_after(matrix)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("settings", "num_epochs"), 3, "num_epochs: "),
+        (("settings", "num_iterations_per_epoch"), 5, "num_iterations_per_epoch: "),
+        (("augmentation",), ["SpatialTransform(p_rotation=0.9)"], "augmentation (level-safe)"),
+        (("mirroring",), [0, 1], "test-time mirroring (level-safe)"),
+        (("data", "fingerprint"), "other", "dataset fingerprint"),
+        (("data", "dataset.json"), "other", "dataset.json"),
+        (("split", "val"), ["d"], "split of fold 0"),
+        (("configuration", "patch_size"), [32, 32], "patch_size of the plans"),
+        (("configuration", "batch_size"), 8, "batch_size of the plans"),
+        (("configuration", "spacing"), [2.0, 2.0], "spacing of the plans"),
+        (("nnunetv2-cafr code",), "other", "version of nnunetv2-cafr's code"),
+        (("versions", "torch"), "2.16", "version of torch"),
+        (("device",), "NVIDIA A100", "device"),
+        (("environment", "nnUNet_compile"), "false", "torch.compile"),
+    ],
+)
+def test_a_report_never_mixes(path, value, message, matrix):
+    alter(matrix, CAFR, *path, value=value)
+    with pytest.raises(SystemExit) as error:
+        fairness.check_after(matrix)
+    assert message in str(error.value)
+    assert "CAFR fold 0 seed 0" in str(error.value)
+
+
+def test_a_mixture_is_refused_before_more_is_trained(matrix):
+    alter(matrix, CAFR, "device", value="NVIDIA A100")
+    with pytest.raises(SystemExit, match="device"):
+        fairness.check_before(matrix)
+
+
+@pytest.mark.parametrize(
+    ("arm", "path", "value"),
+    [
+        (STOCK, ("augmentation",), ["another family"]),
+        (STOCK, ("mirroring",), [0, 1]),
+        (RES_ENC, ("configuration", "batch_size"), 7),
+        (RECIPE, ("settings", "num_epochs"), 500),
+        (RECIPE, ("configuration", "patch_size"), [256, 256]),
+    ],
+)
+def test_what_belongs_to_a_family_or_to_own_plans_may_differ(arm, path, value, matrix):
+    alter(matrix, arm, *path, value=value)
+    if arm == STOCK:  # both of its folds, as the family has no other arm here
+        for training in matrix.trainings():
+            if training.arm.name == STOCK:
+                write(matrix, training, {**RECORD, path[0]: value})
+    assert fairness.differences(matrix) == []
+
+
+def test_own_plans_are_told(matrix):
+    assert fairness.own_plans(matrix) == ["ResEncM trains under nnU-Net's own plans for it: batch size 7 instead of 9."]
+
+
+def test_a_training_that_stopped_early_is_no_result(matrix):
+    first = next(matrix.trainings())
+    (matrix.fold_folder(first) / "training_curves.json").write_text(json.dumps({"train_losses": [1.0]}))
+    with pytest.raises(SystemExit, match="1 of 2 epochs"):
+        fairness.check_after(matrix)
+    (matrix.fold_folder(first) / "validation" / "summary.json").unlink()
+    with pytest.raises(SystemExit, match="is not finished"):
+        fairness.check_after(matrix)
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (None, "nnUNetv2_cafr split"),
+        ([{"train": ["a"], "val": ["b"]}], "there is no fold 1"),
+        ([{"train": ["a", "b"], "val": ["c"]}, {"train": ["a", "b"], "val": ["b"]}], "validates on patient b"),
+        ([{"train": ["a"], "val": ["c"]}, {"train": ["b"], "val": ["c"]}], "count twice"),
+    ],
+)
+def test_splits_that_would_flatter_are_refused(splits, message, matrix):
+    file = matrix.preprocessed / "splits_final.json"
+    file.unlink() if splits is None else file.write_text(json.dumps(splits))
+    with pytest.raises(SystemExit) as error:
+        fairness.check_before(matrix)
+    assert message in str(error.value)
+
+
+def test_all_problems_are_said_before_anything_starts(matrix):
+    matrix.plans_file("nnUNetResEncUNetMPlans").write_text(json.dumps({"configurations": {}}))
+    wanted = dataclasses.replace(matrix, externals=("Dataset002_Y",))
+    with pytest.raises(SystemExit) as error:
+        fairness.check_before(wanted)
+    assert "has no configuration '2d'" in str(error.value)
+    assert "other labels" in str(error.value)

@@ -1,0 +1,84 @@
+"""Real Snakemake over small shell jobs: what is done is never repeated, whatever ended the run before."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("snakemake", reason="the extra [cluster] is not installed (it needs Python 3.11)")
+
+from nnunetv2_cafr.benchmark import workflow
+from nnunetv2_cafr.benchmark.jobs import Job
+
+
+def job(folder: Path, name: str, inputs: tuple[Path, ...] = (), command: str = "true", gpu: bool = False) -> Job:
+    """Writes a line into the diary when it runs, and its output when its command ends well."""
+    output = folder / f"{name}.done"
+    line = f"echo {name} $CUDA_VISIBLE_DEVICES >> {folder / 'diary'}; {command} && echo x > {output}"
+    return Job(name, ("bash", "-c", line), output, inputs, gpu)
+
+
+def diary(folder: Path) -> list[str]:
+    return [line.split()[0] for line in (folder / "diary").read_text().splitlines()]
+
+
+def test_a_rerun_does_what_is_left_and_a_new_arm_its_own_jobs(tmp_path, capfd):
+    broken = job(tmp_path, "broken", command="echo the reason; false")
+    jobs = [job(tmp_path, "first"), broken, job(tmp_path, "scores-of-broken", (broken.output,))]
+    assert workflow.run(jobs, tmp_path, 1, [], []) != 0
+    assert sorted(diary(tmp_path)) == ["broken", "first"]
+    assert "the reason" in capfd.readouterr().err
+
+    jobs[1] = job(tmp_path, "broken")
+    assert workflow.run([*jobs, job(tmp_path, "new")], tmp_path, 1, [], []) == 0
+    assert sorted(diary(tmp_path)) == ["broken", "broken", "first", "new", "scores-of-broken"]
+    assert workflow.run([*jobs, job(tmp_path, "new")], tmp_path, 1, [], []) == 0
+    assert len(diary(tmp_path)) == 5
+
+
+def test_after_a_kill_only_the_interrupted_job_runs_again(tmp_path):
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_workflow import job, workflow
+folder = Path({str(tmp_path)!r})
+first = job(folder, "first")
+long = job(folder, "long", (first.output,), command="sleep ${{SLEEP:-0}}")
+sys.exit(workflow.run([first, long], folder, 1, [], []))
+"""
+    run = [sys.executable, "-c", script]
+    process = subprocess.Popen(run, env={**os.environ, "SLEEP": "60"}, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "diary").is_file() or len(diary(tmp_path)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    second = subprocess.run(run, capture_output=True, text=True)
+    assert "Another benchmark is at work" in second.stderr
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert subprocess.run(run, capture_output=True).returncode == 0
+    assert diary(tmp_path) == ["first", "long", "long"]
+
+
+def test_each_job_has_a_gpu_of_its_own(tmp_path):
+    # A job that finds another one on its GPU fails.
+    alone = f"mkdir {tmp_path}/on$CUDA_VISIBLE_DEVICES && sleep 1 && rmdir {tmp_path}/on$CUDA_VISIBLE_DEVICES"
+    jobs = [job(tmp_path, f"job{number}", command=alone, gpu=True) for number in range(4)]
+    assert workflow.run(jobs, tmp_path, 4, ["3", "5"], []) == 0
+    used = [line.split()[1] for line in (tmp_path / "diary").read_text().splitlines()]
+    assert sorted(used) == ["3", "3", "5", "5"]
+
+
+def test_options_reach_snakemake(tmp_path, capfd):
+    assert workflow.run([job(tmp_path, "first")], tmp_path, 1, [], ["--dry-run"]) == 0
+    assert not (tmp_path / "diary").exists()
+
+
+def test_visible_gpus_are_those_of_the_environment(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
+    assert workflow.visible_gpus() == ["2", "GPU-abc"]

@@ -1,0 +1,134 @@
+"""The command `nnUNetv2_cafr evaluate`: where it finds labels and patients, what it prints, writes and refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnunetv2_cafr import cli
+from nnunetv2_cafr.evaluation.reading import CasePair
+from nnunetv2_cafr.evaluation.scores import Evaluation
+
+LABELS = {"background": 0, "S": 1, "L5": 2, "L4": 3, "L5/S": 4, "L4/L5": 5}
+DATASET = {"labels": LABELS, "file_ending": ".nii.gz"}
+FILES = ["classes.csv", "evaluation.json", "levels.csv"]
+
+
+@pytest.fixture
+def folders(make_pairs: Callable[..., list[CasePair]], tmp_path: Path) -> tuple[str, str]:
+    """A perfect case and one whose prediction is a level too high."""
+    rows = np.repeat([0, 3, 5, 2, 4, 1, 0], (4, 12, 6, 12, 6, 12, 4))
+    reference = np.broadcast_to(rows[None, :, None], (3, len(rows), 8)) * (np.arange(8) > 2)
+    raised = np.select([reference == 1, reference == 2, reference == 4], [2, 3, 5], 0)
+    make_pairs({"a": (reference, reference), "b": (reference, raised)})
+    (tmp_path / "dataset.json").write_text(json.dumps(DATASET))
+    return str(tmp_path / "references"), str(tmp_path / "predictions")
+
+
+def evaluate(*arguments: object) -> int:
+    return cli.main(["evaluate", *map(str, arguments), "-np", "1"])
+
+
+def refusal(*arguments: object) -> str:
+    with pytest.raises(SystemExit) as error:
+        evaluate(*arguments)
+    return str(error.value)
+
+
+def test_tables_and_summary(folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "provenance.json").write_text(json.dumps({"cases": {"a": {"patient": "7"}, "b": {"patient": "07"}}}))
+    assert evaluate(*folders, "--tolerance", 2) == 0
+    assert evaluate(*folders, "--tolerance", 2) == 0, "an earlier evaluation is replaced"
+    out = capsys.readouterr().out
+    target = tmp_path / "predictions" / "evaluation"
+    assert sorted(path.name for path in target.iterdir()) == FILES
+    evaluation = Evaluation.read(target)
+    assert evaluation.levels["patient"].tolist() == ["7", "07"]
+    assert evaluation.levels["shifted_up"].tolist() == [0, 2]
+    assert evaluation.settings["tolerance_mm"] == 2
+
+    table = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith(tuple(LABELS))}
+    assert table["S"] == ["2", "1", "0", "0.500", "0.500", "0.500", "0.00", "0.00", "0.00"]
+    assert table["L4"][:4] == ["2", "0", "0", "0.500"]
+    assert "\nall structures as one " in out
+    low = next(line for line in out.splitlines() if line.startswith("low contrast"))
+    assert "S L5 L4 L5/S L4/L5" in low
+    assert "6 vertebrae: 83.3% found" in out and "50.0% at the right level" in out
+    assert "33.3% one too high, 0.0% one too low; all right in 50.0% of 2 patients" in out
+
+
+def test_means_that_are_printed(folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    references, predictions = folders
+    Path(predictions, "b.nii.gz").unlink()
+    assert evaluate(references, predictions, "--chill", "-o", tmp_path / "scores") == 0
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if "present" in line or "nnU-Net:" in line or "absent" in line]
+    assert len(lines) == 6
+    assert all("1.000   1.000" in line for line in lines)
+    assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == FILES
+
+
+def test_the_labels_are_found_or_asked_for(folders: tuple[str, str], tmp_path: Path) -> None:
+    references, predictions = folders
+    source = tmp_path / "dataset.json"
+    message = ""
+    for place in (tmp_path / "predictions", tmp_path / "elsewhere"):
+        place.mkdir(exist_ok=True)
+        source = source.rename(place / "dataset.json")
+        if place.name == "predictions":
+            assert evaluate(references, predictions, "-o", tmp_path / "one") == 0
+        else:
+            message = refusal(references, predictions)
+    assert "Give it by -djfile" in message and str(tmp_path / "predictions" / "dataset.json") in message
+    assert evaluate(references, predictions, "-djfile", source, "-pfile", "plans.json", "-o", tmp_path / "two") == 0
+    assert (tmp_path / "one" / "classes.csv").read_text() == (tmp_path / "two" / "classes.csv").read_text()
+
+    source.write_text(json.dumps({"labels": {"S": "one"}, "file_ending": ".nii.gz"}))
+    assert "has no labels" in refusal(references, predictions, "-djfile", source)
+    source.write_text("{")
+    assert "cannot be read" in refusal(references, predictions, "-djfile", source)
+    source.write_text(json.dumps({**DATASET, "file_ending": ".mha"}))
+    assert "No *.mha" in refusal(references, predictions, "-djfile", source)
+
+
+def test_what_lacks_a_partner_is_listed(folders: tuple[str, str]) -> None:
+    references, predictions = folders
+    for case in "ab":
+        Path(predictions, f"{case}.nii.gz").rename(Path(predictions, f"{case}2.nii.gz"))
+    assert "have no reference in" in refusal(references, predictions)
+    assert "a2.nii.gz, b2.nii.gz" in refusal(references, predictions, "--chill")
+    Path(predictions, "a2.nii.gz").rename(Path(predictions, "a.nii.gz"))
+    Path(predictions, "b2.nii.gz").unlink()
+    Path(references, "c.nii.gz").write_bytes(Path(references, "b.nii.gz").read_bytes())
+    assert "lacks 2 of 3 predictions: b.nii.gz, c.nii.gz" in refusal(references, predictions)
+    assert not Path(predictions, "evaluation").exists()
+    assert "no folder" in refusal(references, predictions + "s")
+
+
+def test_every_case_needs_its_patient(folders: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "provenance.json").write_text(json.dumps({"cases": {"a": {"patient": "7"}, "b": {}}}))
+    assert "no patient for b;" in refusal(*folders)
+
+
+def test_nothing_foreign_is_overwritten(folders: tuple[str, str], tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "thesis.tex").touch()
+    assert "thesis.tex" in refusal(*folders, "-o", target)
+    (target / "thesis.tex").rename(target / "classes.csv")
+    assert "classes.csv" in refusal(*folders, "-o", target)
+    (target / "classes.csv").rename(target / "levels.csv")
+    assert "levels.csv" in refusal(*folders, "-o", target)
+    assert "is a file" in refusal(*folders, "-o", target / "levels.csv")
+    assert [path.name for path in target.iterdir()] == ["levels.csv"]
+    assert (target / "levels.csv").read_bytes() == b""
+
+
+def test_a_case_that_does_not_fit_leaves_nothing_behind(folders: tuple[str, str]) -> None:
+    references, predictions = folders
+    Path(predictions, "b.nii.gz").write_bytes(b"not an image")
+    assert "Nothing was written. b: " in refusal(references, predictions)
+    assert not Path(predictions, "evaluation").exists()
+    assert "--tolerance -1" in refusal(references, predictions, "--tolerance", -1)
