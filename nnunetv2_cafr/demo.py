@@ -159,7 +159,7 @@ class Demo:
         marker = self.folder / MARKER
         wanted = json.loads(json.dumps(asdict(self.settings)))
         if marker.is_file():
-            found = json.loads(marker.read_text())
+            found = json.loads(marker.read_text(encoding="utf-8"))
             if found != wanted:
                 raise SystemExit(
                     f"{self.folder} holds a demo with other settings: {found}\nnot {wanted}\n"
@@ -233,7 +233,7 @@ class Demo:
     def _score(self) -> pd.DataFrame:
         """Writes scores.csv and demo.png, prints the table; returns it."""
         references = self.held_out / "labelsTr"
-        table = label_table(json.loads((self.dataset / "dataset.json").read_text())["labels"])
+        table = label_table(json.loads((self.dataset / "dataset.json").read_text(encoding="utf-8"))["labels"])
         pairs = [
             CasePair(path.name.removesuffix(ENDING), path.name, path, self.predictions / path.name)
             for path in sorted(references.glob(f"*{ENDING}"))

@@ -42,24 +42,25 @@ class MeasuredArm:
         self.device = torch.device(matrix.device)
         arguments = (matrix.dataset, matrix.configuration, training.fold, matrix.trainer(training), training.arm.plans)
         self.trainer: nnUNetTrainer = get_trainer_from_args(*arguments, device=self.device)
-        self.training_peak = 0
-        with LiveStorages() as storages:
-            if self.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(self.device)
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        storages = LiveStorages()
+        with storages:
             self.trainer.initialize()
-            if hasattr(self.trainer.loss, "clr_weight"):
-                self.trainer.loss.clr_weight = self.trainer.clr_weight  # as after the warm-up
-            self.network = self.trainer.network
-            self.batch = next(self.trainer.get_dataloaders()[0])
+        if hasattr(self.trainer.loss, "clr_weight"):
+            self.trainer.loss.clr_weight = self.trainer.clr_weight  # as after the warm-up
+        self.network = self.trainer.network
+        self.batch = next(self.trainer.get_dataloaders()[0])
+        with storages:
             for _ in range(2):  # the optimiser's state exists from the second step on
                 self.training_step()
-        cuda = self.device.type == "cuda"
         self.training_peak = torch.cuda.max_memory_allocated(self.device) if cuda else storages.peak
         channels, *patch = self.batch["data"].shape[1:]
         self.patch = torch.randn(1, channels, *patch, device=self.device)
         dataset = self.trainer.dataset_class(self.trainer.preprocessed_dataset_folder)
         case = self.trainer.do_split()[1][0]
-        self.volume = torch.from_numpy(np.asarray(dataset.load_case(case)[0]))
+        self.volume = torch.from_numpy(np.array(dataset.load_case(case)[0][:]))
         self._to_inference()
         self.gmacs = count_macs(self.network, self.patch) / 1e9
         self.parameters = sum(parameter.numel() for parameter in self.network.parameters())
@@ -156,7 +157,7 @@ def _conditions(arm: MeasuredArm) -> str:
 def _processor() -> str:
     """Name of the CPU where the system tells it."""
     file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0]} ({len(names)} cores)" if names else platform.processor() or platform.machine()
 

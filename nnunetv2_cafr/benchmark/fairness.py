@@ -31,7 +31,7 @@ _MATCHED = ("patch_size", "batch_size")  # may differ for arms with plans of the
 def records_of(matrix: Matrix, training: Training) -> list[Record]:
     """The records of a training, one per start; none if it has not begun."""
     file = matrix.fold_folder(training) / RECORD_FILE
-    return json.loads(file.read_text()) if file.is_file() else []
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
 
 def differences(matrix: Matrix) -> list[str]:
@@ -104,7 +104,7 @@ def own_plans(matrix: Matrix) -> list[str]:
 
 def _configuration(matrix: Matrix, plans: str) -> Mapping[str, Any]:
     """A configuration of a plans file with what it inherits."""
-    configurations = json.loads(matrix.plans_file(plans).read_text())["configurations"]
+    configurations = json.loads(matrix.plans_file(plans).read_text(encoding="utf-8"))["configurations"]
     found = configurations[matrix.configuration]
     while "inherits_from" in found:
         parent = dict(configurations[found["inherits_from"]])
@@ -131,7 +131,7 @@ def _wrong_plans(matrix: Matrix) -> Iterator[str]:
         file = matrix.plans_file(plans)
         if not file.is_file():
             yield f"{file} is missing: run nnUNetv2_plan_and_preprocess -d {matrix.dataset} -c {matrix.configuration}"
-        elif matrix.configuration not in (found := json.loads(file.read_text())["configurations"]):
+        elif matrix.configuration not in (found := json.loads(file.read_text(encoding="utf-8"))["configurations"]):
             yield (
                 f"{file} has no configuration {matrix.configuration!r}, only {', '.join(found)}: add it there, with "
                 f"the data_identifier that {matrix.plans} has, or leave out the arms of these plans by --arms"
@@ -154,7 +154,7 @@ def _wrong_splits(matrix: Matrix) -> Iterator[str]:
     if not file.is_file():
         yield f"{file} is missing: run nnUNetv2_cafr split -d {matrix.dataset}, which keeps patients together"
         return
-    splits = json.loads(file.read_text())
+    splits = json.loads(file.read_text(encoding="utf-8"))
     wanted = [fold for fold in matrix.folds if fold >= len(splits)]
     if wanted:
         yield f"{file} has {len(splits)} folds, there is no fold {', '.join(map(str, wanted))}"
@@ -188,10 +188,10 @@ def _missing_trainers(matrix: Matrix) -> Iterator[str]:
 
 
 def _wrong_externals(matrix: Matrix) -> Iterator[str]:
-    own = json.loads((find_dataset(matrix.dataset) / "dataset.json").read_text())
+    own = json.loads((find_dataset(matrix.dataset) / "dataset.json").read_text(encoding="utf-8"))
     for dataset in matrix.externals:
         folder = find_dataset(dataset)
-        other = json.loads((folder / "dataset.json").read_text())
+        other = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         if dataset == matrix.dataset:
             yield f"--external {dataset} is the data set that the arms train on"
         if other["labels"] != own["labels"]:
@@ -218,7 +218,7 @@ def check_after(matrix: Matrix) -> None:
         if not records or not (folder / "validation" / "summary.json").is_file():
             problems.append(f"{folder} is not finished")
         elif training.arm.family != RECIPE:
-            epochs = len(json.loads((folder / CURVES_FILE).read_text())["train_losses"])
+            epochs = len(json.loads((folder / CURVES_FILE).read_text(encoding="utf-8"))["train_losses"])
             if epochs != records[-1]["settings"]["num_epochs"]:
                 problems.append(f"{folder} has {epochs} of {records[-1]['settings']['num_epochs']} epochs")
     problems += differences(matrix)

@@ -54,7 +54,7 @@ class Matrix:
     @classmethod
     def read(cls, folder: Path) -> "Matrix":
         """Raises FileNotFoundError if the folder holds no benchmark."""
-        content = json.loads((folder / MATRIX_FILE).read_text())
+        content = json.loads((folder / MATRIX_FILE).read_text(encoding="utf-8"))
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
         return cls(**values)
 

@@ -35,7 +35,7 @@ def report(folder: Path, command: str) -> Path:
 
 
 def study_of(matrix: Matrix, folder: Path, command: str) -> Study:
-    description = json.loads((matrix.preprocessed / "dataset.json").read_text())
+    description = json.loads((matrix.preprocessed / "dataset.json").read_text(encoding="utf-8"))
     costs, cost_conditions = _costs(folder / COST_FILE)
     record = fairness.records_of(matrix, next(matrix.trainings()))[0]
     return Study(
@@ -96,7 +96,7 @@ def _trainings(matrix: Matrix, arm: str) -> Iterator[Training]:
 
 def _curves(matrix: Matrix, arm: str) -> Iterator[Curve]:
     for training in _trainings(matrix, arm):
-        values = json.loads((matrix.fold_folder(training) / CURVES_FILE).read_text())
+        values = json.loads((matrix.fold_folder(training) / CURVES_FILE).read_text(encoding="utf-8"))
         plain = {key: value for key, value in values.items() if value and not isinstance(value[0], list)}
         yield Curve(f"fold {training.fold}", training.seed, plain)
 
@@ -118,7 +118,7 @@ def _files(matrix: Matrix, arm: str, ending: str) -> Iterator[tuple[str, CaseFil
 def _costs(file: Path) -> tuple[dict[str, Cost], str]:
     if not file.is_file():
         return {}, ""
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     return {name: Cost(**cost) for name, cost in content["arms"].items()}, content["conditions"]
 
 

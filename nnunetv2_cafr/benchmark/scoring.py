@@ -15,7 +15,7 @@ from nnunetv2_cafr.splits.cases import find_dataset, patients_of
 
 
 def main(dataset: str, references: Path, predictions: Path, target: Path) -> None:
-    description = json.loads((find_dataset(dataset) / "dataset.json").read_text())
+    description = json.loads((find_dataset(dataset) / "dataset.json").read_text(encoding="utf-8"))
     ending = description["file_ending"]
     cases = sorted(file.name.removesuffix(ending) for file in predictions.glob(f"*{ending}"))
     patients = patients_of(dataset, cases)

@@ -131,6 +131,7 @@ class LiveStorages(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
+        self._total = 0
         self._alive: dict[int, int] = {}
 
     def __torch_dispatch__(
@@ -146,5 +147,9 @@ class LiveStorages(TorchDispatchMode):
         key = id(storage)
         if key not in self._alive:
             self._alive[key] = storage.nbytes()
-            finalize(storage, self._alive.pop, key)
-            self.peak = max(self.peak, sum(self._alive.values()))
+            self._total += storage.nbytes()
+            finalize(storage, self._remove, key)
+            self.peak = max(self.peak, self._total)
+
+    def _remove(self, key: int) -> None:
+        self._total -= self._alive.pop(key)

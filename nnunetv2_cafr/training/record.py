@@ -132,7 +132,7 @@ class RecordedTraining:
         self.print_to_log_file(f"Record of this training:\n{text}", also_print_to_console=False)
         if self.local_rank == 0:
             file = Path(self.output_folder) / RECORD_FILE
-            earlier = json.loads(file.read_text()) if self.current_epoch > 0 and file.is_file() else []
+            earlier = json.loads(file.read_text(encoding="utf-8")) if self.current_epoch > 0 and file.is_file() else []
             _write_json(file, [*earlier, record])
 
     def on_epoch_end(self: Any) -> None:

@@ -40,7 +40,7 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
                 *("--proxy-server=127.0.0.1:9", "--enable-logging=stderr", "--dump-dom", page.as_uri()),
             ],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=120,
             check=True,
         )
@@ -227,16 +227,16 @@ def test_writes_in_one_step_and_only_over_reports(tmp_path: Path) -> None:
     arms = (arm("UNet"), arm("CAFR", "nnUNetTrainer_CAFR"))
     study = Study("Old", arms, [section_of(arms, 3)], {}, {}, {})
     page = write_report(study, tmp_path / "report")
-    assert page == tmp_path / "report" / "report.html" and f'content="{GENERATOR}"' in page.read_text()
+    assert page == tmp_path / "report" / "report.html" and f'content="{GENERATOR}"' in page.read_text(encoding="utf-8")
     stems = {file.stem for file in (page.parent / "tables").iterdir()}
     assert {"results", "classes", "levels", "statistics", "ranking", "paper_table_3", "paper_table_4"} <= stems
     assert all((page.parent / "tables" / f"{stem}.{kind}").is_file() for stem in stems for kind in ("csv", "tex", "md"))
     write_report(dataclasses.replace(study, title="New"), page.parent)
-    assert "New" in page.read_text()
+    assert "New" in page.read_text(encoding="utf-8")
     broken = dataclasses.replace(study, sections=[Section("validation", "CV", "", {})])
     with pytest.raises(ValueError, match="no scores"):
         write_report(broken, page.parent)
-    assert "New" in page.read_text() and "CAFR" in (page.parent / "tables" / "results.csv").read_text()
+    assert "New" in page.read_text(encoding="utf-8") and "CAFR" in (page.parent / "tables" / "results.csv").read_text()
 
     foreign = tmp_path / "thesis"
     foreign.mkdir()

@@ -35,7 +35,7 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
                 *("--proxy-server=127.0.0.1:9", "--enable-logging=stderr", "--dump-dom", f"{page.as_uri()}{query}"),
             ],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=120,
             check=True,
         )
