@@ -97,7 +97,12 @@ class Budget:
     def words(self) -> str:
         if self.epochs is None:
             return f"{self.name}: each trainer's own length (nnU-Net's: 1000 epochs of 250 iterations)"
-        return f"{self.name}: {self.epochs} epochs of {self.iterations} iterations"
+        return f"{self.name}: {self.steps}"
+
+    @property
+    def steps(self) -> str:
+        """Epochs and iterations in words."""
+        return f"{self.epochs} epoch{'s' if self.epochs != 1 else ''} of {self.iterations} iterations"
 
 
 BUDGETS = {budget.name: budget for budget in (Budget("smoke", 2, 4), Budget("short", 100, 250), Budget("full"))}

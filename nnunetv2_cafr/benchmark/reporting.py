@@ -161,9 +161,8 @@ def _notes(matrix: Matrix) -> list[str]:
         )
     if matrix.length.epochs is not None:
         notes.append(
-            f"Every arm trained for {matrix.length.epochs} epochs of {matrix.length.iterations} iterations, where "
-            "nnU-Net's own length is 1000 epochs of 250. A ranking after a short training is one of how fast arms "
-            "learn; nothing here says how a full training would end."
+            f"Every arm trained for {matrix.length.steps}, where nnU-Net's own length is 1000 epochs of 250. A ranking "
+            "after a short training is one of how fast arms learn; nothing here says how a full training would end."
         )
     return notes
 

@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from nnunetv2_cafr.evaluation.analysis import SIGNIFICANCE, FamilyResults
 from nnunetv2_cafr.evaluation.patients import TESTED, Measure
@@ -70,7 +70,8 @@ def _figure(key: str, canvas: Canvas, caption: str, description: str) -> Figure:
     svg = re.sub(r' id="([^"]+)"', lambda match: f' id="{key}-{match[1]}"' if match[1] in used else "", svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{key}-", svg)
     svg = re.sub(r"<!--.*?-->\s*| xmlns(:xlink)?=\"[^\"]*\"", "", svg)  # HTML knows the name spaces
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    # Positions are exact enough at a hundredth of a point; numbers in the text stay.
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
     return Figure(key, svg.strip(), caption, description)
 
 
@@ -273,7 +274,8 @@ def level_errors(key: str, table: Table) -> Figure | None:
         axis.barh(range(len(names)), widths, 0.62, left=left, color=colour, hatch=hatch, edgecolor=INK, label=label)
         left += widths
     for row, values in enumerate(table.rows):
-        axis.text(1, row, f"{values.values[2]:.1f} %", va="center", fontsize=9)
+        look = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        axis.text(0.8, row, f"{values.values[2]:.1f} %", va="center", fontsize=9, bbox=look)
     _rows_of_arms(axis, names, None)
     axis.set_xlim(0, 100)
     axis.set_xlabel("percent of the reference's vertebrae")
@@ -399,7 +401,10 @@ def _curve(
         low, high = np.nanmin(together, 0), np.nanmax(together, 0)
         axis.fill_between(epochs, low, high, color=colour, alpha=0.13, linewidth=0)
     every = max(1, len(epochs) // 8)
+    marker = marker or ("." if len(epochs) == 1 else "")  # a line of one point is none
     mean = np.nanmean(together, 0)
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
     return axis.plot(
         epochs, mean, color=colour, linestyle=style, label=label, linewidth=1.3, marker=marker, markevery=every,
         markersize=4.5,

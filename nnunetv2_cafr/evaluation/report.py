@@ -318,6 +318,8 @@ class _Page:
         if lacking := [arm.name for arm in self.study.arms if arm.name not in self.study.costs]:
             yield f"<p>Not measured: {escape(', '.join(lacking))}.</p>"
         yield self._table(table)
+        if multiples := tables.cost_multiples(self.study):
+            yield self._table(multiples)
 
     def _other_section(self, section: Section, key: str) -> Iterator[str]:
         families = self.families[section.key]

@@ -441,49 +441,59 @@ def levels(study: Study, section: Section, families: Sequence[FamilyResults]) ->
     return Table(_name(section, study, "levels"), f"Level errors, {section.title}", caption, columns, rows, "family")
 
 
+QUANTITIES: Sequence[tuple[str, int, str, Callable[[Cost], float]]] = (
+    ("GMACs", 1, "", lambda cost: cost.gmacs),
+    ("Parameters, M", 1, "", lambda cost: cost.parameters / 1e6),
+    ("Training step, ms", 0, "training_step_ms", lambda cost: cost.training_step_ms),
+    ("Slice, ms", 1, "slice_ms", lambda cost: cost.slice_ms),
+    ("Volume, s", 2, "volume_ms", lambda cost: cost.volume_ms / 1e3),
+    ("Volume mirrored, s", 2, "volume_mirrored_ms", lambda cost: cost.volume_mirrored_ms / 1e3),
+    ("Training memory, GiB", 2, "", lambda cost: cost.training_peak_bytes / 2**30),
+)
+
+
 def costs(study: Study) -> Table | None:
-    """What every arm costs, and in multiples of nnU-Net's own network; None where nothing was measured."""
+    """What every arm costs; None where nothing was measured."""
     if not study.costs:
         return None
-    unit = baseline([arm for arm in study.arms if arm.name in study.costs])
-    reference = study.costs[unit.name] if unit else None
-    quantities: list[tuple[str, int, str, Callable[[Cost], float]]] = [
-        ("GMACs", 1, "", lambda cost: cost.gmacs),
-        ("Parameters, M", 1, "", lambda cost: cost.parameters / 1e6),
-        ("Training step, ms", 0, "training_step_ms", lambda cost: cost.training_step_ms),
-        ("Slice, ms", 1, "slice_ms", lambda cost: cost.slice_ms),
-        ("Volume, s", 2, "volume_ms", lambda cost: cost.volume_ms / 1e3),
-        ("Volume mirrored, s", 2, "volume_mirrored_ms", lambda cost: cost.volume_mirrored_ms / 1e3),
-        ("Training memory, GiB", 2, "", lambda cost: cost.training_peak_bytes / 2**30),
-    ]
-    columns = [Column("Arm")]
-    for title, digits, _, _ in quantities:
-        columns.append(Column(title, digits))
-        if reference:
-            columns.append(Column(f"{title.split(',')[0]}, \u00d7", 2))
-    columns.append(Column("10th to 90th percentile"))
+    columns = [Column("Arm"), *(Column(title, digits) for title, digits, _, _ in QUANTITIES)]
     rows = []
-    for arm in study.arms:
-        if arm.name not in study.costs:
-            continue
+    for arm in _with_costs(study):
         cost = study.costs[arm.name]
-        values: list[Value] = [arm.name]
-        for _, _, _, quantity in quantities:
-            values.append(quantity(cost))
-            if reference:
-                values.append(quantity(cost) / quantity(reference) if quantity(reference) else None)
         spreads = [
             f"{title.split(',')[0].lower()} {cost.spread[key][0]:.3g} to {cost.spread[key][1]:.3g} ms"
-            for title, _, key, _ in quantities
+            for title, _, key, _ in QUANTITIES
             if key in cost.spread
         ]
-        rows.append(Row([*values, "; ".join(spreads) or None]))
-    multiple = f" \u00d7: multiples of {unit.name}." if unit else ""
+        rows.append(Row([arm.name, *(quantity(cost) for *_, quantity in QUANTITIES), "; ".join(spreads) or None]))
+    columns.append(Column("10th to 90th percentile"))
     caption = (
         "Medians, all arms measured in turns. GMACs: multiply-accumulates of one patch; slice: one forward pass of one "
-        f"patch; volume: nnU-Net's sliding window over one case.{multiple} {study.cost_conditions}"
+        f"patch; volume: nnU-Net's sliding window over one case. {study.cost_conditions}"
     )
     return Table("cost", "Cost", caption.strip(), columns, rows)
+
+
+def cost_multiples(study: Study) -> Table | None:
+    """The same in multiples of nnU-Net's own network; None where that was not measured."""
+    arms = _with_costs(study)
+    unit = baseline(arms)
+    if unit is None:
+        return None
+    reference = study.costs[unit.name]
+    columns = [Column("Arm"), *(Column(title.split(",")[0], 2) for title, *_ in QUANTITIES)]
+    rows = []
+    for arm in arms:
+        ratios = [
+            quantity(study.costs[arm.name]) / quantity(reference) if quantity(reference) else None
+            for *_, quantity in QUANTITIES
+        ]
+        rows.append(Row([arm.name, *ratios]))
+    return Table("cost_multiples", f"Cost in multiples of {unit.name}", "The same figures.", columns, rows)
+
+
+def _with_costs(study: Study) -> list[Arm]:
+    return [arm for arm in study.arms if arm.name in study.costs]
 
 
 def paper_table_3(study: Study) -> Table:

@@ -17,8 +17,6 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
 from nnunetv2_cafr.network.padding import Padded
-from nnunetv2_cafr.network.swin_unet import SwinUNet
-from nnunetv2_cafr.network.trans_unet import TransUNet
 from nnunetv2_cafr.training.level_safe import LevelSafeAugmentation
 from nnunetv2_cafr.training.robust import RobustTraining
 
@@ -140,6 +138,8 @@ class nnUNetTrainer_SwinUNet(BaselineTraining):
 
     @classmethod
     def build_network(cls, input_channels: int, num_classes: int, dimensions: int) -> nn.Module:
+        from nnunetv2_cafr.network.swin_unet import SwinUNet  # timm takes seconds to import, for every training
+
         require_2d(cls, dimensions)
         network = SwinUNet(input_channels, num_classes)
         return network.apply(network.initialize)
@@ -157,6 +157,8 @@ class nnUNetTrainer_TransUNet(BaselineTraining):
 
     @classmethod
     def build_network(cls, input_channels: int, num_classes: int, dimensions: int) -> nn.Module:
+        from nnunetv2_cafr.network.trans_unet import TransUNet
+
         require_2d(cls, dimensions)
         return TransUNet(input_channels, num_classes)
 
