@@ -10,10 +10,8 @@ which patient a case is of; without one, each case is a patient of its own.
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from nnunetv2.configuration import default_num_processes
@@ -30,6 +28,7 @@ from nnunetv2_cafr.evaluation.scores import (
     Evaluation,
 )
 from nnunetv2_cafr.evaluation.scoring import TOLERANCE_MM, evaluate_folders
+from nnunetv2_cafr.splits.cases import patients_by_provenance, read_json
 
 EXAMPLES = """examples:
   nnUNetv2_cafr evaluate $nnUNet_raw/Dataset511_SpineMRI/labelsTs PREDICTIONS
@@ -65,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     target = arguments.o or arguments.predictions / "evaluation"
     _check_target(target)
     file = _find_dataset_json(arguments.references, arguments.predictions, arguments.djfile)
-    description = _read_json(file)
+    description = read_json(file)
     try:
         names, ending = label_table(description["labels"]), str(description["file_ending"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -101,16 +100,6 @@ def _find_dataset_json(references: Path, predictions: Path, given: Path | None) 
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"{file} cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise SystemExit(f"{file} holds a {type(content).__name__}, expected an object in braces")
-    return content
-
-
 def _pairs(references: Path, predictions: Path, ending: str, chill: bool, dataset_json: Path) -> list[CasePair]:
     """Files of every reference; with `chill` of those that have a prediction.
 
@@ -136,35 +125,13 @@ def _pairs(references: Path, predictions: Path, ending: str, chill: bool, datase
             f"{', '.join(without_prediction)}. Predict them, or score the others alone by --chill"
         )
     cases = [name.removesuffix(ending) for name in found]
-    patients = _patients([dataset_json.parent, references.resolve().parent], cases)
+    files = [folder / "provenance.json" for folder in (dataset_json.parent, references.resolve().parent)]
+    file = next((file for file in files if file.is_file()), files[0])
+    patients = patients_by_provenance(file, read_json(file) if file.is_file() else None, cases)
     return [
         CasePair(case, patients[case], references / name, predictions / name)
         for case, name in zip(cases, found, strict=True)
     ]
-
-
-def _patients(folders: Sequence[Path], cases: Sequence[str]) -> dict[str, str]:
-    """Patient of each case by the first provenance.json of these folders; without one, each its own.
-
-    Raises:
-        SystemExit: if it does not say so for every case.
-    """
-    file = next((folder / "provenance.json" for folder in folders if (folder / "provenance.json").is_file()), None)
-    if file is None:
-        return {case: case for case in cases}
-    entries = _read_json(file).get("cases")
-    patients = {}
-    for case in cases:
-        entry = entries.get(case) if isinstance(entries, dict) else None
-        patient = entry.get("patient") if isinstance(entry, dict) else None
-        if isinstance(patient, str) and patient:
-            patients[case] = patient
-    nameless = [case for case in cases if case not in patients]
-    if nameless:
-        raise SystemExit(
-            f'{file} gives no patient for {", ".join(nameless)}; expected is {{"cases": {{CASE: {{"patient": ...}}}}}}'
-        )
-    return patients
 
 
 def _check_target(target: Path) -> None:

@@ -55,7 +55,9 @@ class NNUNetFolders:
             "OMP_WAIT_POLICY": "PASSIVE",
         }
 
-    def run(self, command: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str, *arguments: object, check: bool = True, timeout: float = 600
+    ) -> subprocess.CompletedProcess[str]:
         """Runs an installed command of this environment; its output stands in the failure message."""
         program = Path(sys.executable).parent / command
         result = subprocess.run(
@@ -65,7 +67,7 @@ class NNUNetFolders:
             errors="replace",
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=600,
+            timeout=timeout,
             check=False,
         )
         if check:

@@ -431,8 +431,8 @@ BAD_INPUT = {
     "too few patients": (keep_eight, "4 patients, --scheme folds needs at least 5"),
     "damaged provenance": (lambda raw: (raw / "provenance.json").write_text("{"), "provenance.json cannot be read"),
     "no cases in provenance": (lambda raw: change(raw / "provenance.json", cases=[]), "has no 'cases'"),
-    "other identifiers": (rename_case, "lacks 1 of the 24 training cases: case_03. It has 1 that are .*: case_3. Give"),
-    "case without patient": (drop_patient, "no patient for 1 training cases: case_03"),
+    "other identifiers": (rename_case, "lacks 1 of the 24 cases: case_03. It has 1 that are .*: case_3. Give"),
+    "case without patient": (drop_patient, "no patient for 1 of the 24 cases: case_03"),
 }
 
 

@@ -16,6 +16,7 @@ SAME_PLANS = ""  # the benchmark's plans
 
 _SGD = "SGD, Nesterov momentum 0.99, polynomial decay from 1e-2"
 _ADAM = "Adam, cosine from 1e-4 to 1e-6"
+_POLYNOMIAL = "polynomial decay from"
 
 
 def _arm(name: str, trainer: str, family: str, description: str, printed_as: str = "", plans: str = SAME_PLANS) -> Arm:
@@ -49,16 +50,34 @@ ARMS = {
             f"nnU-Net's ResidualEncoderUNet, plans L; {_SGD}",
             plans="nnUNetResEncUNetLPlans",
         ),
-        _arm("UNet", "nnUNetTrainer_UNet", LEVEL_SAFE, "U-Net of 2015 (MONAI BasicUNet, 64 to 1024)", "U-Net"),
+        _arm(
+            "UNet",
+            "nnUNetTrainer_UNet",
+            LEVEL_SAFE,
+            f"U-Net of 2015 (MONAI BasicUNet, 64 to 1024); SGD, momentum 0.99, {_POLYNOMIAL} 1e-2",
+            "U-Net",
+        ),
         _arm(
             "AttentionUNet",
             "nnUNetTrainer_AttentionUNet",
             LEVEL_SAFE,
-            "Attention U-Net (MONAI, 64 to 1024, strided convolutions)",
+            f"Attention U-Net (MONAI, 64 to 1024, strided convolutions); Adam, {_POLYNOMIAL} 1e-4",
             "Attention U-Net",
         ),
-        _arm("SwinUNet", "nnUNetTrainer_SwinUNet", LEVEL_SAFE, "Swin-Unet from scratch", "Swin-Unet"),
-        _arm("TransUNet", "nnUNetTrainer_TransUNet", LEVEL_SAFE, "TransUNet R50-ViT-B/16 from scratch", "TransUNet"),
+        _arm(
+            "SwinUNet",
+            "nnUNetTrainer_SwinUNet",
+            LEVEL_SAFE,
+            f"Swin-Unet from scratch; SGD, momentum 0.9, {_POLYNOMIAL} 5e-2",
+            "Swin-Unet",
+        ),
+        _arm(
+            "TransUNet",
+            "nnUNetTrainer_TransUNet",
+            LEVEL_SAFE,
+            f"TransUNet R50-ViT-B/16 from scratch; SGD, momentum 0.9, {_POLYNOMIAL} 1e-2",
+            "TransUNet",
+        ),
         _arm("CAFR", "nnUNetTrainer_CAFR", LEVEL_SAFE, f"CAFR-Net; {_ADAM}", "CAFR-Net"),
         _arm("CAFR-noLAFR", "nnUNetTrainer_CAFR_noLAFR", LEVEL_SAFE, f"CAFR-Net without LAFR; {_ADAM}", "+ CLR"),
         _arm("CAFR-noCLR", "nnUNetTrainer_CAFR_noCLR", LEVEL_SAFE, f"CAFR-Net without CLR; {_ADAM}", "+ LAFR"),

@@ -21,6 +21,15 @@ from nnunetv2_cafr.benchmark.jobs import Job, missing
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOG_LINES = 15
+# Set to 1 by Snakemake for every job, which would make a training on CPUs slow and its measured cost no user's.
+THREADS = (
+    "OMP_NUM_THREADS",
+    "GOTO_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 
 
 def require_snakemake() -> None:
@@ -69,12 +78,18 @@ def _entry(job: Job, folder: Path, gpus: Sequence[str]) -> dict[str, object]:
         command = shlex.join(slot)
     return {
         "name": job.name,
-        "command": command,
+        "command": f"{_threads_of_this_shell()} {command}",
         "inputs": [str(path) for path in job.inputs],
         "output": str(job.output),
         "log": str(folder / "logs" / f"{job.name}.log"),
         "gpu": int(job.gpu),
     }
+
+
+def _threads_of_this_shell() -> str:
+    """Shell code: a job has the threads that the same command would have by hand."""
+    kept = "".join(f" export {name}={shlex.quote(os.environ[name])};" for name in THREADS if name in os.environ)
+    return f"unset {' '.join(THREADS)};{kept}"
 
 
 def visible_gpus() -> list[str]:

@@ -28,6 +28,8 @@ GENERATOR = "nnUNetv2_cafr report"  # by this mark a folder is known as one of o
 PAGE, TABLES = "report.html", "tables"
 FRACTION = "fraction-"  # begins the key of a section whose arms were trained on that share of the patients
 LONGEST_VALUE = 160  # characters of a setting that a table shows
+# Of a training record: these differ between any two trainings, and name folders of the machine.
+OF_THE_RUN = ("command", "settings.log_file", "settings.output_folder", "settings.output_folder_base")
 POINTS = Column("", 2)
 
 
@@ -553,7 +555,8 @@ def _differing_settings(study: Study) -> Table | None:
     if len(records) < 2:
         return None
     rows = []
-    for key in dict.fromkeys(key for record in records.values() for key in record):
+    keys = dict.fromkeys(key for record in records.values() for key in record)
+    for key in (key for key in keys if key not in OF_THE_RUN):
         texts = {name: record.get(key, MISSING) for name, record in records.items()}
         if len(set(texts.values())) > 1:
             short = [text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} ..." for text in texts.values()]

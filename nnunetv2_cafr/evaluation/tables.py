@@ -461,7 +461,7 @@ def costs(study: Study) -> Table | None:
     for arm in _with_costs(study):
         cost = study.costs[arm.name]
         spreads = [
-            f"{title.split(',')[0].lower()} {cost.spread[key][0]:.3g} to {cost.spread[key][1]:.3g} ms"
+            f"{title.split(',')[0].lower()} {_rounded(cost.spread[key][0])} to {_rounded(cost.spread[key][1])} ms"
             for title, _, key, _ in QUANTITIES
             if key in cost.spread
         ]
@@ -490,6 +490,11 @@ def cost_multiples(study: Study) -> Table | None:
         ]
         rows.append(Row([arm.name, *ratios]))
     return Table("cost_multiples", f"Cost in multiples of {unit.name}", "The same figures.", columns, rows)
+
+
+def _rounded(value: float) -> str:
+    """Three digits, never an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _with_costs(study: Study) -> list[Arm]:

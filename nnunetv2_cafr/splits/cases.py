@@ -77,7 +77,7 @@ def patients_of(dataset: str, identifiers: Sequence[str]) -> dict[str, str]:
         SystemExit: if the raw data set is not there, or its provenance.json lacks a case.
     """
     file = find_dataset(dataset) / "provenance.json"
-    return _patients(file, _read_json(file) if file.is_file() else None, list(identifiers))
+    return patients_by_provenance(file, read_json(file) if file.is_file() else None, list(identifiers))
 
 
 def read_dataset(folder: Path, num_processes: int) -> Dataset:
@@ -86,7 +86,7 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
     Raises:
         SystemExit: if anything is missing, unreadable or contradictory; names every file.
     """
-    description = _read_json(folder / "dataset.json")
+    description = read_json(folder / "dataset.json")
     try:
         values = {
             name: frozenset(map(int, value if isinstance(value, list) else [value]))
@@ -102,8 +102,8 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
     if not files:
         ending = description["file_ending"]
         raise SystemExit(f"{folder / 'imagesTr'} holds no case; expected are files named CASE_0000{ending}")
-    provenance = _read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else None
-    patients = _patients(folder / "provenance.json", provenance, list(files))
+    provenance = read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else None
+    patients = patients_by_provenance(folder / "provenance.json", provenance, list(files))
     masks = [mask for _, mask in files.values()]
     found = _read_masks(masks, reader, frozenset().union(*values.values()), num_processes)
     names = tuple(name for name in values if name not in ("background", "ignore"))
@@ -114,7 +114,8 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
     return Dataset(folder, description, provenance, names, cases)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises SystemExit, which names the file, if it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -145,8 +146,19 @@ def _files(folder: Path, description: dict[str, Any]) -> dict[str, tuple[tuple[P
     }
 
 
-def _patients(path: Path, provenance: Mapping[str, Any] | None, identifiers: Sequence[str]) -> dict[str, str]:
-    """Patient of each case; without a provenance.json, each case is a patient of its own."""
+def patients_by_provenance(
+    path: Path, provenance: Mapping[str, Any] | None, identifiers: Sequence[str]
+) -> dict[str, str]:
+    """Patient of each case; without a provenance.json, each case is a patient of its own.
+
+    Args:
+        path: of the provenance.json, for messages.
+        provenance: what it holds, None if it is not there.
+        identifiers: of the cases.
+
+    Raises:
+        SystemExit: if it does not say so for every case.
+    """
     if provenance is None:
         return {identifier: identifier for identifier in identifiers}
     entries = provenance.get("cases")
@@ -156,9 +168,9 @@ def _patients(path: Path, provenance: Mapping[str, Any] | None, identifiers: Seq
     if unknown:
         others = sorted(entries.keys() - set(identifiers))
         raise SystemExit(
-            f"{path} lacks {len(unknown)} of the {len(identifiers)} training cases: {shorten(unknown)}. It has "
-            f"{f'{len(others)} that are no training case: {shorten(others)}' if others else 'no other cases'}. Give "
-            "each training case an entry with its patient, or remove the file if each case is a patient of its own"
+            f"{path} lacks {len(unknown)} of the {len(identifiers)} cases: {shorten(unknown)}. It has "
+            f"{f'{len(others)} that are none of them: {shorten(others)}' if others else 'no other cases'}. Give "
+            "each case an entry with its patient, or remove the file if each case is a patient of its own"
         )
     patients: dict[str, str] = {}
     for name in identifiers:
@@ -168,8 +180,8 @@ def _patients(path: Path, provenance: Mapping[str, Any] | None, identifiers: Seq
     nameless = [name for name in identifiers if name not in patients]
     if nameless:
         raise SystemExit(
-            f"{path} has no patient for {len(nameless)} training cases: {shorten(nameless)}. Expected is a text that "
-            'is not empty, such as "patient": "17"'
+            f"{path} has no patient for {len(nameless)} of the {len(identifiers)} cases: {shorten(nameless)}. "
+            'Expected is a text that is not empty, such as "patient": "17"'
         )
     return patients
 

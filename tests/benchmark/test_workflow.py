@@ -74,6 +74,15 @@ def test_each_job_has_a_gpu_of_its_own(tmp_path):
     assert sorted(used) == ["3", "3", "5", "5"]
 
 
+def test_jobs_have_the_threads_of_the_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    written = tmp_path / "threads"
+    jobs = [job(tmp_path, "first", command=f"echo ${{OMP_NUM_THREADS-unset}} $MKL_NUM_THREADS > {written}")]
+    assert workflow.run(jobs, tmp_path, 1, [], []) == 0
+    assert written.read_text().split() == ["unset", "3"]
+
+
 def test_options_reach_snakemake(tmp_path, capfd):
     assert workflow.run([job(tmp_path, "first")], tmp_path, 1, [], ["--dry-run"]) == 0
     assert not (tmp_path / "diary").exists()

@@ -109,7 +109,7 @@ def test_what_lacks_a_partner_is_listed(folders: tuple[str, str]) -> None:
 
 def test_every_case_needs_its_patient(folders: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "provenance.json").write_text(json.dumps({"cases": {"a": {"patient": "7"}, "b": {}}}))
-    assert "no patient for b;" in refusal(*folders)
+    assert "no patient for 1 of the 2 cases: b." in refusal(*folders)
 
 
 def test_nothing_foreign_is_overwritten(folders: tuple[str, str], tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""The command: what it would run, what it refuses, and one benchmark from training to report."""
+
+import json
+
+import pytest
+
+from nnunetv2_cafr.benchmark.arms import ARMS, parse_budget
+from nnunetv2_cafr.cli import main
+
+DATASET = "Dataset511_SpineMRI"
+
+
+@pytest.fixture
+def benchmark(nnunet_environment, tmp_path):
+    """Runs the verb in this process, on the phantom, and returns its exit status."""
+
+    def run(*arguments: object) -> int:
+        options = ["benchmark", "-d", 511, "-device", "cpu", "-o", tmp_path / "benchmark", *arguments]
+        return main([str(option) for option in options])
+
+    return run
+
+
+def test_dry_run_prints_nnunets_own_commands_and_touches_nothing(benchmark, tmp_path, capsys):
+    arguments = ["--arms", "CAFR", "ResEncM", "-f", 0, 1, "--seeds", 3, "--budget", "2x5", "--train-fraction", 0.5]
+    assert benchmark(*arguments, "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "nnUNetv2_plan_experiment -d 511 -pl nnUNetPlannerResEncM"
+    trainings = [line for line in lines if line.startswith("nnUNetv2_train")]
+    assert len(trainings) == 2 * 2 * 2  # arms, folds, shares of the patients
+    cafr = f"nnUNetv2_train {DATASET} 2d 1 -tr nnUNetTrainer_CAFR_seed3_budget2x5 -p nnUNetPlans -device cpu --c"
+    half = f"nnUNetv2_train {DATASET} 2d 0 -tr nnUNetTrainer_LevelSafe_seed3_train50percent_budget2x5"
+    assert cafr in trainings
+    assert sum(line.startswith(half) and "-p nnUNetResEncUNetMPlans" in line for line in trainings) == 1
+    assert not (tmp_path / "benchmark").exists()
+
+
+def test_what_is_done_is_not_listed(benchmark, nnunet_environment, capsys):
+    done = (
+        nnunet_environment / DATASET / "nnUNetTrainer_CAFR_seed0_budget2x4__nnUNetPlans__2d" / "fold_0" / "validation"
+    )
+    done.mkdir(parents=True)
+    (done / "summary.json").write_text("{}")
+    assert benchmark("--arms", "CAFR", "-f", 0, 1, "--budget", "smoke", "--dry-run") == 0
+    (training,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("nnUNetv2_train")]
+    assert training.split()[3] == "1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "0x5"], "EPOCHSxITERATIONS"),
+        (["--train-fraction", "1.5"], "a share is"),
+        (["--arms", "Nothing"], "invalid choice"),
+    ],
+)
+def test_arguments_are_checked(arguments, message, benchmark, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        benchmark(*arguments, "--dry-run")
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_budgets_are_in_the_trainers_names():
+    assert [parse_budget(name).suffix for name in ("smoke", "short", "full", "7x9")] == [
+        "_budget2x4",
+        "_budget100x250",
+        "",
+        "_budget7x9",
+    ]
+    assert parse_budget("1x3").words == "1x3: 1 epoch of 3 iterations"
+
+
+def test_each_network_of_the_papers_tables_has_an_arm():
+    printed = {arm.printed_as for arm in ARMS.values()} - {""}
+    assert printed == {"CAFR-Net", "U-Net", "Attention U-Net", "Swin-Unet", "TransUNet", "neither", "+ LAFR", "+ CLR"}
+
+
+@pytest.mark.slow
+def test_from_training_to_report(phantom_dataset, tmp_path):
+    pytest.importorskip("snakemake", reason="the extra [cluster] is not installed (it needs Python 3.11)")
+    # The external data: the same phantoms under another number, predicted and scored as if they were others.
+    external = phantom_dataset.raw / "Dataset520_SpineMRI"
+    external.symlink_to(phantom_dataset.raw / DATASET)
+    folder = tmp_path / "benchmark"
+    line = ["benchmark", "-d", 511, "-f", 0, "--budget", "1x2", "-device", "cpu", "-o", folder]
+    line += ["--train-fraction", 0.5, "--external", 520]
+
+    assert "[cluster]" not in phantom_dataset.run("nnUNetv2_cafr", *line, "--arms", "CAFR", "LevelSafe").stdout
+    records = list(phantom_dataset.results.glob("*/*_budget1x2__*/fold_0/training_record.json"))
+    assert len(records) == 4  # two arms on all and on half of the patients
+    written = {record: record.stat().st_mtime_ns for record in records}
+    page = (folder / "report" / "report.html").read_text(encoding="utf-8")
+    for heading in ("Cross-validation", "External: Dataset520_SpineMRI", "Less data"):
+        assert heading in page
+    costs = json.loads((folder / "cost.json").read_text())["arms"]
+    assert all(value > 0 for cost in costs.values() for key, value in cost.items() if key != "spread")
+
+    # One more arm trains alone; what was there is not touched.
+    phantom_dataset.run("nnUNetv2_cafr", *line, "--arms", "CAFR", "LevelSafe", "CAFR-noCLR")
+    assert {record: record.stat().st_mtime_ns for record in records} == written
+    assert "CAFR-noCLR" in (folder / "report" / "tables" / "results.csv").read_text()
+
+    # A record that says that another code trained an arm: no report, and the reason.
+    changed = json.loads(records[0].read_text())
+    changed[0]["nnunetv2-cafr code"] = "another"
+    records[0].write_text(json.dumps(changed))
+    refused = phantom_dataset.run("nnUNetv2_cafr", "report", folder, check=False)
+    assert refused.returncode != 0 and "version of nnunetv2-cafr's code" in refused.stdout
