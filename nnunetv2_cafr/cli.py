@@ -13,6 +13,8 @@ EPILOG = """examples:
   nnUNetv2_cafr cost --size 256 256           MACs, parameters, latency beside nnU-Net
   nnUNetv2_cafr evaluate REF PRED             overlaps, surface distances in mm, level errors
   nnUNetv2_cafr benchmark -d 511 --dry-run    every network under equal conditions: one page, tables
+  nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
+  nnUNetv2_cafr predict -m model.onnx -i IN -o OUT --precision bf16
   nnUNetv2_cafr doctor                        versions, device, folders, trainers
 
 Training and inference are nnU-Net's own commands: nnUNetv2_train DATASET 2d 0 -tr nnUNetTrainer_CAFR
@@ -29,6 +31,8 @@ VERBS = {
     "benchmark": ("all networks under equal conditions, in one report", "benchmark.command"),
     "report": ("the report of a finished benchmark, again", "report"),
     "cost": ("MACs, parameters and latency beside nnU-Net's network", "cost"),
+    "export": ("a trained network as one ONNX file, with all that prediction needs", "deployment.export"),
+    "predict": ("label maps from an exported network, without the training stack", "deployment.predict"),
     "doctor": ("versions, device, folders, and whether nnU-Net finds the trainers", "doctor"),
 }
 

@@ -33,6 +33,7 @@ EXAMPLES = """examples:
   nnUNetv2_cafr cost                          256x256, 1 channel, 20 classes: the paper's table
   nnUNetv2_cafr cost --size 640 320
   nnUNetv2_cafr cost -d 511 -c 2d             what your plans file makes of both networks
+  nnUNetv2_cafr cost --bench                  training, memory, whole volumes too: speed.json, speed.png (half an hour)
 """
 
 
@@ -164,11 +165,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="plans identifier (default nnUNetPlans)")
     parser.add_argument("-device", default="cpu", choices=["cpu", "cuda", "mps"], help="default cpu")
     parser.add_argument("--repeats", type=int, default=10, help="timed forward passes of each network (default 10)")
+    parser.add_argument(
+        "--bench",
+        action="store_true",
+        help="measure latency at several sizes, training steps and memory, and nnUNetv2_predict on a phantom",
+    )
+    parser.add_argument(
+        "-o", type=Path, metavar="FOLDER", default=Path("speed"), help="of --bench's files (default speed)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.d and arguments.size:
         raise SystemExit("Give either -d (patch from the plans) or --size, not both")
+    if arguments.bench:
+        if arguments.d or arguments.size or arguments.device == "mps":
+            raise SystemExit("--bench has sizes and data of its own, on cpu or cuda: leave out -d and --size")
+        from nnunetv2_cafr import speed  # which needs this module
+
+        rows = speed.bench(arguments.o, arguments.device, arguments.repeats)
+        print(f"{speed.conditions(arguments.device)}\n\n{speed.table(rows)}\n\nWrote {arguments.o}")
+        return 0
     if arguments.d:
         networks, shape = networks_from_plans(arguments.d, arguments.c, arguments.p)
     else:

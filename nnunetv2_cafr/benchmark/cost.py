@@ -144,7 +144,7 @@ def _percentiles(times: Sequence[float]) -> tuple[float, float]:
 
 def _conditions(arm: MeasuredArm) -> str:
     cuda = arm.device.type == "cuda"
-    device = torch.cuda.get_device_name(arm.device) if cuda else f"{_processor()}, {torch.get_num_threads()} threads"
+    device = torch.cuda.get_device_name(arm.device) if cuda else f"{processor()}, {torch.get_num_threads()} threads"
     memory = "torch's peak of allocated memory" if cuda else "the tensors alive at the worst moment of a training step"
     return (
         f"{device}; torch {torch.__version__}; batch of training {tuple(arm.batch['data'].shape)}; slice: one patch "
@@ -154,8 +154,8 @@ def _conditions(arm: MeasuredArm) -> str:
     )
 
 
-def _processor() -> str:
-    """Name of the CPU where the system tells it."""
+def processor() -> str:
+    """Name of the CPU and its cores, where the system tells it."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,0 +1,75 @@
+"""The JSON file beside an exported network: all that is needed to predict as nnU-Net would, and what the network is."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+FORMAT = "nnunetv2_cafr export 1"  # the number is raised when a description changes its meaning
+
+
+def description_file(model: Path) -> Path:
+    return model.with_suffix(".json")
+
+
+def checksum(program: bytes) -> str:
+    return hashlib.sha256(program).hexdigest()
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the JSON file holds (`content`), in the terms of nnU-Net."""
+
+    content: dict[str, Any]
+
+    @classmethod
+    def read(cls, model: Path) -> "Description":
+        """The description of an exported network.
+
+        Raises:
+            SystemExit: if the network or its description is missing, not an export, or not of each other.
+        """
+        file = description_file(model)
+        export_it = "nnUNetv2_cafr export writes both files, keep them together"
+        for needed in (model, file):
+            if not needed.is_file():
+                raise SystemExit(f"There is no {needed}: {export_it}")
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"{file} cannot be read ({error}): {export_it}") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise SystemExit(f"{file} does not describe an exported network: {export_it}")
+        if content["sha256"] != checksum(model.read_bytes()):
+            raise SystemExit(f"{model} is not the file that {file} describes (SHA-256 differs): export it again")
+        return cls(content)
+
+    @cached_property
+    def plans(self) -> PlansManager:
+        return PlansManager(self.content["plans"])
+
+    @property
+    def dataset_json(self) -> dict[str, Any]:
+        return self.content["dataset_json"]
+
+    @cached_property
+    def configuration(self) -> ConfigurationManager:
+        return self.plans.get_configuration(self.content["configuration"])
+
+    @cached_property
+    def labels(self) -> LabelManager:
+        return self.plans.get_label_manager(self.dataset_json)
+
+    @property
+    def channel_names(self) -> list[str]:
+        return list(self.content["channel_names"].values())
+
+    @property
+    def mirroring_axes(self) -> tuple[int, ...]:
+        """Axes of a patch along which nnU-Net mirrors at inference."""
+        return tuple(self.content["inference_allowed_mirroring_axes"])

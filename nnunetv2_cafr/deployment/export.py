@@ -1,0 +1,339 @@
+"""`nnUNetv2_cafr export`: a trained network as one ONNX file, with a JSON file of all that prediction needs.
+
+Any 2-D or 3-D network that nnU-Net trained, from this package or not. Several folds become one network that averages
+their logits, as nnUNetv2_predict does. Batch and size of its input are free; sizes that do not fit the network's
+strides are zero-padded inside. It is compared with PyTorch on patches of the data set before it is written.
+"""
+
+import argparse
+import contextlib
+import copy
+import importlib.metadata
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.file_path_utilities import get_output_folder
+from torch import nn
+from torch.nn import functional as F
+
+from nnunetv2_cafr.deployment.description import FORMAT, Description, checksum, description_file
+from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
+from nnunetv2_cafr.deployment.studies import find_studies, preprocess
+from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.network.convolution import crop_to
+from nnunetv2_cafr.network.padding import Padded
+from nnunetv2_cafr.network.swin_unet import SwinUNet
+from nnunetv2_cafr.network.trans_unet import TransUNet
+from nnunetv2_cafr.training.checkpoints import refuse_code, write_atomically
+
+EXAMPLES = """examples:
+  nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
+  nnUNetv2_cafr export -d 511 -c 2d -tr nnUNetTrainer -o stock.onnx     all five folds, nnU-Net's own network
+"""
+
+TOLERANCE = 1e-4  # largest error that may come from the order of sums, as a share of the largest logit; ours
+CASES_COMPARED = 2
+BYTES_PER_FILE = 2**31 - 1  # of ONNX
+
+
+class Ensemble(nn.Module):
+    """Mean of the logits of networks, for inputs (b, c, *spatial) of any size.
+
+    Zero-pads at the far ends to multiples of `multiple` and crops back, without asking whether it is needed:
+    torch.export follows one branch only, and would keep to the sizes that take it.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], multiple: Sequence[int]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.multiple = tuple(multiple)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spatial = x.shape[2:]
+        whole = [
+            (size + multiple - 1) // multiple * multiple for size, multiple in zip(spatial, self.multiple, strict=True)
+        ]
+        x = F.pad(x, [padding for multiple in reversed(self.multiple) for padding in (0, multiple - 1)])
+        x = crop_to(x, whole)
+        logits = self.networks[0](x)
+        for network in self.networks[1:]:
+            logits = logits + network(x)
+        return crop_to(logits / len(self.networks), spatial)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far ONNX Runtime's logits are from PyTorch's, and in what share of pixels the label is the same."""
+
+    source: str
+    max_error: float
+    max_logit: float
+    same_label: float
+
+    def __str__(self) -> str:
+        return (
+            f"Compared with PyTorch on {self.source}: error of logits at most {self.max_error:.2g}, of logits up to "
+            f"{self.max_logit:.3g}; the same label in {self.same_label:.4%} of pixels"
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", required=True, metavar="DATASET", help="id or name of the data set")
+    parser.add_argument("-c", required=True, metavar="CONFIGURATION", help="configuration, such as 2d")
+    parser.add_argument(
+        "-f", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="folds to average (default 0 1 2 3 4)"
+    )
+    parser.add_argument("-tr", default="nnUNetTrainer_CAFR", metavar="TRAINER", help="default nnUNetTrainer_CAFR")
+    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans identifier (default nnUNetPlans)")
+    parser.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="default checkpoint_final.pth")
+    parser.add_argument("-o", type=Path, required=True, metavar="FILE", help="ONNX file; a JSON file goes beside it")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        import_extra(name)
+    refuse_foreign(arguments.o)
+    try:
+        folder = Path(get_output_folder(arguments.d, arguments.tr, arguments.p, arguments.c))
+        predictor = load_folds(folder, arguments.f, arguments.chk)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise SystemExit(f"Nothing was exported. {error}") from error
+    description = Description(describe(predictor, arguments))
+    volumes, source = load_samples(description)
+    ensemble = ensemble_of(predictor)
+    program, comparison, sizes = export_compared(ensemble, description, volumes, source)
+    print(comparison)
+    patch_size = description.configuration.patch_size
+    axes = ", ".join(AXES[len(patch_size)])
+    probe = probe_patch(len(description.channel_names), patch_size)
+    content = {
+        **description.content,
+        "onnx": {
+            "input": f"image (batch, channels, {axes}) float32, preprocessed by nnU-Net",
+            "output": "logits (batch, heads, ...) of the same size, mean of the folds",
+            "sizes": sizes,
+        },
+        "comparison_with_pytorch": vars(comparison),
+        "probe": probe_values(logits_of(ensemble, probe)).tolist(),
+        "sha256": checksum(program),
+    }
+    text = json.dumps(content, indent=1)
+    arguments.o.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(arguments.o, lambda partial: partial.write_bytes(program))
+    write_atomically(description_file(arguments.o), lambda partial: partial.write_text(text, encoding="utf-8"))
+    print(f"Wrote {arguments.o} ({len(program) / 2**20:.0f} MB, sizes: {sizes}) and {description_file(arguments.o)}")
+    return 0
+
+
+def refuse_foreign(target: Path) -> None:
+    """Makes sure that nothing but an earlier export is overwritten.
+
+    Raises:
+        SystemExit: if `target` is no name for an ONNX file, or it or its JSON file is there and not of an export.
+    """
+    if target.suffix != ".onnx":
+        raise SystemExit(f"-o {target}: expected a file name that ends in .onnx")
+    description = description_file(target)
+    if not target.exists() and not description.exists():
+        return
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = target if target.exists() else description
+        raise SystemExit(f"{found} is there and is no export of nnUNetv2_cafr: move it away, or choose another name")
+
+
+def load_folds(folder: Path, folds: Sequence[str], checkpoint_name: str) -> nnUNetPredictor:
+    """nnU-Net's predictor with the weights of these folds, from checkpoints that hold nothing but values.
+
+    Raises:
+        ValueError: if there is no trained model, a fold is missing, a checkpoint is damaged or holds code, or the
+            network reads the prediction of another one.
+        RuntimeError: if there is no such trainer, or the weights do not fit its network.
+    """
+    if not (folder / "plans.json").is_file():
+        raise ValueError(f"There is no trained model in {folder}: are -d, -c, -tr and -p those of its training?")
+    checkpoints = [folder / f"fold_{fold}" / checkpoint_name for fold in folds]
+    if missing := [checkpoint for checkpoint in checkpoints if not checkpoint.is_file()]:
+        raise ValueError(f"There is no {', no '.join(map(str, missing))}: name the folds that are trained by -f")
+    for checkpoint in checkpoints:
+        refuse_code(checkpoint)
+    with silent():  # it tells of the device, and where it looks for the trainer
+        predictor = nnUNetPredictor(device=torch.device("cpu"))
+        predictor.initialize_from_trained_model_folder(str(folder), list(folds), checkpoint_name)
+    if predictor.configuration_manager.previous_stage_name is not None:
+        raise ValueError(f"{folder} holds the second stage of a cascade; only networks that read images are exported")
+    return predictor
+
+
+def describe(predictor: nnUNetPredictor, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All that the JSON file says about the network, but for the export itself."""
+    plans, settings, dataset_json = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+    packages = ("nnunetv2-cafr", "nnunetv2", "torch", "onnx", "onnxscript", "onnxruntime")
+    return {
+        "format": FORMAT,
+        "dataset": plans.dataset_name,
+        "configuration": arguments.c,
+        "plans_name": plans.plans_name,
+        "trainer": predictor.trainer_name,
+        "folds": arguments.f,
+        "checkpoint": arguments.chk,
+        "channel_names": dataset_json.get("channel_names", dataset_json.get("modality")),
+        "labels": dataset_json["labels"],
+        "regions_class_order": dataset_json.get("regions_class_order"),
+        "patch_size": settings.patch_size,
+        "spacing": settings.spacing,
+        "normalization_schemes": settings.normalization_schemes,
+        "inference_allowed_mirroring_axes": list(predictor.allowed_mirroring_axes or ()),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "plans": plans.plans,
+        "dataset_json": dataset_json,
+    }
+
+
+def load_samples(description: Description) -> tuple[list[np.ndarray], str]:
+    """A few preprocessed cases (c, d, h, w) of the data set, or raw ones, preprocessed here, or noise; and which."""
+    dataset, settings = description.content["dataset"], description.configuration
+    preprocessed = Path(nnUNet_preprocessed.get() or "") / dataset / settings.data_identifier
+    images = Path(nnUNet_raw.get() or "") / dataset / "imagesTr"
+    if nnUNet_preprocessed.is_set() and preprocessed.is_dir() and any(preprocessed.iterdir()):
+        cases = infer_dataset_class(str(preprocessed))(str(preprocessed))
+        names = list(cases.identifiers)[:CASES_COMPARED]
+        volumes = [np.asarray(cases.load_case(name)[0]) for name in names]
+    elif nnUNet_raw.is_set() and images.is_dir() and any(images.iterdir()):
+        studies = find_studies([images], description)[:CASES_COMPARED]
+        names = [study.name for study in studies]
+        volumes = [preprocess(study, description)[0] for study in studies]
+    else:
+        depth = [1] * (3 - len(settings.patch_size))
+        shape = (len(description.channel_names), *depth, *settings.patch_size)
+        noise = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        return [noise], f"noise (no case of {dataset} is in nnUNet_preprocessed or nnUNet_raw)"
+    return volumes, ", ".join(names)
+
+
+def ensemble_of(predictor: nnUNetPredictor) -> Ensemble:
+    networks = [copy.deepcopy(predictor.network) for _ in predictor.list_of_parameters]
+    for network, parameters in zip(networks, predictor.list_of_parameters, strict=True):
+        network.load_state_dict(parameters)
+    return Ensemble(networks, size_multiple(predictor)).eval()
+
+
+@torch.inference_mode()
+def logits_of(ensemble: nn.Module, x: np.ndarray) -> np.ndarray:
+    return ensemble(torch.from_numpy(x)).numpy()
+
+
+def export_compared(
+    ensemble: Ensemble, description: Description, volumes: Sequence[np.ndarray], source: str
+) -> tuple[bytes, Comparison, str]:
+    """The ONNX file's content, how it compares with PyTorch on these volumes, and in words the sizes that it takes.
+
+    Raises:
+        SystemExit: if the network cannot be exported, or computes something else in ONNX Runtime.
+    """
+    patch_size, multiple = list(description.configuration.patch_size), list(ensemble.multiple)
+    # torch.export does not come to an end with the windows and positions of these two in sizes that it does not know.
+    attempts = (False,) if isinstance(ensemble.networks[0], SwinUNet | TransUNet) else (True, False)
+    for free in attempts:
+        sizes = [patch_size]
+        if free:
+            sizes += [[size + 1 for size in patch_size], np.add(patch_size, multiple).tolist()]
+        try:
+            program = to_onnx(ensemble, len(volumes[0]), patch_size, free)
+            comparison = compare(ensemble, program, volumes, sizes, source)
+        except Exception as error:  # torch's exporter and ONNX Runtime have errors of many kinds
+            if not free:
+                raise SystemExit(f"Nothing was exported, this network cannot be: {error}") from error
+            continue
+        if comparison.max_error <= TOLERANCE * max(1.0, comparison.max_logit):
+            return program, comparison, f"any, unpadded in multiples of {multiple}" if free else f"{patch_size} only"
+    raise SystemExit(f"Nothing was exported, ONNX Runtime computes something else than PyTorch. {comparison}")
+
+
+def size_multiple(predictor: nnUNetPredictor) -> list[int]:
+    """What sizes must be multiples of: as the network itself pads them, else by the strides of the plans."""
+    if isinstance(predictor.network, CAFRNet):
+        return list(predictor.network.token_size)
+    if isinstance(predictor.network, Padded):
+        return list(predictor.network.multiple)
+    return np.prod(predictor.configuration_manager.pool_op_kernel_sizes, axis=0).tolist()
+
+
+def to_onnx(ensemble: nn.Module, channels: int, patch_size: Sequence[int], free: bool) -> bytes:
+    """An ONNX file's content, for any batch size and, if `free`, any size of patches.
+
+    Raises:
+        ValueError: if it is larger than an ONNX file can be.
+    """
+    sizes = [size + 1 if free else size for size in patch_size]  # where padding and cropping have something to do
+    axes = {0: "batch", **dict(enumerate(AXES[len(patch_size)], start=2))} if free else {0: "batch"}
+    with silent():
+        program = torch.onnx.export(
+            ensemble,
+            (torch.randn(2, channels, *sizes),),
+            dynamo=True,
+            dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in axes.items()},),
+            input_names=["image"],
+            output_names=["logits"],
+            verbose=False,
+        )
+    assert program is not None
+    if (size := program.model_proto.ByteSize()) > BYTES_PER_FILE:
+        raise ValueError(f"It has {size / 2**30:.1f} GB, an ONNX file holds 2: export fewer folds")
+    return program.model_proto.SerializeToString()
+
+
+def compare(
+    ensemble: nn.Module, program: bytes, volumes: Sequence[np.ndarray], sizes: Sequence[Sequence[int]], source: str
+) -> Comparison:
+    """Compares an ONNX file with PyTorch on the middle of each volume, as one batch, in each of these sizes."""
+    onnxruntime = import_extra("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it refuses is raised as well
+    session = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+    errors, largest, same = [], [], []
+    for size in sizes:
+        x = np.stack([middle(volume, size) for volume in volumes])
+        (found,) = session.run(None, {"image": x})
+        expected = logits_of(ensemble, x)
+        errors.append(float(np.abs(found - expected).max()))
+        largest.append(float(np.abs(expected).max()))
+        same.append(float((found.argmax(1) == expected.argmax(1)).mean()))
+    return Comparison(source, max(errors), max(largest), min(same))
+
+
+def middle(volume: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """The middle patch (c, *size) of a volume (c, d, h, w), zero-padded where that is smaller."""
+    if len(size) == 2:
+        volume = volume[:, volume.shape[1] // 2]
+    volume = pad_nd_image(volume, size, "constant", {"constant_values": 0})
+    starts = [(length - wanted) // 2 for length, wanted in zip(volume.shape[1:], size, strict=True)]
+    return volume[(slice(None), *(slice(start, start + n) for start, n in zip(starts, size, strict=True)))]
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keeps what nnU-Net and torch's exporter print, log and warn of for their own developers from the user."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
