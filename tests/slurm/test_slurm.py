@@ -11,7 +11,7 @@ import pytest
 
 from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE
 
-EPOCHS = 40
+EPOCHS = 20
 # A minute is SLURM's shortest limit; the training takes longer than that on any two cores.
 LIMITED = "runtime=1", "mem_mb=3000", "cpus_per_task=2"
 WITHOUT_ACCOUNTING = "--slurm-status-command", "squeue", "--slurm-no-account"
@@ -30,6 +30,7 @@ def test_a_job_that_hits_its_time_limit_goes_on(phantom_dataset, tmp_path):
     pytest.importorskip("snakemake_executor_plugin_slurm", reason="the extra [cluster] is not installed")
     if not idle_node():
         pytest.skip("no SLURM with an idle node: tests/slurm/cluster.sh start FOLDER makes one")
+    phantom_dataset.run("nnUNetv2_cafr", "split", "-d", 511)
     folder = tmp_path / "benchmark"
     benchmark = ["-d", 511, "--arms", "CAFR", "-f", 0, "--budget", f"{EPOCHS}x20", "-device", "cpu", "-o", folder]
     cluster = ["--executor", "slurm", "--default-resources", *LIMITED, "--retries", 9, *WITHOUT_ACCOUNTING, *EAGER]
