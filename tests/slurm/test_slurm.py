@@ -14,6 +14,7 @@ from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE
 EPOCHS = 20
 # A minute is SLURM's shortest limit; the training takes longer than that on any two cores.
 LIMITED = "runtime=1", "mem_mb=3000", "cpus_per_task=2"
+UNLIMITED = "--set-resources", "cost:runtime=10"  # which cannot go on where it was
 WITHOUT_ACCOUNTING = "--slurm-status-command", "squeue", "--slurm-no-account"
 EAGER = "--slurm-init-seconds-before-status-checks", "5", "--seconds-between-status-checks", "5"
 
@@ -33,7 +34,8 @@ def test_a_job_that_hits_its_time_limit_goes_on(phantom_dataset, tmp_path):
     phantom_dataset.run("nnUNetv2_cafr", "split", "-d", 511)
     folder = tmp_path / "benchmark"
     benchmark = ["-d", 511, "--arms", "CAFR", "-f", 0, "--budget", f"{EPOCHS}x20", "-device", "cpu", "-o", folder]
-    cluster = ["--executor", "slurm", "--default-resources", *LIMITED, "--retries", 9, *WITHOUT_ACCOUNTING, *EAGER]
+    cluster = ["--executor", "slurm", "--default-resources", *LIMITED, *UNLIMITED, "--retries", 9]
+    cluster += [*WITHOUT_ACCOUNTING, *EAGER]
     phantom_dataset.run("nnUNetv2_cafr", "benchmark", *benchmark, "--", *cluster, timeout=1800)
 
     (record,) = phantom_dataset.results.glob(f"*/nnUNetTrainer_CAFR_seed0_budget{EPOCHS}x20__*/fold_0/{RECORD_FILE}")
