@@ -8,13 +8,12 @@ single-channel 256x256 images, 20 classes, on the GPU where there is one.
 import argparse
 import platform
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
+from nnunetv2_cafr.cost import in_turns
 from nnunetv2_cafr.loss import DiceCECLRLoss, PixelInfoNCE
 from nnunetv2_cafr.network import CAFRNet
 
@@ -34,17 +33,6 @@ def spine_labels(batch_size: int) -> torch.Tensor:
         in_spine = (column >= left) & (column < left + WIDTH) & (level < 10) & (in_body | (level < 9))
         labels[sample, 0] = torch.where(in_spine, torch.where(in_body, level + 1, level + 11), 0)
     return labels
-
-
-def time_of(work: Callable[[], None], device: torch.device) -> float:
-    """Milliseconds until all of it is done, on the device too."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -75,10 +63,8 @@ def main() -> None:
         loss_fn(network(image), target).backward()
         optimizer.step()
 
-    rounds = [
-        (time_of(contrastive_loss, device), time_of(training_step, device)) for _ in range(arguments.repeats + 2)
-    ][2:]
-    loss_ms, step_ms = (statistics.median(times) for times in zip(*rounds, strict=True))
+    times = in_turns({"loss": contrastive_loss, "step": training_step}, device, arguments.repeats, warm_up=2)
+    loss_ms, step_ms = (statistics.median(values) for values in times.values())
 
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)

@@ -8,7 +8,9 @@ import argparse
 import platform
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import strides_of_tokens
@@ -56,19 +59,34 @@ def count_macs(network: nn.Module, x: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def interleaved_latency_ms(networks: list[nn.Module], x: torch.Tensor, repeats: int) -> list[float]:
-    """Median milliseconds of each network's forward pass, taken in turns so that all see the same machine."""
-    seconds: list[list[float]] = [[] for _ in networks]
-    with torch.no_grad():
-        for repeat in range(repeats + 2):  # two rounds to warm up
-            for network, times in zip(networks, seconds, strict=True):
-                synchronize(x.device)
-                start = time.perf_counter()
-                network(x)
-                synchronize(x.device)
-                if repeat >= 2:
-                    times.append(time.perf_counter() - start)
-    return [1000 * statistics.median(times) for times in seconds]
+def in_turns(
+    actions: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, warm_up: int, title: str = ""
+) -> dict[str, list[float]]:
+    """Milliseconds of each action, round by round over all of them, so that all see the same machine.
+
+    Args:
+        actions: by name.
+        device: that an action's work is done on; the time lasts until all of it is done.
+        rounds: that are timed.
+        warm_up: rounds before those.
+        title: of a progress bar; without one there is none.
+    """
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for number in tqdm(range(rounds + warm_up), desc=title, disable=not title):
+        for name, action in actions.items():
+            synchronize(device)
+            start = time.perf_counter()
+            action()
+            synchronize(device)
+            if number >= warm_up:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return times
+
+
+@torch.no_grad()
+def infer(network: nn.Module, x: torch.Tensor) -> None:
+    """One forward pass, to be timed."""
+    network(x)
 
 
 def synchronize(device: torch.device) -> None:
@@ -135,10 +153,15 @@ def measure(networks: dict[str, nn.Module], shape: list[int], device: torch.devi
     x = torch.randn(1, *shape, device=device)
     for network in networks.values():
         network.to(device).eval()
-    latencies = interleaved_latency_ms(list(networks.values()), x, repeats)
+    times = in_turns({name: partial(infer, network, x) for name, network in networks.items()}, device, repeats, 2)
     return [
-        Cost(name, count_macs(network, x) / 1e9, sum(p.numel() for p in network.parameters()), latency)
-        for (name, network), latency in zip(networks.items(), latencies, strict=True)
+        Cost(
+            name,
+            count_macs(network, x) / 1e9,
+            sum(p.numel() for p in network.parameters()),
+            statistics.median(times[name]),
+        )
+        for name, network in networks.items()
     ]
 
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,10 +26,10 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunetv2_cafr import phantom
-from nnunetv2_cafr.benchmark.cost import MeasuredArm, in_turns, processor
+from nnunetv2_cafr.benchmark.cost import WARM_UP, MeasuredArm, processor
 from nnunetv2_cafr.benchmark.jobs import installed
 from nnunetv2_cafr.benchmark.matrix import Matrix
-from nnunetv2_cafr.cost import count_macs, plain_conv_unet, synchronize
+from nnunetv2_cafr.cost import count_macs, in_turns, infer, plain_conv_unet
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.training.checkpoints import write_atomically
 
@@ -80,50 +81,24 @@ def slices(sizes: Sequence[tuple[int, int]], device: torch.device, rounds: int) 
         if size == sizes[0]:
             macs = {name: count_macs(network, x) / 1e9 for name, network in networks.items()}
             measurements.append(Measurement(f"GMACs at {_by(size)}", macs[CAFR], macs[NNUNET], 0.35))
-        times = _in_turns({name: _forward(network, x) for name, network in networks.items()}, device, rounds)
+        passes = {name: partial(infer, network, x) for name, network in networks.items()}
+        times = in_turns(passes, device, rounds, WARM_UP)
         measurements.append(of_rounds(f"inference at {_by(size)}, ms", times[CAFR], times[NNUNET], TARGETS.get(size)))
     return measurements
 
 
-def _forward(network: nn.Module, x: torch.Tensor) -> Callable[[], None]:
-    def run() -> None:
-        with torch.no_grad():
-            network(x)
-
-    return run
-
-
-def _in_turns(actions: Mapping[str, Callable[[], None]], device: torch.device, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each action, round by round, after one to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for number in range(rounds + 1):
-        for name, action in actions.items():
-            synchronize(device)
-            start = time.perf_counter()
-            action()
-            synchronize(device)
-            if number:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times
-
-
-def training(matrix: Matrix, rounds: int) -> list[Measurement]:
+def training(arms: Mapping[str, MeasuredArm], rounds: int) -> list[Measurement]:
     """Training step, the contrastive loss within it, and the peak of memory, under the phantom's own plans."""
-    arms = _arms(matrix)
-    times = in_turns(arms, MeasuredArm.training_step, rounds, "training step")
+    device = arms[CAFR].device
+    times = in_turns({name: arm.training_step for name, arm in arms.items()}, device, rounds, WARM_UP, "training step")
     batch = _by(arms[CAFR].batch["data"].shape)
-    contrastive = _in_turns({CAFR: _contrastive_loss(arms[CAFR])}, arms[CAFR].device, rounds)[CAFR]
+    contrastive = in_turns({CAFR: _contrastive_loss(arms[CAFR])}, device, rounds, WARM_UP)[CAFR]
     peaks = {name: arm.training_peak / 2**30 for name, arm in arms.items()}
     return [
         of_rounds(f"training step, batch {batch}, ms", times[CAFR], times[NNUNET], 0.42),
         of_rounds("contrastive loss, beside CAFR-Net's whole step, ms", contrastive, times[CAFR], 0.05),
         Measurement("peak memory of a training step, GiB", peaks[CAFR], peaks[NNUNET], 0.60),
     ]
-
-
-def _arms(matrix: Matrix) -> dict[str, MeasuredArm]:
-    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells of every split and folder
-        return {one.arm.name: MeasuredArm(matrix, one) for one in matrix.trainings()}
 
 
 def _contrastive_loss(arm: MeasuredArm) -> Callable[[], None]:
@@ -140,9 +115,8 @@ def _contrastive_loss(arm: MeasuredArm) -> Callable[[], None]:
     return run
 
 
-def from_file_to_file(matrix: Matrix, images: Path, rounds: int) -> Measurement:
+def from_file_to_file(matrix: Matrix, arms: Mapping[str, MeasuredArm], rounds: int) -> Measurement:
     """Seconds of nnUNetv2_predict in a fresh process, one volume, start of the program included."""
-    arms = _arms(matrix)
     for one in matrix.trainings():
         _write_untrained_model(matrix, arms[one.arm.name], matrix.fold_folder(one))
     seconds: dict[str, list[float]] = {one.arm.name: [] for one in matrix.trainings()}
@@ -150,7 +124,7 @@ def from_file_to_file(matrix: Matrix, images: Path, rounds: int) -> Measurement:
         for one in matrix.trainings():
             with tempfile.TemporaryDirectory() as target:
                 command = [installed("nnUNetv2_predict"), "-d", matrix.dataset, "-c", matrix.configuration]
-                command += ["-tr", matrix.trainer(one), "-f", "0", "-i", str(images), "-o", target]
+                command += ["-tr", matrix.trainer(one), "-f", "0", "-i", str(matrix.raw / "imagesTs"), "-o", target]
                 command += ["-device", matrix.device, "-npp", "1", "-nps", "1"]
                 start = time.perf_counter()
                 _run(command)
@@ -188,8 +162,10 @@ def bench(target: Path, device: str, rounds: int) -> list[Measurement]:
         matrix = Matrix(
             "Dataset999_SpineMRI", "2d", "nnUNetPlans", (CAFR, NNUNET), (0,), (0,), "full", (100,), (), device
         )
-        measurements += training(matrix, max(2, rounds // 2))
-        measurements.append(from_file_to_file(matrix, matrix.raw / "imagesTs", max(2, rounds // 5)))
+        with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells of every split and folder
+            arms = {one.arm.name: MeasuredArm(matrix, one) for one in matrix.trainings()}
+        measurements += training(arms, max(2, rounds // 2))
+        measurements.append(from_file_to_file(matrix, arms, max(2, rounds // 5)))
     content = {"conditions": conditions(device), "rounds": rounds, "measurements": list(map(asdict, measurements))}
     write_atomically(target / RESULTS_FILE, lambda path: path.write_text(json.dumps(content, indent=1)))
     plot_growth(measurements, target / GROWTH_FILE)

@@ -1,6 +1,7 @@
 """Shared fixtures: a small phantom data set, converted and preprocessed by the real commands."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from nnunetv2_cafr import phantom
 
 NNUNET_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 DATASET_ID = 511
 DATASET = "Dataset511_SpineMRI"
 
@@ -111,3 +113,29 @@ def nnunet_environment(phantom_dataset: NNUNetFolders, tmp_path: Path, monkeypat
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("nnUNet_results", str(results))
     return results
+
+
+@pytest.fixture(scope="session")
+def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Opens a page without a network and returns its elements after the scripts ran; fails on any console message."""
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
+    profile = tmp_path_factory.mktemp("browser")
+
+    def open_page(page: Path, query: str = "") -> str:
+        result = subprocess.run(
+            [
+                browser,
+                *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"),
+                *("--proxy-server=127.0.0.1:9", "--enable-logging=stderr", "--dump-dom", f"{page.as_uri()}{query}"),
+            ],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            check=True,
+        )
+        assert "CONSOLE" not in result.stderr, result.stderr
+        return result.stdout
+
+    return open_page

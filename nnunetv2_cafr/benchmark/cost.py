@@ -11,9 +11,9 @@ import platform
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from nnunetv2_cafr.benchmark.jobs import COST_FILE
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
-from nnunetv2_cafr.cost import count_macs, synchronize
+from nnunetv2_cafr.cost import count_macs, in_turns
 from nnunetv2_cafr.evaluation.study import Cost
 from nnunetv2_cafr.planning.memory import LiveStorages
 from nnunetv2_cafr.training.checkpoints import write_atomically
@@ -107,7 +107,11 @@ def measure(matrix: Matrix) -> tuple[dict[str, Cost], str]:
         "volume_ms": (VOLUME_ROUNDS, lambda arm: arm.predict_volume(mirrored=False)),
         "volume_mirrored_ms": (VOLUME_ROUNDS, lambda arm: arm.predict_volume(mirrored=True)),
     }
-    times = {what: in_turns(arms, action, rounds, what) for what, (rounds, action) in actions.items()}
+    device = arms[names[0]].device
+    times = {
+        what: in_turns({name: partial(action, arm) for name, arm in arms.items()}, device, rounds, WARM_UP, what)
+        for what, (rounds, action) in actions.items()
+    }
     costs = {
         name: Cost(
             gmacs=arm.gmacs,
@@ -119,22 +123,6 @@ def measure(matrix: Matrix) -> tuple[dict[str, Cost], str]:
         for name, arm in arms.items()
     }
     return costs, _conditions(arms[names[0]])
-
-
-def in_turns(
-    arms: Mapping[str, MeasuredArm], action: Callable[[MeasuredArm], None], rounds: int, title: str
-) -> dict[str, list[float]]:
-    """Milliseconds of each arm's action, round by round over all arms, after rounds to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in arms}
-    for number in tqdm(range(rounds + WARM_UP), desc=title):
-        for name, arm in arms.items():
-            synchronize(arm.device)
-            start = time.perf_counter()
-            action(arm)
-            synchronize(arm.device)
-            if number >= WARM_UP:
-                times[name].append(1000 * (time.perf_counter() - start))
-    return times
 
 
 def _percentiles(times: Sequence[float]) -> tuple[float, float]:

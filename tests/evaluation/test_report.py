@@ -2,8 +2,6 @@
 
 import dataclasses
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -20,34 +18,7 @@ from nnunetv2_cafr.evaluation.study import CaseFiles, Section, Study
 
 from .synthetic_study import ARMS, arm, evaluation, full_study
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NASTY = '<b onmouseover="alert(1)">U\'</b>'
-
-
-@pytest.fixture(scope="module")
-def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Opens a page without a network and returns its elements after the scripts ran; fails on any console message."""
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
-    profile = tmp_path_factory.mktemp("browser")
-
-    def open_page(page: Path) -> str:
-        result = subprocess.run(
-            [
-                browser,
-                *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"),
-                *("--proxy-server=127.0.0.1:9", "--enable-logging=stderr", "--dump-dom", page.as_uri()),
-            ],
-            capture_output=True,
-            encoding="utf-8",
-            timeout=120,
-            check=True,
-        )
-        assert "CONSOLE" not in result.stderr, result.stderr
-        return result.stdout
-
-    return open_page
 
 
 @pytest.fixture(scope="module")
