@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from nnunetv2_cafr.network.convolution import ConvBlock, Pyramid, crop_to, pad_to_multiple
-from nnunetv2_cafr.network.decoder import Decoder
+from nnunetv2_cafr.network.decoder import Decoder, Head
 from nnunetv2_cafr.network.hierarchy import FUSED_LEVEL, FeatureHierarchy
 from nnunetv2_cafr.network.projection import ProjectionHead
 from nnunetv2_cafr.network.transformer import PatchEmbedding, TransformerLayer, sine_cosine_positions
@@ -95,6 +95,7 @@ class CAFRNet(nn.Module):
             raise ValueError(f"stem_channels needs three values, for 1/1, 1/2 and 1/4, got {list(stem_channels)}")
         self.input_channels = input_channels
         self.token_size = pyramid.token_size
+        self.memory_format = torch.channels_last if len(pyramid.token_size) == 2 else torch.channels_last_3d
         self._scales = [pyramid.scale(level) for level in range(FUSED_LEVEL + 1)]
         self.embed_dim = embed_dim
         self.layers_per_tap = num_layers // 3
@@ -128,7 +129,8 @@ class CAFRNet(nn.Module):
                 f"got {tuple(x.shape)}"
             )
         spatial = x.shape[2:]
-        x = pad_to_multiple(x, self.token_size)
+        # Channels last throughout: no feature map is reordered for a convolution, nor for the tokens.
+        x = pad_to_multiple(x, self.token_size).to(memory_format=self.memory_format)
 
         fused = self.encode(x)
         skips = []
@@ -173,7 +175,7 @@ class CAFRNet(nn.Module):
             nonlocal total
             total += output[0].numel()
 
-        hooked = [m for m in self.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+        hooked = [m for m in self.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd | Head)]
         handles = [module.register_forward_hook(add) for module in hooked]
         on_meta = {name: value.to("meta") for name, value in [*self.named_parameters(), *self.named_buffers()]}
         try:
@@ -202,9 +204,7 @@ class CAFRNet(nn.Module):
         elif isinstance(module, ProjectionHead):
             # Where no hidden unit is active only the bias is left, and a zero vector has no direction.
             nn.init.normal_(module.output.bias, std=0.01)
-        elif isinstance(module, Decoder):
-            for head in module.seg_layers:
-                assert isinstance(head, nn.modules.conv._ConvNd)
-                nn.init.normal_(head.weight, std=head.in_channels**-0.5 / module.logit_scale)
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and module.bias is not None:
+        elif isinstance(module, Head):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5 / module.logit_scale)
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd | Head) and module.bias is not None:
             nn.init.zeros_(module.bias)

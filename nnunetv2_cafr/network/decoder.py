@@ -31,6 +31,29 @@ class DecoderStage(nn.Module):
         return self.conv(features + self.recalibrate(skip))
 
 
+class Head(nn.Module):
+    """Logits of a level, (b, c, *cells) -> (b, num_classes, *cells): a 1x1 convolution, scaled, on the coarser logits.
+
+    One product of matrices does it all, as time at full resolution is what it takes to write maps.
+    """
+
+    def __init__(self, pyramid: Pyramid, in_channels: int, num_classes: int, logit_scale: float) -> None:
+        super().__init__()
+        self.interpolation = pyramid.interpolation
+        self.logit_scale = logit_scale
+        convolution = pyramid.conv(in_channels, num_classes, 1)
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    def forward(self, features: torch.Tensor, coarser: torch.Tensor | None = None) -> torch.Tensor:
+        cells = features.shape[2:]
+        weight = (self.logit_scale * self.weight).flatten(1).expand(features.shape[0], -1, -1)
+        onto = (self.logit_scale * self.bias).view(-1, *[1] * len(cells))
+        if coarser is not None:
+            # Interpolation leaves a constant as it is, so the bias is added where there are fewer pixels.
+            onto = F.interpolate(coarser + onto, size=cells, mode=self.interpolation, align_corners=False)
+        return torch.baddbmm(onto.flatten(-len(cells)), weight, features.flatten(2)).unflatten(2, cells)
+
+
 class Decoder(nn.Module):
     """From the fused map and the stem's skips to logits at full resolution.
 
@@ -54,8 +77,6 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.deep_supervision = deep_supervision  # the name that nnU-Net sets
-        self.interpolation = pyramid.interpolation
-        self.logit_scale = logit_scale
         self.stages = nn.ModuleList(
             DecoderStage(pyramid, width, level, use_lafr) for level, width in enumerate(channels)
         )
@@ -64,7 +85,7 @@ class Decoder(nn.Module):
             for level, (fine, coarse) in enumerate(itertools.pairwise(channels), start=1)
         )
         self.seg_layers = nn.ModuleList(
-            pyramid.conv(width, num_classes, 1) for width in (*channels[:-1], 2 * channels[-1])
+            Head(pyramid, width, num_classes, logit_scale) for width in (*channels[:-1], 2 * channels[-1])
         )
 
     def forward(self, fused: torch.Tensor, skips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -74,7 +95,5 @@ class Decoder(nn.Module):
         for level in reversed(range(len(skips) - 1)):
             features = self.stages[level](self.upsample[level](features), skips[level])
             coarser_logits.insert(0, logits)
-            coarse = F.interpolate(logits, size=features.shape[2:], mode=self.interpolation, align_corners=False)
-            logits = self.seg_layers[level](features) + coarse
-        per_level = [logits, *coarser_logits] if self.deep_supervision else [logits]
-        return [logits * self.logit_scale for logits in per_level]
+            logits = self.seg_layers[level](features, logits)
+        return [logits, *coarser_logits] if self.deep_supervision else [logits]

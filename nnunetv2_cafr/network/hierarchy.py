@@ -31,7 +31,7 @@ class Tap(nn.Module):
         self.to_level = nn.Sequential(*steps)
 
     def forward(self, tokens: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
-        return self.to_level(self.norm(tokens).transpose(1, 2).unflatten(2, grid))
+        return self.to_level(self.norm(tokens).unflatten(1, grid).movedim(-1, 1))
 
 
 class FeatureHierarchy(nn.Module):

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_cafr.network.convolution import Pyramid
 
@@ -19,4 +20,6 @@ class LAFR(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features + features * self.gate(features)
+        # The gate is computed again for the gradient: at full resolution that takes less time than to keep its maps.
+        gate = checkpoint(self.gate, features, use_reentrant=False, preserve_rng_state=False)
+        return torch.addcmul(features, features, gate)

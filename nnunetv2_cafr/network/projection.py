@@ -6,6 +6,7 @@ Ours: the MLP is two 1x1 convolutions with batch norm and ReLU between them, 256
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_cafr.network.convolution import Pyramid
 
@@ -23,5 +24,9 @@ class ProjectionHead(nn.Module):
         self.output = pyramid.conv(in_channels, embedding_dim, 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        # What is not normalised yet is computed again for the gradient, instead of kept: it is as large as the result.
+        return checkpoint(self._unit_vectors, self.hidden(features), use_reentrant=False, preserve_rng_state=False)
+
+    def _unit_vectors(self, hidden: torch.Tensor) -> torch.Tensor:
         # The squared sum of 256 half-precision values overflows or loses small ones.
-        return F.normalize(self.output(self.hidden(features)).float(), dim=1)
+        return F.normalize(self.output(hidden).float(), dim=1)

@@ -10,9 +10,10 @@ from torch import nn
 
 from nnunetv2_cafr.cost import count_macs, plain_conv_unet
 from nnunetv2_cafr.network import CAFRNet
-from nnunetv2_cafr.network.convolution import strides_of_tokens
+from nnunetv2_cafr.network.convolution import Pyramid, strides_of_tokens
+from nnunetv2_cafr.network.decoder import Head
 from nnunetv2_cafr.network.lafr import LAFR
-from nnunetv2_cafr.network.transformer import TransformerLayer, sine_cosine_positions
+from nnunetv2_cafr.network.transformer import Dropout, TransformerLayer, sine_cosine_positions
 
 SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "stem_channels": [4, 8, 16], "tap_channels": 16}
 
@@ -127,6 +128,34 @@ def test_lafr_is_the_papers_formula():
     torch.testing.assert_close(lafr(features), features + features * gate)
 
 
+@pytest.mark.parametrize("spatial", [(6, 5), (4, 6, 5)])
+def test_head_is_a_scaled_convolution_on_top_of_the_upsampled_logits(spatial):
+    pyramid = Pyramid(strides_of_tokens([16] * len(spatial)))
+    head = Head(pyramid, 7, 3, logit_scale=4.0)
+    nn.init.normal_(head.bias)
+    features = torch.randn(2, 7, *(2 * size for size in spatial))
+    coarser = torch.randn(2, 3, *spatial)
+    convolve = {2: nn.functional.conv2d, 3: nn.functional.conv3d}[len(spatial)]
+    alone = 4 * convolve(features, head.weight, head.bias)
+    torch.testing.assert_close(head(features), alone)
+    upsampled = nn.functional.interpolate(coarser, scale_factor=2, mode=pyramid.interpolation)
+    torch.testing.assert_close(head(features, coarser), alone + upsampled)
+
+
+def test_dropout_drops_its_share_everywhere_and_keeps_the_mean():
+    dropout = Dropout(0.3)
+    x = torch.ones(50, 2003, requires_grad=True)  # no multiple of the values that one random number decides on
+    dropped = dropout(x)
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    for lane in range(8):
+        assert (dropped.flatten()[lane::8] == 0).float().mean().item() == pytest.approx(0.3, abs=0.03)
+    neighbours = torch.corrcoef(torch.stack([dropped.flatten()[:-1], dropped.flatten()[1:]]).detach())
+    assert abs(neighbours[0, 1]) < 0.02
+    dropped.sum().backward()
+    torch.testing.assert_close(x.grad, dropped.detach())
+    assert dropout.eval()(x) is x
+
+
 def test_positions_tell_all_tokens_apart():
     positions = sine_cosine_positions((7, 5), 48, torch.device("cpu"))
     assert positions.shape == (35, 48)
@@ -179,7 +208,7 @@ def test_feature_map_size_counts_every_convolution_and_linear_output():
         counted += output.numel()
 
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | Head):
             module.register_forward_hook(count)
     network(torch.randn(1, 1, 48, 32))
     expected, counted = counted, 0
