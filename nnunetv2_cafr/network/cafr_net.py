@@ -47,6 +47,7 @@ class CAFRNet(nn.Module):
         num_layers: Transformer layers; ours, 3 (the only depth that leaves room for a decoder within 5.12 GMACs).
             The layers are tapped evenly in three, so it is a multiple of 3.
         num_heads: attention heads; ours, 12.
+        head_dim: width of each head; ours, 32 (see `network/transformer.py`).
         ffn_dim: FFN width; ours, 1536.
         dropout: 0.3 (paper).
         stem_channels: channels at 1/1, 1/2 and 1/4 of the stem, which feeds the skips, and of the decoder; ours.
@@ -71,6 +72,7 @@ class CAFRNet(nn.Module):
         embed_dim: int = 768,
         num_layers: int = 3,
         num_heads: int = 12,
+        head_dim: int = 32,
         ffn_dim: int = 1536,
         dropout: float = 0.3,
         stem_channels: Sequence[int] = (16, 32, 64),
@@ -86,10 +88,10 @@ class CAFRNet(nn.Module):
             raise ValueError(f"num_layers must be a multiple of 3, one tap after each third, got {num_layers}")
         pyramid = Pyramid(strides)
         per_token = 2 * len(pyramid.token_size)
-        if embed_dim % num_heads or embed_dim % per_token:
+        if embed_dim % per_token:
             raise ValueError(
-                f"embed_dim must be divisible by num_heads ({num_heads}) and by twice the number of axes "
-                f"({per_token}, sine and cosine of each), got {embed_dim}"
+                f"embed_dim must be divisible by twice the number of axes ({per_token}, sine and cosine of each), "
+                f"got {embed_dim}"
             )
         if len(stem_channels) != FUSED_LEVEL + 1:
             raise ValueError(f"stem_channels needs three values, for 1/1, 1/2 and 1/4, got {list(stem_channels)}")
@@ -108,7 +110,7 @@ class CAFRNet(nn.Module):
         )
         self.patch_embedding = PatchEmbedding(pyramid, input_channels, embed_dim)
         self.layers = nn.ModuleList(
-            TransformerLayer(embed_dim, num_heads, ffn_dim, dropout) if use_transformer else nn.Identity()
+            TransformerLayer(embed_dim, num_heads, head_dim, ffn_dim, dropout) if use_transformer else nn.Identity()
             for _ in range(num_layers)
         )
         self.hierarchy = FeatureHierarchy(pyramid, embed_dim, tap_channels, stem_channels[FUSED_LEVEL])

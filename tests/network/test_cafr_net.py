@@ -173,9 +173,9 @@ def test_cost_stays_within_the_papers_5_12_gmacs():
 def test_macs_counter_agrees_with_closed_forms():
     convolution = nn.Conv2d(3, 8, 3, padding=1)
     assert count_macs(convolution, torch.randn(1, 3, 10, 12)) == 3 * 8 * 9 * 120
-    layer = TransformerLayer(48, 4, 64, 0.0)
-    tokens, width, ffn = 10, 48, 64
-    expected = tokens * (4 * width**2 + 2 * width * ffn) + 2 * tokens**2 * width
+    layer = TransformerLayer(48, 4, 16, 64, 0.0)
+    tokens, width, heads, ffn = 10, 48, 4 * 16, 64
+    expected = tokens * (4 * width * heads + 2 * width * ffn) + 2 * tokens**2 * heads
     assert count_macs(layer, torch.randn(1, tokens, width)) == expected
 
 

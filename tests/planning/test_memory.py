@@ -54,11 +54,21 @@ def test_attention_grows_with_the_square_of_the_tokens():
     assert np.diff(plain, n=2) > 2 * 3 * 12 * 2 * 2 * tokens**2
 
 
-def test_mixed_precision_and_classes_count():
-    mixed = traced_peak((320, 160), FLAT, 1, 5, 2)
-    assert 0.5 < mixed / traced_peak((320, 160), FLAT, 1, 5, 2, mixed_precision=False) < 0.9
-    # 15 more classes: at the least the float32 softmax of the loss and its gradient
-    assert traced_peak((320, 160), FLAT, 1, CLASSES, 2) - mixed > 2 * 4 * 15 * 2 * 320 * 160
+def test_mixed_precision_counts():
+    """In what a further sample takes; weights, their gradients and Adam's state are float32 either way."""
+    mixed, full = (
+        traced_peak((320, 160), FLAT, 1, 5, 3, mixed_precision=mixed_precision)
+        - traced_peak((320, 160), FLAT, 1, 5, 2, mixed_precision=mixed_precision)
+        for mixed_precision in (True, False)
+    )
+    assert 0.5 < mixed / full < 0.75
+
+
+def test_classes_count():
+    """At the least the float32 softmax of the loss and its gradient, where classes are so many that the loss is the
+    worst moment."""
+    more = traced_peak((320, 160), FLAT, 1, CLASSES + 15, 2) - traced_peak((320, 160), FLAT, 1, CLASSES, 2)
+    assert more > 2 * 4 * 15 * 2 * 320 * 160
 
 
 def test_all_in_estimate_has_the_margins_that_it_states():
