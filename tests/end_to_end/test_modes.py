@@ -124,8 +124,11 @@ def add_cascade(configurations: dict) -> None:
 
 
 def enlarge_batch(configurations: dict) -> None:
-    """So that no batch is without the spine."""
-    configurations["2d"]["batch_size"] = 8
+    """So that every batch has pairs: cells of one combination of regions are few on so small a spine.
+
+    Of 500 batches of 48 none had no pair; of 8, 9 % had none.
+    """
+    configurations["2d"]["batch_size"] = 48
 
 
 @pytest.fixture(scope="module")
