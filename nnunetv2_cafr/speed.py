@@ -8,16 +8,18 @@ level-safe augmentation and mirroring for both. Nothing is trained: weights do n
 import contextlib
 import io
 import json
+import math
 import os
+import platform
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -172,9 +174,11 @@ def bench(target: Path, device: str, rounds: int) -> list[Measurement]:
     return measurements
 
 
-def conditions(device: str) -> str:
+def conditions(device: str, *packages: str) -> str:
+    """Date, device, and versions of Python, PyTorch, nnU-Net and these packages."""
     name = torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {torch.get_num_threads()} threads"
-    return f"{time.strftime('%Y-%m-%d')}, {device}: {name}, torch {torch.__version__}, Python {sys.version.split()[0]}"
+    versions = [f"{package} {version(package)}" for package in ("torch", "nnunetv2", *packages)]
+    return f"{time.strftime('%Y-%m-%d')}, {device}: {name}, Python {platform.python_version()}, {', '.join(versions)}"
 
 
 def table(measurements: Sequence[Measurement]) -> str:
@@ -190,15 +194,17 @@ def table(measurements: Sequence[Measurement]) -> str:
 def plot_growth(measurements: Sequence[Measurement], target: Path) -> None:
     """Latency of a slice against its pixels, both axes logarithmic."""
     rows = {row.what: row for row in measurements}
-    found = sorted((size[0] * size[1], rows[f"inference at {_by(size)}, ms"]) for size in SIZES)
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    found = [(math.prod(size), rows[f"inference at {_by(size)}, ms"]) for size in SIZES]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
     pixels = [count for count, _ in found]
     axis.loglog(pixels, [row.nnunet for _, row in found], "k--s", label="nnU-Net PlainConvUNet")
     axis.loglog(pixels, [row.cafr for _, row in found], "-o", color="#0b4f9e", label="CAFR-Net")
     for count, row in found:
-        axis.annotate(f"{row.ratio:.2f}", (count, row.cafr), (0, -14), textcoords="offset points", ha="center")
-    axis.set_xlabel("pixels of a slice")
+        axis.annotate(f"{row.ratio:.2f}", (count, row.cafr), (0, 8), textcoords="offset points", ha="center")
+    axis.set_xticks(pixels, map(_by, SIZES))
+    axis.tick_params(axis="x", which="minor", labelbottom=False)
+    axis.set_xlabel("size of a slice")
     axis.set_ylabel("milliseconds; numbers are ratios")
     axis.legend(frameon=False)
     figure.savefig(target, dpi=120)

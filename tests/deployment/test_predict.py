@@ -283,3 +283,15 @@ def test_3d(models: Models, tmp_path):
     reference = nnunet_label_maps(nnunet_predictor(folder), {"thick": [case]}, tmp_path / "nnunet")
     assert predict(model, case, tmp_path / "out") == 0
     assert_same_label_maps(tmp_path / "out", reference)
+
+
+@pytest.mark.slow
+def test_benchmark_compares_every_way_to_predict(cafr, models, tmp_path):
+    program = Path(__file__).parents[2] / "benchmarks" / "deployment.py"
+    trainer = ["-d", "901", "-c", "2d", "-tr", "nnUNetTrainer_CAFR", "--stock", "nnUNetTrainer_CAFR"]
+    options = ["-i", models.images, "--rounds", "1", "-o", tmp_path / "deployment.json"]
+    subprocess.run([sys.executable, program, *trainer, *options], check=True)
+    rows = {row["command"]: row for row in json.loads((tmp_path / "deployment.json").read_text())["rows"]}
+    assert len(rows) == 5
+    assert rows["float32"]["same_voxels"] == rows["float32, onnx"]["same_voxels"] == 1
+    assert all(row["seconds"] > 0 and row["gib"] > 0.1 for row in rows.values())
