@@ -8,6 +8,7 @@ one by one: nothing of the size of volume times classes is ever held.
 import itertools
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
@@ -52,19 +53,21 @@ def predict_logits(
         torch.flip(slab[window], axes)[None].contiguous().numpy()
         for slab, window, axes in itertools.product(slabs, windows, flips)
     )
+    prediction = torch.empty(0)  # one for all windows: new memory of this size takes longer to get than to fill
     for _ in slabs:
         logits = torch.zeros(0)
         for window in windows:
-            prediction = torch.from_numpy(next(outputs)[0].copy())
+            unflipped = torch.from_numpy(next(outputs)[0])
+            if not len(logits):
+                logits = torch.zeros(len(unflipped), *spatial, dtype=torch.half)
+            prediction.resize_(unflipped.shape).copy_(unflipped)
             for axes in flips[1:]:
-                prediction += torch.flip(torch.from_numpy(next(outputs)[0]), axes)
+                np.add(prediction.numpy(), np.flip(next(outputs)[0], axes), out=prediction.numpy())
             prediction /= len(flips)
             prediction *= gaussian
-            if not len(logits):
-                logits = torch.zeros(len(prediction), *spatial, dtype=torch.half)
             logits[window] += prediction
         logits /= weight
-        if not torch.isfinite(logits).all():
+        if not torch.stack(logits.aminmax()).isfinite().all():  # both are NaN if any is; far faster than to ask of all
             raise RuntimeError("The network's logits are not finite, or too large for the sums of the sliding window")
         logits = logits[(slice(None), *within[-len(patch_size) :])]
         yield logits[:, None] if len(patch_size) == 2 else logits
