@@ -129,8 +129,9 @@ def main() -> None:
             f"| {row['gib']:.2f} | {same} | {dice} |"
         )
     if arguments.o:
-        content = {"conditions": where, "arguments": vars(arguments), "images": count, "rows": rows}
-        arguments.o.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+        settings = {name: value for name, value in vars(arguments).items() if not isinstance(value, Path)}
+        content = {"conditions": where, "arguments": settings, "images": count, "rows": rows}
+        arguments.o.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
