@@ -23,6 +23,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from nnunetv2_cafr.benchmark.jobs import installed
+from nnunetv2_cafr.evaluation.overlap import overlap
 from nnunetv2_cafr.speed import conditions
 
 STOCK, SAME, FLOAT32, ONNX, BF16 = "nnU-Net, nnUNetv2_predict", "nnUNetv2_predict", "float32", "float32, onnx", "bf16"
@@ -57,14 +58,7 @@ def mean_dice(predictions: Path, labels: Path, ending: str) -> float:
     for file in sorted(predictions.glob(f"*{ending}")):
         found, expected = read(file), read(labels / file.name)
         present = [label for label in np.unique(expected) if label]
-        cases.append(
-            statistics.fmean(
-                2
-                * ((found == label) & (expected == label)).sum()
-                / ((found == label).sum() + (expected == label).sum())
-                for label in present
-            )
-        )
+        cases.append(statistics.fmean(overlap(expected == label, found == label).dice for label in present))
     return statistics.fmean(cases)
 
 

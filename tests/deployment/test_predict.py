@@ -252,7 +252,7 @@ def test_as_many_tokens_as_heads(cafr, precision):
     patch = probe_patch(1, shape[1:])
     right = next(_load_onnxruntime(cafr[1], shape[1:], 1)([patch]))
     found = next(load_network(cafr[1], "openvino", precision, probe_values(right), shape, 1)([patch]))
-    np.testing.assert_allclose(found, right, atol={"float32": 1e-4, "bf16": 0.05}[precision] * np.abs(right).max())
+    np.testing.assert_allclose(found, right, atol={"float32": 1e-4, "bf16": 0.05 * np.abs(right).max()}[precision])
 
 
 @pytest.mark.parametrize(("runtime", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
