@@ -16,14 +16,22 @@ from nnunetv2_cafr.network.convolution import Pyramid
 
 
 class PatchEmbedding(nn.Module):
-    """Projects each token's pixels linearly: (b, c, *spatial) -> (b, embed_dim, *spatial / token_size)."""
+    """Tokens from raw pixels and from the pyramid's deepest features, one per cell at 1/16.
 
-    def __init__(self, pyramid: Pyramid, in_channels: int, embed_dim: int) -> None:
+    The linear projection of the pixels is the paper's; the 1x1 projection of the features that is added is ours, since
+    one linear map of 256 pixels is all that a token would otherwise know.
+
+    Forward: x (b, in_channels, *spatial) and features (b, deep_channels, *spatial / token_size) ->
+    (b, embed_dim, *spatial / token_size).
+    """
+
+    def __init__(self, pyramid: Pyramid, in_channels: int, deep_channels: int, embed_dim: int) -> None:
         super().__init__()
         self.projection = pyramid.conv(in_channels, embed_dim, pyramid.token_size, pyramid.token_size)
+        self.deep_projection = pyramid.conv(deep_channels, embed_dim, 1, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.projection(x)
+    def forward(self, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        return self.projection(x) + self.deep_projection(features)
 
 
 def sine_cosine_positions(grid: tuple[int, ...], embed_dim: int, device: torch.device) -> torch.Tensor:

@@ -17,6 +17,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.training.orientation import superior_inferior_axis
+from nnunetv2_cafr.training.recipe import AdamWRecipe
 from nnunetv2_cafr.training.robust import RobustTraining
 
 
@@ -83,3 +84,7 @@ class LevelSafeAugmentation:
 
 class nnUNetTrainer_LevelSafe(LevelSafeAugmentation, RobustTraining, nnUNetTrainer):
     """Stock nnU-Net under the level-safe augmentation: what nnUNetTrainer_CAFR is held against."""
+
+
+class nnUNetTrainer_LevelSafe_AdamW(AdamWRecipe, nnUNetTrainer_LevelSafe):
+    """nnU-Net's own network under CAFR-Net's recipe, so that nobody takes the optimiser's gain for the network's."""
