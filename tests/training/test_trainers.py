@@ -23,6 +23,7 @@ from nnunetv2_cafr.network.lafr import LAFR
 from nnunetv2_cafr.network.transformer import TransformerLayer
 from nnunetv2_cafr.splits.cases import patients_of
 from nnunetv2_cafr.training.cosine_lr import CosineLRScheduler
+from nnunetv2_cafr.training.level_safe import loaded_patch_size
 from nnunetv2_cafr.training.orientation import superior_inferior_axis
 from nnunetv2_cafr.training.variants import nested_share
 
@@ -177,6 +178,13 @@ def test_level_safe_augmentation_never_turns_a_spine_upside_down(name, construct
     (spatial,) = (t for t in pipeline.transforms if isinstance(t, SpatialTransform))
     assert mirror.allowed_axes == (FRONT_BACK,)
     assert spatial.p_elastic_deform > 0
+    # Spines lie anywhere: the patch's centre moves by up to max_shift of the patch.
+    loaded = loaded_patch_size([64, 48], rotation)
+    image = torch.zeros(1, *loaded)
+    centres = [spatial.get_parameters(image=image)["center_location_in_pixels"] for _ in range(200)]
+    moved = (np.array(centres) - np.array(loaded) / 2) / spatial.patch_size
+    assert np.abs(moved).max() <= trainer.max_shift
+    assert (np.abs(moved).max(axis=0) > 0.8 * trainer.max_shift).all()
     # A gradient from top to bottom keeps its direction through everything.
     image = torch.linspace(-1, 1, 64)[:, None].expand(64, 48)[None].clone()
     labels = (image > 0).to(torch.int16)
