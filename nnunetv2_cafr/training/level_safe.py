@@ -28,7 +28,7 @@ def loaded_patch_size(patch_size: Sequence[int], rotation: tuple[float, float]) 
 
 
 class LevelSafeAugmentation:
-    """Mixin before any nnUNetTrainer: no up/down mirroring, at most 15 degrees of rotation, shifts, elastic deformation.
+    """Mixin before any nnUNetTrainer: no up/down mirroring, at most 15 degrees of rotation, shifts, elasticity.
 
     The up/down axis comes from the direction cosines of the preprocessed cases. Where they are missing, or differ
     between cases, nothing is mirrored at all, and the log says so.
