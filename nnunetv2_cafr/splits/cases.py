@@ -23,6 +23,8 @@ from nnunetv2.utilities.utils import (
 )
 from tqdm import tqdm
 
+from nnunetv2_cafr.options import require_folders
+
 PROBLEMS_SHOWN = 10
 
 
@@ -59,8 +61,7 @@ def find_dataset(dataset: str) -> Path:
     Raises:
         SystemExit: if nnUNet_raw is not set, or holds none, or several, of this id or name.
     """
-    if not nnUNet_raw.is_set():
-        raise SystemExit("nnUNet_raw is not set: export nnUNet_raw=/path/to/folder")
+    require_folders("nnUNet_raw")
     try:
         folder = Path(str(nnUNet_raw)) / maybe_convert_to_dataset_name(dataset)
     except (RuntimeError, ValueError) as error:
