@@ -29,6 +29,7 @@ from nnunetv2_cafr.evaluation.scores import (
     Evaluation,
 )
 from nnunetv2_cafr.evaluation.scoring import TOLERANCE_MM, evaluate_folders
+from nnunetv2_cafr.files import describe_failure
 from nnunetv2_cafr.splits.cases import patients_by_provenance, read_json
 
 EXAMPLES = """examples:
@@ -80,7 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except (RuntimeError, ValueError, OSError, MemoryError) as error:
         raise SystemExit(f"Nothing was written. {error}") from error
-    evaluation.write(target)
+    try:
+        evaluation.write(target)
+    except OSError as error:
+        raise SystemExit(describe_failure(target, error)) from error
     print(summary(evaluation))
     print(f"\nWrote {CLASSES_FILE}, {LEVELS_FILE} and {SETTINGS_FILE} (with all definitions) in {target}")
     return 0

@@ -31,12 +31,13 @@ from torch.nn import functional as F
 from nnunetv2_cafr.deployment.description import FORMAT, Description, checksum, description_file
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
 from nnunetv2_cafr.deployment.studies import find_studies, preprocess
+from nnunetv2_cafr.files import write_atomically
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import crop_to
 from nnunetv2_cafr.network.padding import Padded
 from nnunetv2_cafr.network.swin_unet import SwinUNet
 from nnunetv2_cafr.network.trans_unet import TransUNet
-from nnunetv2_cafr.training.checkpoints import refuse_code, write_atomically
+from nnunetv2_cafr.training.checkpoints import refuse_code
 
 EXAMPLES = """examples:
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx

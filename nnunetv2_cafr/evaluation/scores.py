@@ -5,10 +5,13 @@ Everything that tables, tests and figures say is computed from these files, so a
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from nnunetv2_cafr.files import write_atomically
 
 # One row per case, view and class. A class that neither label map holds has NaN in every metric; one that only one of
 # them holds has Dice, IoU and NSD 0 and infinite distances. `label` is the number, for a region its text "(1, 2)", and
@@ -74,9 +77,7 @@ class Evaluation:
             (LEVELS_FILE, self.levels.to_csv(index=False)),
             (SETTINGS_FILE, json.dumps(self.settings, indent=2) + "\n"),
         ):
-            partial = folder / f".{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(folder / name)
+            write_atomically(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))
 
     @classmethod
     def read(cls, folder: Path) -> "Evaluation":
