@@ -91,7 +91,11 @@ def check_dataset(folder: Path, num_processes: int) -> tuple[RawDataset, list[Ca
     dataset = read_dataset(folder)
     cases = inspect(dataset, num_processes)
     spine = levels.is_spine_table(dataset.labels.names.values())
-    findings = [*dataset.findings, *(finding for case in cases for finding in case.findings), *compare(cases, spine)]
+    findings = [
+        *dataset.findings,
+        *(finding for case in cases for finding in case.findings),
+        *compare(cases, spine, dataset.description["labels"]),
+    ]
     return dataset, cases, sort_findings(findings)
 
 
@@ -185,13 +189,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def summary(cases: list[CaseReport], findings: list[Finding]) -> str:
-    """What a terminal needs: counts, and the errors and warnings up to a screenful."""
+    """What a terminal needs: counts, and the errors, warnings and notes on the whole data set up to a screenful."""
     counts = ", ".join(f"{count} {severity.word}s" for severity, count in count_severities(findings).items())
     lines = [f"{len(cases)} cases: {counts}"]
-    grave = [finding for finding in findings if finding.severity.word != "note"]
+    # What concerns the data set as a whole is shown even where it is a note: it decides how to go on.
+    grave = [finding for finding in findings if finding.severity.word != "note" or not finding.case]
     for finding in grave[:20]:
         what = f"{finding.check} {finding.structure}".strip()
         lines.append(f"  {finding.severity.word:<8}{finding.file}: {what}: {finding.found}")
+        if not finding.case:
+            lines.append(f"          To do: {finding.remedy}")
     if len(grave) > 20:
         lines.append(f"  and {len(grave) - 20} more on the page")
     return "\n".join(lines)

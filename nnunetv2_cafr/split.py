@@ -21,6 +21,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 
 from nnunetv2_cafr import options
 from nnunetv2_cafr.splits.cases import Case, Dataset, find_dataset, read_dataset
+from nnunetv2_cafr.splits.few_cases import few_cases
 from nnunetv2_cafr.splits.stratification import part_sizes, stratify
 from nnunetv2_cafr.splits.writing import SPLITS_FILE, Parts, Split, new_dataset, write_splits
 
@@ -62,9 +63,10 @@ def divide(dataset: Dataset, scheme: str, seed: int) -> dict[str, list[str]]:
     patients = sorted({case.patient for case in dataset.cases.values()})
     if not part_sizes(len(patients), weights).all():
         needed = next(n for n in range(len(patients), 100) if part_sizes(n, weights).all())
+        instead = few_cases(len(dataset.cases), len(patients), dataset.folder.name)
         raise SystemExit(
             f"{dataset.folder.name} has {len(patients)} patients, --scheme {scheme} needs at least {needed}. If you "
-            "expected more, look at 'patient' in its provenance.json"
+            "expected more, look at 'patient' in its provenance.json." + (f" {instead}." if instead else "")
         )
     row = {patient: index for index, patient in enumerate(patients)}
     holds = np.zeros((len(patients), len(dataset.labels)), bool)
