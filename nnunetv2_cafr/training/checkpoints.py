@@ -58,14 +58,19 @@ def on_sigterm(react: Callable[[], None]) -> Iterator[None]:
 
 
 def refuse_code(checkpoint: Path) -> None:
-    """Makes sure that a checkpoint is whole and holds values only, nothing that could run when it is loaded.
+    """Makes sure that a checkpoint is whole and holds values only; raises ValueError as `read_values`."""
+    read_values(checkpoint)
+
+
+def read_values(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's content on the CPU, as far as it is looked at, if it is whole and holds nothing that could run.
 
     Raises:
         ValueError: if it is damaged, or holds anything but tensors, numbers, text and containers of these.
     """
     try:
         with torch.serialization.safe_globals(HARMLESS):
-            torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+            return torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{checkpoint} holds more than weights and settings, so loading it could run a stranger's code; it was not "
