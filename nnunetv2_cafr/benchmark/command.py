@@ -121,6 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
     folder = (arguments.o or Path(f"benchmark_{matrix.dataset}_{matrix.budget}")).resolve()
+    if problem := fairness.impossible_folds(matrix):
+        raise SystemExit(f"Nothing was started: {problem}")
     jobs = jobs_of(matrix, folder)
     if arguments.dry_run:
         for command in (*planning.missing_plans(matrix), *(job.command for job in missing(jobs) if job.is_of_nnunet)):

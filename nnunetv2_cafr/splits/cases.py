@@ -94,7 +94,7 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
             for name, value in description["labels"].items()
         }
         reader = determine_reader_writer_from_dataset_json(description, verbose=False)
-        files = _files(folder, description)
+        files = case_files(folder, description)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
         raise SystemExit(
             f"{folder} is no data set that nnU-Net v2 can train on ({type(error).__name__}: {error}). Expected are "
@@ -126,7 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _files(folder: Path, description: dict[str, Any]) -> dict[str, tuple[tuple[Path, ...], Path]]:
+def case_files(folder: Path, description: dict[str, Any]) -> dict[str, tuple[tuple[Path, ...], Path]]:
     """Images and mask of each training case, by identifier, as nnU-Net finds them."""
     ending = description["file_ending"]
     if "dataset" in description:  # dataset.json names the files itself

@@ -19,6 +19,7 @@ from torch import nn
 
 from nnunetv2_cafr.training.checkpoints import read_values
 from nnunetv2_cafr.training.network_identity import bare, differences, identity_of, misfit
+from nnunetv2_cafr.training.preflight import refuse
 from nnunetv2_cafr.training.record import RECORD_FILE, code_digest, data_files, versions
 
 FINAL = "checkpoint_final.pth"
@@ -92,13 +93,12 @@ class ContinuedTraining:
         if wrong:
             lines = "\n- ".join(wrong)
             text = (
-                f"{file} can't be {'gone on with by --c' if continues else 'validated'}: since its training began, this "
-                f"has changed:\n- {lines}\nIt was trained by {trained_by(file.parent)}; this is {_present()}. Bring back "
-                f"what has changed (its plans and dataset.json are kept in {file.parent.parent}, as long as no other "
-                f"fold is trained with others), or move {file.parent} away and train anew, without --c."
+                f"{file} can't be {'gone on with by --c' if continues else 'validated'}: since its training began, "
+                f"this has changed:\n- {lines}\nIt was trained by {trained_by(file.parent)}; this is {_present()}. "
+                f"Bring back what has changed (its plans and dataset.json are kept in {file.parent.parent}, as long as "
+                f"no other fold is trained with others), or move {file.parent} away and train anew, without --c."
             )
-            self.print_to_log_file(text, also_print_to_console=False)
-            raise SystemExit(text)
+            refuse(self, text)
         for line in told:
             self.print_to_log_file(f"WARNING: other than at this training's start: {line}")
 
