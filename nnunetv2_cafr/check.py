@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nnunetv2_cafr.files import begins_with, check_folder
 from nnunetv2_cafr.quality import levels
 from nnunetv2_cafr.quality.comparison import compare
 from nnunetv2_cafr.quality.dataset import NotADatasetError, RawDataset, find_dataset, read_dataset
@@ -94,29 +95,15 @@ def check_dataset(folder: Path, num_processes: int) -> tuple[RawDataset, list[Ca
 def check_target(target: Path, dataset: Path) -> None:
     """Refuses a target that is neither new, nor empty, nor an earlier check's, or that lies in the raw data set.
 
-    An earlier check's folder holds report.html with our mark, findings.csv, and nothing else.
-
     Raises:
-        FileExistsError: with what is there and what to do.
+        OSError: with what is there and what to do.
     """
     if target.resolve().is_relative_to(dataset.resolve()):
         raise FileExistsError(
             f"{target} lies in the raw data set, which is never written to; give another folder by -o"
         )
-    if target.is_file():
-        raise FileExistsError(f"{target} is a file; give a folder by -o")
-    there = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    foreign = [name for name in there if name not in (PAGE, TABLE)]
-    page = target / PAGE
-    if not foreign and page.is_file() and f'content="{GENERATOR}"' not in page.read_text("utf-8", "replace")[:2000]:
-        foreign = [PAGE]
-    if not foreign and TABLE in there and PAGE not in there:
-        foreign = [TABLE]
-    if foreign:
-        raise FileExistsError(
-            f"{target} holds {', '.join(foreign[:3])}, which is not an earlier check's; nothing is overwritten. "
-            "Give a new folder by -o"
-        )
+    ours = {PAGE: begins_with(f'content="{GENERATOR}"'), TABLE: begins_with("case,severity,check")}
+    check_folder(target, "an earlier check's", ours)
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
