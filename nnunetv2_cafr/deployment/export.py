@@ -32,13 +32,13 @@ from torch.nn import functional as F
 from nnunetv2_cafr.deployment.description import FORMAT, Description, checksum, description_file
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
 from nnunetv2_cafr.deployment.studies import find_studies, preprocess
-from nnunetv2_cafr.files import check_place, sha256
+from nnunetv2_cafr.files import check_place, describe_failure, sha256, write_atomically
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import crop_to
 from nnunetv2_cafr.network.padding import Padded
 from nnunetv2_cafr.network.swin_unet import SwinUNet
 from nnunetv2_cafr.network.trans_unet import TransUNet
-from nnunetv2_cafr.training.checkpoints import refuse_code, write_atomically
+from nnunetv2_cafr.training.checkpoints import refuse_code
 
 EXAMPLES = """examples:
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
@@ -139,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_atomically(arguments.o, lambda partial: partial.write_bytes(program))
         write_atomically(description_file(arguments.o), lambda partial: partial.write_text(text, encoding="utf-8"))
     except OSError as error:
-        raise SystemExit(f"The export could not be written: {error}. Make room, or choose another place") from error
+        raise SystemExit(describe_failure(arguments.o, error)) from error
     print(f"Wrote {arguments.o} ({len(program) / 2**20:.0f} MB, sizes: {sizes}) and {description_file(arguments.o)}")
     return 0
 

@@ -20,7 +20,7 @@ import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
-from nnunetv2_cafr.training.checkpoints import write_atomically
+from nnunetv2_cafr.files import write_atomically
 
 RECORD_FILE, CURVES_FILE = "training_record.json", "training_curves.json"
 PACKAGES = (
