@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dataset_conversion.environment import folder_of
 from nnunetv2_cafr import options
-from nnunetv2_cafr.files import describe_failure, partial_of, write_atomically
+from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, write_atomically
 from nnunetv2_cafr.quality import levels
 from nnunetv2_cafr.quality.comparison import compare
 from nnunetv2_cafr.quality.dataset import NotADatasetError, RawDataset, find_dataset, read_dataset
@@ -102,29 +102,15 @@ def check_dataset(folder: Path, num_processes: int) -> tuple[RawDataset, list[Ca
 def check_target(target: Path, dataset: Path) -> None:
     """Refuses a target that is neither new, nor empty, nor an earlier check's, or that lies in the raw data set.
 
-    An earlier check's folder holds report.html with our mark, findings.csv with our heading, and nothing else but what
-    a kill may have left of these two.
-
     Raises:
-        FileExistsError: with what is there and what to do.
+        OSError: with what is there and what to do.
     """
     if target.resolve().is_relative_to(dataset.resolve()):
         raise FileExistsError(
             f"{target} lies in the raw data set, which is never written to; give another folder by -o"
         )
-    if target.is_file():
-        raise FileExistsError(f"{target} is a file; give a folder by -o")
-    there = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    ours = (PAGE, TABLE)
-    foreign = [name for name in there if name not in (*ours, *(partial_of(target / name).name for name in ours))]
-    for name, mark in ((PAGE, f'content="{GENERATOR}"'), (TABLE, HEADING)):
-        if name in there and mark not in (target / name).read_text("utf-8", "replace")[:2000]:
-            foreign.append(name)
-    if foreign:
-        raise FileExistsError(
-            f"{target} holds {', '.join(foreign[:3])}, which is not an earlier check's; nothing is overwritten. "
-            "Give a new folder by -o"
-        )
+    ours = {PAGE: begins_with(f'content="{GENERATOR}"'), TABLE: begins_with(HEADING)}
+    check_folder(target, "an earlier check's", ours)
 
 
 def write_report(target: Path, page: str, findings: Sequence[Finding]) -> None:

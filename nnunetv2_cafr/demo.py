@@ -27,6 +27,7 @@ from nnunetv2_cafr.evaluation.means import per_case, values_by_policy
 from nnunetv2_cafr.evaluation.pictures import PictureRow, side_by_side
 from nnunetv2_cafr.evaluation.reading import CasePair, label_table
 from nnunetv2_cafr.evaluation.scoring import evaluate_folders
+from nnunetv2_cafr.files import check_folder
 
 EXAMPLES = """examples:
   nnUNetv2_cafr demo                          6 minutes on two CPU cores, result in ./cafr_demo
@@ -179,10 +180,10 @@ class Demo:
                     "Choose another --out, or delete that folder."
                 )
             return
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise SystemExit(
-                f"{self.folder} is not empty and holds no demo: choose another --out. Nothing was touched."
-            )
+        try:
+            check_folder(self.folder, "a demo's", {})
+        except OSError as error:
+            raise SystemExit(f"{error} (--out). Nothing was touched.") from error
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.raw, self.preprocessed, self.results):
             folder.mkdir()

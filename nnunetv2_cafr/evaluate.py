@@ -23,13 +23,14 @@ from nnunetv2_cafr.evaluation.scores import (
     CLASS_COLUMNS,
     CLASSES_FILE,
     DISTANCES,
+    LEVEL_COLUMNS,
     LEVELS_FILE,
     METRICS,
     SETTINGS_FILE,
     Evaluation,
 )
 from nnunetv2_cafr.evaluation.scoring import TOLERANCE_MM, evaluate_folders
-from nnunetv2_cafr.files import describe_failure
+from nnunetv2_cafr.files import begins_with, check_folder, describe_failure
 from nnunetv2_cafr.splits.cases import patients_by_provenance, read_json
 
 EXAMPLES = """examples:
@@ -149,21 +150,15 @@ def _pairs(references: Path, predictions: Path, ending: str, chill: bool, datase
 
 def _check_target(target: Path) -> None:
     """Refuses a target that is neither new, nor empty, nor an earlier evaluation."""
-    ours = (CLASSES_FILE, LEVELS_FILE, SETTINGS_FILE)
-    if target.exists() and not target.is_dir():
-        raise SystemExit(f"{target} is a file; give a folder by -o")
-    there = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    foreign = [name for name in there if name not in (*ours, *(f".{name}.partial" for name in ours))]
-    if not foreign and CLASSES_FILE in there:
-        with (target / CLASSES_FILE).open(encoding="utf-8", errors="replace") as file:
-            foreign = [] if file.readline().strip() == ",".join(CLASS_COLUMNS) else [CLASSES_FILE]
-    elif not foreign:
-        foreign = [name for name in there if name in ours]
-    if foreign:
-        raise SystemExit(
-            f"{target} holds {', '.join(foreign[:3])}, which is not an earlier evaluation's; nothing is overwritten. "
-            "Give a new folder by -o"
-        )
+    ours = {
+        CLASSES_FILE: begins_with(",".join(CLASS_COLUMNS)),
+        LEVELS_FILE: begins_with(",".join(LEVEL_COLUMNS)),
+        SETTINGS_FILE: begins_with('"references": ['),
+    }
+    try:
+        check_folder(target, "an earlier evaluation's", ours)
+    except OSError as error:
+        raise SystemExit(str(error)) from error
 
 
 def summary(evaluation: Evaluation) -> str:

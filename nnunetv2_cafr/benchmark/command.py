@@ -21,6 +21,8 @@ from nnunetv2_cafr.benchmark import fairness, planning, reporting, workflow
 from nnunetv2_cafr.benchmark.arms import ARMS, BUDGETS, parse_budget
 from nnunetv2_cafr.benchmark.jobs import jobs_of, missing
 from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE, Matrix
+from nnunetv2_cafr.evaluation.report import check_folder as check_report
+from nnunetv2_cafr.files import check_folder
 from nnunetv2_cafr.splits.cases import find_dataset
 
 EXAMPLES = """examples:
@@ -157,8 +159,12 @@ def _claim(folder: Path, matrix: Matrix) -> None:
         differing = [f"{name} {found[name]}, not {wanted[name]}" for name in FIXED if found[name] != wanted[name]]
         if differing:
             raise SystemExit(f"{folder} holds a benchmark of {'; '.join(differing)}: choose another -o")
-    elif folder.exists() and any(folder.iterdir()):
-        raise SystemExit(f"{folder} is not empty and holds no benchmark: choose another -o. Nothing was touched")
+    try:
+        if not (folder / MATRIX_FILE).is_file():
+            check_folder(folder, "a benchmark's", {})
+        check_report(folder / reporting.REPORT)
+    except OSError as error:
+        raise SystemExit(f"{error} (-o). Nothing was touched") from error
     folder.mkdir(parents=True, exist_ok=True)
     matrix.write(folder)
 

@@ -5,13 +5,10 @@ Everything that tables, tests and figures say is computed from these files, so a
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-
-from nnunetv2_cafr.files import write_atomically
 
 # One row per case, view and class. A class that neither label map holds has NaN in every metric; one that only one of
 # them holds has Dice, IoU and NSD 0 and infinite distances. `label` is the number, for a region its text "(1, 2)", and
@@ -71,13 +68,21 @@ class Evaluation:
     def write(self, folder: Path) -> None:
         """Writes the three files, over earlier ones; where the settings stand, all three belong together."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SETTINGS_FILE).unlink(missing_ok=True)
-        for name, text in (
-            (CLASSES_FILE, self.classes.to_csv(index=False)),
-            (LEVELS_FILE, self.levels.to_csv(index=False)),
-            (SETTINGS_FILE, json.dumps(self.settings, indent=2) + "\n"),
-        ):
-            write_atomically(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))
+        texts = {
+            CLASSES_FILE: self.classes.to_csv(index=False),
+            LEVELS_FILE: self.levels.to_csv(index=False),
+            SETTINGS_FILE: json.dumps(self.settings, indent=2) + "\n",
+        }
+        partials = {name: folder / f".{name}.partial" for name in texts}
+        try:
+            for name, text in texts.items():
+                partials[name].write_text(text, encoding="utf-8")
+            (folder / SETTINGS_FILE).unlink(missing_ok=True)
+            for name, partial in partials.items():
+                partial.replace(folder / name)
+        finally:
+            for partial in partials.values():
+                partial.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: Path) -> "Evaluation":
