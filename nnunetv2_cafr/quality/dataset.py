@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_cafr.quality.findings import Finding, Severity
+from nnunetv2_cafr.voxel_order import REORIENTING_READERS
 
 
 class NotADatasetError(Exception):
@@ -69,6 +70,7 @@ class RawDataset:
     cases: tuple[CaseFiles, ...]
     patients: Mapping[str, str]
     findings: tuple[Finding, ...]
+    reorients: bool = False  # whether nnU-Net's reader turns every case to one voxel order
 
     def relative(self, path: Path) -> str:
         """`path` below the data set's folder, for people to read."""
@@ -131,7 +133,8 @@ def read_dataset(folder: Path) -> RawDataset:
             "add the missing files, or correct numTraining: nnU-Net refuses to plan otherwise",
             folder / "dataset.json",
         )
-    return RawDataset(folder, labels, channels, tuple(cases), _patients(folder), tuple(listing.findings))
+    reorients = description.get("overwrite_image_reader_writer") in REORIENTING_READERS
+    return RawDataset(folder, labels, channels, tuple(cases), _patients(folder), tuple(listing.findings), reorients)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import Dow
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
 from nnunetv2_cafr.training.checkpoints import write_atomically
+from nnunetv2_cafr.training.orientation import OrientedCases
 
 RECORD_FILE, CURVES_FILE = "training_record.json", "training_curves.json"
 PACKAGES = (
@@ -98,7 +99,7 @@ def _describe(value: object) -> str:
     return repr(value) if type(value).__module__.startswith("batchgeneratorsv2.helpers") else ""
 
 
-class RecordedTraining:
+class RecordedTraining(OrientedCases):
     """Mixin before any nnUNetTrainer: seeds everything, writes a record of the training and its curves.
 
     The network is initialised from `seed`; dropout and the contrastive sampling of an epoch follow from seed, epoch and
@@ -127,6 +128,7 @@ class RecordedTraining:
 
     def on_train_start(self: Any) -> None:
         super().on_train_start()  # type: ignore[misc]
+        self.print_to_log_file(self.describe_voxel_orders(), also_print_to_console=True)
         record = self.record()
         text = json.dumps(record, indent=2, default=str)
         self.print_to_log_file(f"Record of this training:\n{text}", also_print_to_console=False)
@@ -175,6 +177,7 @@ class RecordedTraining:
                 "dataset.json": hashlib.sha256(json.dumps(self.dataset_json, sort_keys=True).encode()).hexdigest(),
                 "fingerprint": file_digest(Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"),
             },
+            "voxel orders": self.count_voxel_orders(),
             "augmentation": self._augmentation,
             "mirroring": self.inference_allowed_mirroring_axes,
             "optimizer": repr(self.optimizer),
