@@ -1,8 +1,9 @@
 """Reading one volume completely, or saying what is wrong with its file.
 
 SimpleITK alone does not do. Of a truncated NIfTI file it returns the missing part as zeros or noise, with no more than
-a warning on stderr; of NaN and infinity in it, it makes 0 without a word; and headers of other formats can point to
-files elsewhere. So the content is looked at here first. Converters and prediction read alike.
+a warning on stderr; of NaN and infinity in it, it makes 0 without a word; of two orientations in one header it takes
+one; and headers of other formats can point to files elsewhere. So the content is looked at here first. Converters and
+prediction read alike.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.dicom import read_series
+from dataset_conversion.nifti import check_orientations
 from dataset_conversion.report import Problem
 
 ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")  # of the files that are understood, in lower case
@@ -183,7 +185,7 @@ def _check_nifti(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Pr
             "voxel axes in patient coordinates: which way is up, and which is left?",
             "convert again from DICOM, or write the right affine into the header",
         )
-    return None
+    return check_orientations(path, content)
 
 
 def _not_finite_in_nifti(reader: sitk.ImageFileReader, content: bytes) -> int:

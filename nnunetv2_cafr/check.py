@@ -91,11 +91,8 @@ def check_dataset(folder: Path, num_processes: int) -> tuple[RawDataset, list[Ca
     dataset = read_dataset(folder)
     cases = inspect(dataset, num_processes)
     spine = levels.is_spine_table(dataset.labels.names.values())
-    findings = [
-        *dataset.findings,
-        *(finding for case in cases for finding in case.findings),
-        *compare(cases, spine, dataset.description["labels"]),
-    ]
+    across = compare(cases, spine, dataset.reorients, dataset.description["labels"])
+    findings = [*dataset.findings, *(finding for case in cases for finding in case.findings), *across]
     return dataset, cases, sort_findings(findings)
 
 

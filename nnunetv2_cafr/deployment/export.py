@@ -30,6 +30,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nnunetv2_cafr.deployment.description import FORMAT, Description, checksum, description_file
+from nnunetv2_cafr.deployment.orders import order_to_predict_in, orders_of_training, warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
 from nnunetv2_cafr.deployment.studies import find_studies, preprocess
 from nnunetv2_cafr.files import check_place, describe_failure, sha256, write_atomically
@@ -111,10 +112,12 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_foreign(arguments.o)
         folder = Path(get_output_folder(arguments.d, arguments.tr, arguments.p, arguments.c))
         predictor = load_folds(folder, arguments.f, arguments.chk)
-        description = Description(describe(predictor, arguments))
+        description = Description({**describe(predictor, arguments), **voxel_orders(predictor, folder)})
         refuse_another(arguments.o, description)
     except (RuntimeError, ValueError, OSError) as error:
         raise SystemExit(f"Nothing was exported. {error}") from error
+    if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
+        print(warning)
     volumes, source = load_samples(description)
     ensemble = ensemble_of(predictor)
     program, comparison, sizes = export_compared(ensemble, description, volumes, source)
@@ -243,6 +246,16 @@ def describe(predictor: nnUNetPredictor, arguments: argparse.Namespace) -> dict[
         "plans": plans.plans,
         "dataset_json": dataset_json,
     }
+
+
+def voxel_orders(predictor: nnUNetPredictor, folder: Path) -> dict[str, Any]:
+    """In which voxel orders the training cases are stored, and which one prediction turns scans to."""
+    plans, settings = predictor.plans_manager, predictor.configuration_manager
+    counts = orders_of_training(
+        folder, plans.dataset_name, settings.data_identifier, predictor.dataset_json["file_ending"]
+    )
+    order = order_to_predict_in(plans.plans["image_reader_writer"], counts)
+    return {"voxel_order": order, "training_voxel_orders": counts}
 
 
 def load_samples(description: Description) -> tuple[list[np.ndarray], str]:

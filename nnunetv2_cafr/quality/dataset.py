@@ -24,6 +24,7 @@ from nnunetv2_cafr.quality.description import (
 )
 from nnunetv2_cafr.quality.findings import Finding, Severity
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
+from nnunetv2_cafr.voxel_order import REORIENTING_READERS
 
 
 class NotADatasetError(Exception):
@@ -91,6 +92,7 @@ class RawDataset:
     cases: tuple[CaseFiles, ...]
     patients: Mapping[str, str]
     findings: tuple[Finding, ...]
+    reorients: bool = False  # whether nnU-Net's reader turns every case to one voxel order
 
     def relative(self, path: Path) -> str:
         """`path` below the data set's folder, for people to read."""
@@ -170,6 +172,7 @@ def read_dataset(folder: Path) -> RawDataset:
         tuple(cases),
         patients,
         tuple(listing.findings),
+        description.get("overwrite_image_reader_writer") in REORIENTING_READERS,
     )
 
 

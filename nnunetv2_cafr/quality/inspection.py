@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.verify_dataset_integrity import check_cases, verify_labels
 
+from dataset_conversion.geometry import orientation_of
 from dataset_conversion.reading import ENDINGS, read_volume
 from nnunetv2_cafr.quality import checks, levels
 from nnunetv2_cafr.quality.dataset import CaseFiles, RawDataset
@@ -70,6 +71,8 @@ def inspect_case(files: CaseFiles, dataset: RawDataset, picture_size: int) -> Ca
     mask, labels = None, None
     if files.mask is not None:
         mask = _read(files.mask, report, dataset)
+    if mask is not None and dataset.reorients:
+        mask = _in_order_of(files.images[0], mask)
     if mask is not None and files.mask is not None:
         labels = _inspect_mask(mask, report, dataset, _is_oriented(files.mask, report))
     first = None
@@ -185,6 +188,21 @@ def _read(path: Path, report: CaseReport, dataset: RawDataset) -> sitk.Image | N
         report.findings.append(source.finding(Severity.ERROR, "unusable file", found, "an image", remedy))
         return None
     return sitk.JoinSeries(image) if image.GetDimension() == 2 else image
+
+
+def _in_order_of(image: Path, mask: sitk.Image) -> sitk.Image:
+    """A mask in the voxel order of its image, as after both were turned by a reorienting reader."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(image))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return mask  # which is said when the image is read
+    direction = reader.GetDirection()
+    if len(direction) != 9:
+        return mask
+    order = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
+    return mask if orientation_of(mask) == order else sitk.DICOMOrient(mask, order)
 
 
 def _lacks_orientation(path: Path) -> bool:

@@ -37,8 +37,8 @@ class CheckedTraining:
         if missing:
             refuse(
                 self,
-                f"{place} names {len(missing)} cases that {folder} does not hold ({', '.join(missing[:5])}). Preprocess "
-                f"them: nnUNetv2_preprocess -d {self.plans_manager.dataset_name} -plans_name "
+                f"{place} names {len(missing)} cases that {folder} does not hold ({', '.join(missing[:5])}). "
+                f"Preprocess them: nnUNetv2_preprocess -d {self.plans_manager.dataset_name} -plans_name "
                 f"{self.plans_manager.plans_name} -c {self.configuration_name}; or take them out of the split",
             )
         return train, validation

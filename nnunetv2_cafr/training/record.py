@@ -23,6 +23,7 @@ from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
 from nnunetv2_cafr.files import write_atomically
 from nnunetv2_cafr.training.network_identity import identity_of
+from nnunetv2_cafr.training.orientation import OrientedCases
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".npz", ".pkl")  # of preprocessed data
 RECORD_FILE, CURVES_FILE = "training_record.json", "training_curves.json"
@@ -101,7 +102,7 @@ def _describe(value: object) -> str:
     return repr(value) if type(value).__module__.startswith("batchgeneratorsv2.helpers") else ""
 
 
-class RecordedTraining:
+class RecordedTraining(OrientedCases):
     """Mixin before any nnUNetTrainer: seeds everything, writes a record of the training and its curves.
 
     The network is initialised from `seed`; dropout and the contrastive sampling of an epoch follow from seed, epoch and
@@ -130,6 +131,7 @@ class RecordedTraining:
 
     def on_train_start(self: Any) -> None:
         super().on_train_start()  # type: ignore[misc]
+        self.print_to_log_file(self.describe_voxel_orders(), also_print_to_console=True)
         record = self.record()
         # Without the cases' files, which would fill pages of it.
         shown = {**record, "data": {key: value for key, value in record["data"].items() if key != "cases"}}
@@ -169,6 +171,7 @@ class RecordedTraining:
             "configuration": self.configuration_manager.configuration,
             "data": {**self.data_record(), "cases": data_files(self.preprocessed_dataset_folder, self._cases())},
             "network": identity_of(self.network, self.num_input_channels, self.configuration_manager.patch_size),
+            "voxel orders": self.count_voxel_orders(),
             "augmentation": self._augmentation,
             "mirroring": self.inference_allowed_mirroring_axes,
             "optimizer": repr(self.optimizer),
