@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,19 +100,14 @@ def impossible_step(trainer: Any) -> str | None:
     """
     if trainer.is_ddp:
         return None
-    network = bare(trainer.network)
-    on_meta = {name: value.to("meta") for name, value in [*network.named_parameters(), *network.named_buffers()]}
+    network = deepcopy(bare(trainer.network)).to("meta").train()
     shape = (trainer.batch_size, trainer.num_input_channels, *trainer.configuration_manager.patch_size)
-    was_training = network.training
-    network.train()
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.func.functional_call(network, on_meta, (torch.empty(shape, device="meta"),))
+            network(torch.empty(shape, device="meta"))
     except NotImplementedError:
         return None  # an operation that needs values: nothing is known
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         return None if "meta" in reason.lower() else reason
-    finally:
-        network.train(was_training)
     return None
