@@ -70,6 +70,21 @@ class Description:
         return list(self.content["channel_names"].values())
 
     @property
+    def reader(self) -> str:
+        """Name of nnU-Net's reader that the network was trained with."""
+        return self.content["plans"]["image_reader_writer"]
+
+    @property
+    def training_voxel_orders(self) -> dict[str, int]:
+        """How many training cases are stored in which voxel order; empty where that is unknown, as in older exports."""
+        return self.content.get("training_voxel_orders") or {}
+
+    @property
+    def voxel_order(self) -> str | None:
+        """What arrays are turned to before prediction, such as PIR; None: they are taken as they are stored."""
+        return self.content.get("voxel_order")
+
+    @property
     def mirroring_axes(self) -> tuple[int, ...]:
         """Axes of a patch along which nnU-Net mirrors at inference."""
         return tuple(self.content["inference_allowed_mirroring_axes"])

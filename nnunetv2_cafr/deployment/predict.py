@@ -1,8 +1,9 @@
 """`nnUNetv2_cafr predict`: label maps from an exported network, the same as nnUNetv2_predict's, in less time.
 
-Images are NIfTI, MetaImage or NRRD files, or folders with one DICOM series each. Reading, preprocessing, sliding
-window, mirroring and the way back to the image's grid are nnU-Net's; trainers, checkpoints and PyTorch's networks are
-not needed. A study that fails does not stop the others: it is listed at the end, and the exit status is 1.
+Images are NIfTI, MetaImage or NRRD files, or folders with one DICOM series each, with voxels in any order. Reading,
+preprocessing, sliding window, mirroring and the way back to the image's grid are nnU-Net's; trainers, checkpoints and
+PyTorch's networks are not needed. A study that fails does not stop the others: it is listed at the end, and the exit
+status is 1.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.labelling import label_map
+from nnunetv2_cafr.deployment.orders import as_stored, warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import PRECISIONS, RUNTIMES, Network, load_network
 from nnunetv2_cafr.deployment.sliding_window import predict_logits
 from nnunetv2_cafr.deployment.studies import Study, find_studies, preprocess
@@ -53,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         for study in studies
         if not (arguments.continue_prediction and (arguments.o / f"{study.name}{ending}").exists())
     ]
+    if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
+        print(warning)
     torch.set_num_threads(arguments.threads)
     network = load_network(
         arguments.m,
@@ -103,7 +107,8 @@ def predict_study(
     cropped = torch.cat(labelled).numpy()
     segmentation = np.zeros(properties["shape_before_cropping"], np.uint8 if cropped.dtype == np.uint8 else np.uint16)
     segmentation[bounding_box_to_slice(properties["bbox_used_for_cropping"])] = cropped
-    return segmentation.transpose(plans.transpose_backward), properties
+    segmentation = segmentation.transpose(plans.transpose_backward)
+    return as_stored(segmentation, properties, description.voxel_order), properties
 
 
 def write_atomically(target: Path, segmentation: np.ndarray, properties: dict, description: Description) -> None:

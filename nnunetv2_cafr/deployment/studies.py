@@ -17,6 +17,7 @@ import SimpleITK as sitk
 
 from dataset_conversion.dicom import list_slices, read_series
 from nnunetv2_cafr.deployment.description import Description
+from nnunetv2_cafr.deployment.orders import read_in_order
 
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 
@@ -76,10 +77,12 @@ def _case_and_channel(image: Path, endings: tuple[str, ...], channels: int) -> t
 def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict[str, Any]]:
     """Image (c, z, y, x) and its geometry, from the reader of nnU-Net that the plans name.
 
-    What that reader is not made for (DICOM to begin with) goes through a temporary file.
+    Voxels are in the order that the network was trained on, if that is known. What the reader is not made for (DICOM to
+    begin with) goes through a temporary file.
 
     Raises:
-        ValueError: if channels are missing, or a DICOM series cannot be a volume.
+        ValueError: if channels are missing or lie on several grids, a DICOM series cannot be a volume, or a file does
+            not tell its orientation.
     """
     names = description.channel_names
     if missing := [f"{number} ({name})" for number, name in enumerate(names) if number not in study.images]:
@@ -99,7 +102,7 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
             else:
                 file = image
             files.append(str(file))
-        return reader.read_images(files)
+        return read_in_order(reader, files, description.voxel_order)
 
 
 def preprocess(study: Study, description: Description) -> tuple[np.ndarray, dict[str, Any]]:
