@@ -128,8 +128,13 @@ def is_dicom(path: Path) -> bool:
     return begins and (head[4:6].isalpha() or head[6:8] == b"\0\0")
 
 
-def has_slices(paths: Sequence[Path]) -> bool:
-    """Whether one of these DICOM files is an image that has its place in the patient."""
+def holds_images(paths: Sequence[Path]) -> bool:
+    """Whether one of these DICOM files is an image, or so damaged that it might be one."""
+    return any(not isinstance(_read_header(path), _NoImage) for path in paths)
+
+
+def holds_slices(paths: Sequence[Path]) -> bool:
+    """Whether one of these DICOM files is an image that has its place in the patient, or several frames."""
     objects = map(_read_header, paths)
     return any(isinstance(one, _Image) and (one.place is not None or one.frames > 1) for one in objects)
 
