@@ -11,6 +11,7 @@ own rescaling casts all slices to the pixel type of the first, and turns MONOCHR
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import tempfile
@@ -436,15 +437,14 @@ def _stored_values(dataset: Any) -> np.ndarray:
         syntax = dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     if not syntax.is_encapsulated:
         return dataset.pixel_array
-    copy = pydicom.Dataset(dataset)
-    copy.file_meta = dataset.file_meta
-    copy.PhotometricInterpretation = "MONOCHROME2"
+    plain = copy.deepcopy(dataset)  # which GDCM neither rescales nor turns round
+    plain.PhotometricInterpretation = "MONOCHROME2"
     for key in RESCALING:
-        if key in copy:
-            del copy[key]
+        if key in plain:
+            del plain[key]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "slice.dcm"
-        copy.save_as(file, enforce_file_format=True)
+        plain.save_as(file, enforce_file_format=True)
         return sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))[0]
 
 
