@@ -17,7 +17,7 @@ import SimpleITK as sitk
 
 from dataset_conversion.dicom import list_slices, read_series
 from nnunetv2_cafr.deployment.description import Description
-from nnunetv2_cafr.deployment.orders import read_in_order
+from nnunetv2_cafr.deployment.orders import read_in_order, refuse_two_orientations
 
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 
@@ -82,7 +82,7 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
 
     Raises:
         ValueError: if channels are missing or lie on several grids, a DICOM series cannot be a volume, or a file does
-            not tell its orientation.
+            not tell its orientation, or two.
     """
     names = description.channel_names
     if missing := [f"{number} ({name})" for number, name in enumerate(names) if number not in study.images]:
@@ -96,6 +96,8 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for channel, image in sorted(study.images.items()):
+            if image.is_file():
+                refuse_two_orientations(image)
             if image.is_dir() or not image.name.endswith(supported):
                 file = Path(folder) / f"{channel}{handover}"
                 sitk.WriteImage(_read_series(image) if image.is_dir() else sitk.ReadImage(image), file)
