@@ -30,9 +30,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from nnunetv2_cafr.deployment.description import FORMAT, Description, checksum, description_file
-from nnunetv2_cafr.deployment.orders import order_to_predict_in, orders_of_training, warning_of_unknown_order
+from nnunetv2_cafr.deployment.orders import order_to_predict_in, warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
 from nnunetv2_cafr.deployment.studies import UnusableStudyError, find_studies, preprocess
+from nnunetv2_cafr.deployment.training_orders import orders_of_training
 from nnunetv2_cafr.files import check_place, describe_failure, sha256, write_atomically
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import crop_to

@@ -112,6 +112,7 @@ class Models:
         order: int = 1,
         regions: bool = False,
         channels: int = 1,
+        reader: str = "SimpleITKIO",
     ) -> Path:
         """A results folder of `trainer` with random weights in each fold."""
         folder = self.folder(dataset, trainer, name)
@@ -119,7 +120,7 @@ class Models:
         plans = {
             "dataset_name": dataset,
             "plans_name": "nnUNetPlans",
-            "image_reader_writer": "SimpleITKIO",
+            "image_reader_writer": reader,
             "label_manager": "LabelManager",
             "transpose_forward": [0, 2, 1],
             "transpose_backward": [0, 2, 1],

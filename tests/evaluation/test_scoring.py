@@ -198,6 +198,21 @@ def test_files_and_processes_change_nothing(make_pairs: MakePairs, tmp_path) -> 
     assert set(METRICS) <= {word for key in alone.settings["definitions"] for word in key.split(", ")}
 
 
+def test_the_same_place_in_another_voxel_order(make_pairs: MakePairs) -> None:
+    (pair,) = make_pairs({"case": (blobs(0), blobs(1))})
+    image = sitk.ReadImage(str(pair.prediction))
+    expected = evaluate([pair]).classes
+    assert 0 < expected["dice"].dropna().iloc[0] < 1
+    for order in ("RAS", "SPL", "AIR"):
+        sitk.WriteImage(sitk.DICOMOrient(image, order), str(pair.prediction))
+        pd.testing.assert_frame_equal(evaluate([pair]).classes, expected)
+    turned = sitk.DICOMOrient(image, "RAS")
+    turned.SetOrigin(np.add(turned.GetOrigin(), (0, 0, 0.5)))
+    sitk.WriteImage(turned, str(pair.prediction))
+    with pytest.raises(EvaluationError, match=r"different grids.*origin"):
+        evaluate([pair])
+
+
 def test_what_cannot_be_compared_is_refused_by_name(make_pairs: MakePairs, tmp_path) -> None:
     good, bad = make_pairs({"good": (blobs(0), blobs(1)), "bad": (blobs(2), blobs(3))})
     labels = blobs(3).astype(np.uint8)
