@@ -57,7 +57,7 @@ def test_missed_classes_count_the_diagonal_and_levels_are_shares():
     expected = rows["hd95_mm"].replace(np.inf, DIAGONAL).mean()
     assert patient_values({"a": {0: one}}, HD95)["a"].item() == pytest.approx(expected)
     level = one.levels.iloc[0]
-    assert patient_values({"a": {0: one}}, LEVELS)["a"].item() == 100 * level["right_level"] / level["vertebrae"]
+    assert patient_values({"a": {0: one}}, LEVELS)["a"].item() == 100 * level["own_label_wins"] / level["structures"]
 
 
 def test_families_never_mix_and_holm_runs_over_the_comparisons_of_one(families):
