@@ -207,7 +207,7 @@ def _notes(matrix: Matrix) -> list[str]:
         every = "At equal iterations every" if matrix.budget_seconds else "Every"
         notes.append(
             f"{every} arm trained for {matrix.length.steps}, where nnU-Net's own length is 1000 epochs of 250. A "
-            "ranking after a short training is one of how fast arms learn; nothing here says how a full training would end."
+            "ranking after a short training is one of how fast arms learn; nothing here says how a full one would end."
         )
     return notes
 
