@@ -58,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget-seconds",
         type=_seconds,
-        default="",
         metavar="S",
         help="compare a second time, with trainings that take as many seconds of stepping on this machine; or the arm "
         "whose training of --budget gives the seconds",
@@ -118,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         percents=tuple({100, *arguments.train_fraction}),
         externals=tuple(find_dataset(dataset).name for dataset in arguments.external),
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        budget_seconds=arguments.budget_seconds,
+        budget_seconds=arguments.budget_seconds or "",
     )
     names = [arm.name for arm in compared(matrix.selected_arms())]
     if matrix.budget_seconds in ARMS and matrix.budget_seconds not in names:
