@@ -17,9 +17,9 @@ data=${2:?"usage: bash benchmarks/small_sets.sh SET DATA [options of nnUNetv2_ca
 shift 2
 : "${nnUNet_raw:?}" "${nnUNet_preprocessed:?}" "${nnUNet_results:?}"
 case $set_name in
-    SPIDER_slices) id=531 name=Dataset531_SpineMRI spacing="3.6 1.88 1.88" batch=8 ;;          # patch 160x128
-    WaterFat) id=532 name=Dataset532_SpineMRI spacing="4 2 2" batch=8 ;;                       # patch 112x112
-    Dataset004_Hippocampus) id=4 name=Dataset004_Hippocampus spacing="1 1 1" batch=32 ;;       # patch 56x40
+    SPIDER_slices) id=531 name=Dataset531_SpineMRI spacing="3.6 1.88 1.88" batch=4 ;;          # patch 160x128
+    WaterFat) id=532 name=Dataset532_SpineMRI spacing="4 2 2" batch=4 ;;                       # patch 112x112
+    Dataset004_Hippocampus) id=4 name=Dataset004_Hippocampus spacing="1 1 1" batch=16 ;;       # patch 56x40
     *) echo "$set_name is none of SPIDER_slices, WaterFat, Dataset004_Hippocampus" >&2; exit 2 ;;
 esac
 raw=$nnUNet_raw/$name preprocessed=$nnUNet_preprocessed/$name

@@ -23,7 +23,7 @@ class SampledPairs(NamedTuple):
     Attributes:
         anchor: (p,)
         positive: (p,), a cell of the anchor's class, never the anchor itself.
-        negatives: (p, num_negatives), cells of other classes; without that number all anchors of other classes.
+        negatives: (p, num_negatives), cells of other classes; without that number all cells drawn of other classes.
     """
 
     anchor: Tensor
@@ -50,7 +50,7 @@ class PixelInfoNCE(nn.Module):
       augmented on its own, so a positive comes from another sample of the batch if the class has a cell there, else
       from another cell of the same sample. A class with one cell in the whole batch gives no anchors, only negatives.
     - A negative is drawn in two steps, a class uniformly among the others, then a cell uniformly in it. With
-      `num_negatives=None` the negatives are instead all anchors of other classes (as in Wang et al. 2021, "Exploring
+      `num_negatives=None` the negatives are instead all cells drawn of other classes (as in Wang et al. 2021, "Exploring
       Cross-Image Pixel Contrast for Semantic Segmentation", arXiv 2101.11939), hundreds instead of five.
 
     Random numbers come from torch's default generator of the labels' device: `torch.manual_seed` makes a call
@@ -61,7 +61,7 @@ class PixelInfoNCE(nn.Module):
             Divides the dot products; lower values look at the hardest negatives more. The paper's value is lost; 0.1 is
             ours, the usual one of contrastive learning on pixels.
         num_negatives:
-            Negatives per positive; 5 is the paper's. None takes every anchor of another class.
+            Negatives per positive; 5 is the paper's. None takes every cell drawn of another class.
         anchors_per_class:
             Anchors drawn from each class per call. Ours: 64 sees most of a disc's cells in a batch of 16 every few
             steps, and with 20 classes keeps the loss far below 5 % of a training step.
@@ -167,17 +167,16 @@ class PixelInfoNCE(nn.Module):
             return cells[used // cells_per_sample, used % cells_per_sample].float()
 
         if self.num_negatives is None:
-            anchor, positive = vectors(torch.stack([pairs.anchor, pairs.positive]))
-            return (anchor * positive).sum(dim=-1), self._of_other_classes(anchor @ anchor.T)
+            # Whole classes are negatives, so a product of all cells with all is less than a read for each pair.
+            used, where = torch.cat([pairs.anchor, pairs.negatives.flatten()]).unique(return_inverse=True)
+            every = vectors(used)
+            anchor, negatives = where[: len(pairs.anchor)], where[len(pairs.anchor) :].view_as(pairs.negatives)
+            positive = (every[anchor] * vectors(pairs.positive)).sum(dim=-1)
+            return positive, (every[anchor] @ every.T).gather(1, negatives)
         chosen = vectors(torch.cat([pairs.anchor[:, None], pairs.positive[:, None], pairs.negatives], dim=1))
         # Multiplied and summed, not a matrix product: on a GPU that one may be set to run in TF32.
         similarity = (chosen[:, :1] * chosen[:, 1:]).sum(dim=-1)
         return similarity[:, 0], similarity[:, 1:]
-
-    def _of_other_classes(self, square: Tensor) -> Tensor:
-        """Of a value for each two anchors (p, p) those of anchors of different classes, (p, p - anchors_per_class)."""
-        anchor_class = torch.arange(len(square), device=square.device) // self.anchors_per_class
-        return square[anchor_class[:, None] != anchor_class].view(len(square), -1)
 
     @torch.no_grad()
     def sample_pairs(self, labels: Tensor, cell_shape: Sequence[int]) -> SampledPairs:
@@ -208,14 +207,15 @@ class PixelInfoNCE(nn.Module):
         class_start = group_start[:-1:batch_size]
         class_count = group_start[batch_size::batch_size] - class_start
 
-        anchor_class = (class_count > 1).nonzero()[:, 0]
-        # A drawn negative may be of any class, those without anchors too; else two classes need anchors.
-        if num_classes < 2 or len(anchor_class) < (2 if self.num_negatives is None else 1):
+        # The same number of cells from each class. Those of classes with two cells or more are anchors.
+        drawn_class = torch.arange(num_classes, device=device).repeat_interleave(self.anchors_per_class)
+        drawn = class_start[drawn_class] + _draw_below(class_count[drawn_class])
+        is_anchor = class_count[drawn_class] > 1
+        anchor, anchor_class = drawn[is_anchor], drawn_class[is_anchor]
+        if num_classes < 2 or len(anchor) == 0:
             nothing = cell_at_rank[:0]
             return SampledPairs(nothing, nothing, nothing.new_empty(0, self.num_negatives or 0))
-        anchor_class = anchor_class.repeat_interleave(self.anchors_per_class)
         start, count = class_start[anchor_class], class_count[anchor_class]
-        anchor = start + _draw_below(count)
 
         # The positive is any cell of the class but a range that is skipped: the anchor's sample where other samples
         # hold the class, else the anchor alone.
@@ -229,10 +229,8 @@ class PixelInfoNCE(nn.Module):
         positive = positive + skip_count * (positive >= skip_start)
 
         if self.num_negatives is None:
-            anchors = cell_at_rank[anchor]
-            return SampledPairs(
-                anchors, cell_at_rank[positive], self._of_other_classes(anchors.expand(len(anchors), -1))
-            )
+            negatives = drawn.expand(len(anchor), -1)[anchor_class[:, None] != drawn_class].view(len(anchor), -1)
+            return SampledPairs(cell_at_rank[anchor], cell_at_rank[positive], cell_at_rank[negatives])
         others = torch.full((len(anchor), self.num_negatives), num_classes - 1, device=device)
         negative_class = _draw_below(others)
         negative_class = negative_class + (negative_class >= anchor_class[:, None])

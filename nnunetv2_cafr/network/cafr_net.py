@@ -50,7 +50,7 @@ class CAFRNet(nn.Module):
         num_layers: Transformer layers; ours, 3. They are tapped evenly in three, so it is a multiple of 3.
         num_heads: attention heads; ours, 12.
         head_dim: width of each head; ours, 16 (see `network/transformer.py`).
-        ffn_dim: FFN width; ours, 768.
+        ffn_dim: FFN width; ours, 384.
         dropout: in the Transformer; ours, 0.1 (the paper's is 0.3).
         logit_scale: what the heads' output is multiplied by; ours (see `network/decoder.py`).
         tap_channels: channels of a tap between two of its transposed convolutions; ours.
@@ -70,13 +70,13 @@ class CAFRNet(nn.Module):
         *,
         deep_supervision: bool = False,
         strides: Sequence[Sequence[int]] = ((1, 1), (2, 2), (2, 2), (2, 2), (2, 2)),
-        channels: Sequence[int] = (16, 32, 64, 128, 256),
-        convs: Sequence[int] = (2, 2, 2, 2, 2),
+        channels: Sequence[int] = (16, 64, 96, 128, 256),
+        convs: Sequence[int] = (1, 2, 2, 2, 2),
         embed_dim: int = 768,
         num_layers: int = 3,
         num_heads: int = 12,
         head_dim: int = 16,
-        ffn_dim: int = 768,
+        ffn_dim: int = 384,
         dropout: float = 0.1,
         tap_channels: int = 64,
         projection_dim: int = 256,
