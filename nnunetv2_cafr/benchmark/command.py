@@ -63,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "whose training of --budget gives the seconds",
     )
     parser.add_argument(
+        "--measure-seconds",
+        action="store_true",
+        help="with --budget-seconds: measure seconds per step, print each arm's length, and end. The machine has to be "
+        "quiet for this, and need not be for the trainings",
+    )
+    parser.add_argument(
         "--train-fraction",
         type=_percent,
         nargs="+",
@@ -119,6 +125,8 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         budget_seconds=arguments.budget_seconds or "",
     )
+    if arguments.measure_seconds and not matrix.budget_seconds:
+        raise SystemExit("--measure-seconds belongs to --budget-seconds: the lengths that follow from the seconds")
     names = [arm.name for arm in compared(matrix.selected_arms())]
     if matrix.budget_seconds in ARMS and matrix.budget_seconds not in names:
         raise SystemExit(f"--budget-seconds {matrix.budget_seconds} is no arm of this comparison: add it to --arms")
@@ -145,6 +153,8 @@ def run(arguments: argparse.Namespace) -> int:
         jobs = jobs_of(matrix, folder)
     for line in lengths(matrix):
         print(line)
+    if arguments.measure_seconds:
+        return 0
     print(
         f"{len(missing(jobs))} of {len(jobs)} jobs are left to do; their output goes to {folder / 'logs'}", flush=True
     )

@@ -50,6 +50,8 @@ def test_equal_seconds_wait_for_the_measurement(benchmark, tmp_path, capsys):
     expected = ("CAFR_seed0_budget4x5", "LevelSafe_seed0_budget4x5", "CAFR_seed0_budget10x5")
     assert trained == [f"nnUNetTrainer_{name}" for name in expected]
 
+    with pytest.raises(SystemExit, match="belongs to --budget-seconds"):
+        benchmark("--measure-seconds", "--dry-run")
     with pytest.raises(SystemExit, match="ResEncM is no arm of this comparison"):
         benchmark(*arguments, "ResEncM")
 
