@@ -68,10 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget-seconds",
         type=_seconds,
-        default="",
         metavar="S",
         help="compare a second time, with trainings that take as many seconds of stepping on this machine; or the arm "
         "whose training of --budget gives the seconds",
+    )
+    parser.add_argument(
+        "--measure-seconds",
+        action="store_true",
+        help="with --budget-seconds: measure seconds per step, print each arm's length, and end. The machine has to be "
+        "quiet for this, and need not be for the trainings",
     )
     parser.add_argument(
         "--train-fraction",
@@ -139,8 +144,10 @@ def run(arguments: argparse.Namespace) -> int:
         percents=tuple({100, *arguments.train_fraction}),
         externals=tuple(find_dataset(dataset).name for dataset in arguments.external),
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        budget_seconds=arguments.budget_seconds,
+        budget_seconds=arguments.budget_seconds or "",
     )
+    if arguments.measure_seconds and not matrix.budget_seconds:
+        raise SystemExit("--measure-seconds belongs to --budget-seconds: the lengths that follow from the seconds")
     names = [arm.name for arm in compared(matrix.selected_arms())]
     if matrix.budget_seconds in ARMS and matrix.budget_seconds not in names:
         raise SystemExit(f"--budget-seconds {matrix.budget_seconds} is no arm of this comparison: add it to --arms")
@@ -169,6 +176,8 @@ def run(arguments: argparse.Namespace) -> int:
         jobs = jobs_of(matrix, folder)
     for line in lengths(matrix):
         print(line)
+    if arguments.measure_seconds:
+        return 0
     print(
         f"{len(missing(jobs))} of {len(jobs)} jobs are left to do; their output goes to {folder / 'logs'}", flush=True
     )

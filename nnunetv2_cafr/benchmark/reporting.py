@@ -75,9 +75,9 @@ def _sections(matrix: Matrix, folder: Path) -> Iterator[Section]:
         yield Section(key, title, note, _scores(matrix, folder, key, folds))
     if matrix.budget_seconds:
         note = (
-            f"The same cases, predicted by trainings that take {matrix.seconds:,.0f} s of stepping each, in whole epochs, "
-            f"as measured in turns before them: a cheaper step gives more of them. Validation, reading and augmentation "
-            "are not counted."
+            f"The same cases, predicted by trainings that take {matrix.seconds:,.0f} s of stepping each, to the "
+            "nearest epoch, as measured in turns before them: a cheaper step gives more of them. Reading, augmentation "
+            "and nnU-Net's validation are not counted."
         )
         title = f"Equal seconds: {matrix.seconds:,.0f} s"
         scores = _scores(matrix, folder, EQUAL_SECONDS, folds, [arm.name for arm in compared(matrix.selected_arms())])
@@ -207,9 +207,10 @@ def _notes(matrix: Matrix) -> list[str]:
             "equal seconds'."
         )
     if matrix.length.epochs is not None:
+        every = "At equal iterations every" if matrix.budget_seconds else "Every"
         notes.append(
-            f"At equal iterations every arm trained for {matrix.length.steps}, where nnU-Net's own length is 1000 epochs of 250. A ranking "
-            "after a short training is one of how fast arms learn; nothing here says how a full training would end."
+            f"{every} arm trained for {matrix.length.steps}, where nnU-Net's own length is 1000 epochs of 250. A "
+            "ranking after a short training is one of how fast arms learn; nothing here says how a full one would end."
         )
     return notes
 

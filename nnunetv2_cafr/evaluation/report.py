@@ -157,13 +157,17 @@ class _Page:
 
     def _verdict(self, families: Sequence[FamilyResults]) -> Iterator[str]:
         yield '<div class="verdicts">' + "".join(map(self._verdict_of, families)) + "</div>"
+        if self.study.lengths:
+            when = f"At {self.study.lengths.seconds:,.0f} s of stepping: "
+            second = self.families[self.study.lengths.section]
+            yield '<div class="verdicts">' + "".join(self._verdict_of(family, when) for family in second) + "</div>"
         yield '<div class="sentence">' + "".join(f"<p>{line}</p>" for line in self._conclusions(families)) + "</div>"
         for index, family in enumerate(families):
             if family.reference:
                 yield _figure(figures.overview(f"overview-{index}", family, self.study.costs))
 
-    def _verdict_of(self, family: FamilyResults) -> str:
-        title = f"{escape(family.name)} augmentation family, {_count(len(family.arms), 'arm')}, "
+    def _verdict_of(self, family: FamilyResults, when: str = "") -> str:
+        title = f"{when}{escape(family.name)} augmentation family, {_count(len(family.arms), 'arm')}, "
         title = f"<h3>{title}{_count(family.patients, 'patient')}</h3>"
         found = family.measures.get(DICE.key)
         if found is None:
