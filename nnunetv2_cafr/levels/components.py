@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import cc3d
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 
 from nnunetv2_cafr.levels.curve import Curve, fit_curve
 from nnunetv2_cafr.levels.path import DISC, VERTEBRA
@@ -24,20 +25,21 @@ LARGE = 0.25  # of the median over labels of their largest atoms: fit to show wh
 REACH = 0.8  # of a vertebra's standard deviation across: how far a centre may lie off the curve that it shapes
 LONE = 1.35  # times as long as deep: at most, for a clump that tells the height of one vertebra
 PITCH_PER_HEIGHT = 1.3  # a vertebral body and a disc, in bodies
-LONGEST = {VERTEBRA: 1.45, DISC: 0.8}  # levels; a longer clump is several structures
-SEGMENTS = (0.4, 1.6)  # levels; length of a part of a cut clump
-STIFFNESS = 0.5  # price of parts whose length is not the pitch, against the area of the cut
+LONGEST = {VERTEBRA: 1.25, DISC: 0.8}  # heights of a vertebra; a longer clump may be several structures
+SHAPES = {VERTEBRA: (0.85, 1.5), DISC: (0.2, 0.7)}  # heights of a vertebra, shortest and longest length of a segment
+# Prices of a cut of the median area, of a height too long or too short, of a height without a prevailing label.
+CUT, OUTSIDE, MIXED = 0.5, 4.0, 1.0
 WHOLE = 0.8  # share of an atom in one part
 ASIDE, SACRUM_ASIDE = 0.65, 1.5  # levels off the curve, at most, for the centre of a structure
 SMALLEST, SMALLEST_CUT = 0.12, 0.03  # of the median structure of its kind; the latter at the image's border
 SAME = 0.5  # overlap along the curve that makes two pieces one structure
-BINS = 24  # per level, of the profile along the curve
+BINS = 20  # per height of a vertebra, of the profile along the curve
 EDGE = 0.2  # of a clump's length: a disc farther inside parts two vertebrae
 UNIFORM = 12**0.5  # length of a rod by its standard deviation
 FEWEST = 3  # vertebrae that make an order
 
 
-class NoOrder(ValueError):
+class NoOrderError(ValueError):
     """A study without an order that could be judged; says why."""
 
 
@@ -128,7 +130,7 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
     """The structures of a label map (z, y, x) of unsigned integers.
 
     Raises:
-        NoOrder: if there are fewer than FEWEST vertebrae, or which end is up cannot be told.
+        NoOrderError: if there are fewer than FEWEST vertebrae, or which end is up cannot be told.
     """
     kind_of = np.zeros(int(max(labels.max(), *spine.names)) + 1, np.uint8)
     kind_of[[label for values in spine.labels.values() for label in values]] = VERTEBRA + 1
@@ -138,7 +140,7 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
     kinds = kind_of.take(part)
     inside = np.flatnonzero(kinds)
     if not len(inside):
-        raise NoOrder("neither vertebrae nor discs")
+        raise NoOrderError("neither vertebrae nor discs")
     index = np.stack(np.unravel_index(inside, part.shape), 1) + [side.start for side in window]
     label, kind = part.ravel()[inside], kinds.ravel()[inside] - 1
     atoms, clumps = (
@@ -152,9 +154,10 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
     place, offset = curve.places(points)
     up = curve.frame[0] * _direction(place, label, atoms, spine, curve, grid)
     place *= np.sign(up @ curve.frame[0])
-    pitch = _pitch(place, kind, atoms, clumps, sacral, depth)
+    height = _height(place, kind, atoms, clumps, sacral, depth)
+    pitch = PITCH_PER_HEIGHT * height
 
-    pieces = _Groups(_part(place, kind, atoms, clumps, pitch))
+    pieces = _Groups(_part(place, label, kind, atoms, clumps, height))
     lowest, highest, below = _borders(index, labels.shape, up, grid)
     votes = np.bincount(pieces.number * len(kind_of) + label, minlength=len(pieces.voxels) * len(kind_of))
     places, lengths, offsets = pieces.mean(place), UNIFORM * pieces.deviation(place), pieces.mean(offset)
@@ -175,7 +178,7 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
     ]
     structures, fragments = _choose(everything, pitch, spine.labels.get(SACRUM, ()))
     if sum(one.kind == VERTEBRA for one in structures) < FEWEST:
-        raise NoOrder(f"fewer than {FEWEST} vertebrae in a row")
+        raise NoOrderError(f"fewer than {FEWEST} vertebrae in a row")
     voxels = np.ravel_multi_index(tuple(index.T), labels.shape)
     return Anatomy(voxels, pieces.number, structures, fragments, _refined(structures, pitch), below)
 
@@ -212,7 +215,7 @@ def _find_curve(
     if (large & ~sacral[atoms.first]).sum() >= FEWEST:
         large &= ~sacral[atoms.first]
     if large.sum() < FEWEST:
-        raise NoOrder(f"fewer than {FEWEST} structures")
+        raise NoOrderError(f"fewer than {FEWEST} structures")
     return fit_curve(atoms.mean(points)[large], np.sqrt(atoms.voxels[large]), REACH * depth)
 
 
@@ -220,7 +223,7 @@ def _direction(place: np.ndarray, label: np.ndarray, atoms: _Groups, spine: Spin
     """1 if the curve runs to the head, else -1: as the file says, else as most labels say.
 
     Raises:
-        NoOrder: if neither says it, or they contradict one another.
+        NoOrderError: if neither says it, or they contradict one another.
     """
     names = np.unique(label)
     largest = [int(np.where(label[atoms.first] == name, atoms.voxels, 0).argmax()) for name in names]
@@ -231,40 +234,51 @@ def _direction(place: np.ndarray, label: np.ndarray, atoms: _Groups, spine: Spin
     said = 0.0 if grid.up is None else float(curve.frame[0] @ grid.up)
     if abs(said) < 0.5:
         if not votes:
-            raise NoOrder("which end is up is told neither by the labels nor by the image's header")
+            raise NoOrderError("which end is up is told neither by the labels nor by the image's header")
         return float(np.sign(votes))
     if votes * np.sign(said) < -0.5:
-        raise NoOrder("the labels run downwards where the image's header says upwards; one of them is wrong")
+        raise NoOrderError("the labels run downwards where the image's header says upwards; one of them is wrong")
     return float(np.sign(said))
 
 
-def _pitch(
+def _height(
     place: np.ndarray, kind: np.ndarray, atoms: _Groups, clumps: _Groups, sacral: np.ndarray, depth: float
 ) -> float:
-    """A first guess in mm, from the heights of vertebrae: of clumps, or of atoms where most clumps hold several."""
+    """Of a vertebra along the curve, in mm: from clumps, or from atoms where most clumps hold several vertebrae."""
     for groups, longest, enough in ((clumps, LONE * depth, 2), (atoms, np.inf, 1)):
         chosen = (kind[groups.first] == VERTEBRA) & (groups.mean(sacral) < 0.5)
         heights = UNIFORM * groups.deviation(place)[_is_large(groups.voxels, chosen)]
         heights = heights[(heights > 0) & (heights <= longest)]
         if len(heights) >= enough:
-            return PITCH_PER_HEIGHT * float(np.median(heights))
-    raise NoOrder("no vertebra above the sacrum")
+            return float(np.median(heights))
+    raise NoOrderError("no vertebra above the sacrum")
 
 
-def _part(place: np.ndarray, kind: np.ndarray, atoms: _Groups, clumps: _Groups, pitch: float) -> np.ndarray:
+def _is_large(voxels: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Which of `among` are no crumbs: at least a share of the median of those that are no crumbs beside the largest."""
+    if not among.any():
+        return among
+    rough = among & (voxels >= LARGE * voxels[among].max())
+    return among & (voxels >= LARGE * np.median(voxels[rough]))
+
+
+def _part(
+    place: np.ndarray, label: np.ndarray, kind: np.ndarray, atoms: _Groups, clumps: _Groups, height: float
+) -> np.ndarray:
     """Number (n,) of the piece that each voxel belongs to: its clump, or a part of it."""
     piece = clumps.number.copy()
     lengths, centres, count = UNIFORM * clumps.deviation(place), clumps.mean(place), len(clumps.voxels)
     kinds = kind[clumps.first]
     discs = _is_large(clumps.voxels, kinds == DISC)
     for clump in range(len(clumps.voxels)):
-        longest = LONGEST[int(kinds[clump])] * pitch
         inner = (0.5 - EDGE) * lengths[clump]
         within = discs & (np.abs(centres - centres[clump]) < inner) & (kinds[clump] == VERTEBRA)
-        if lengths[clump] <= longest and not within.any():
+        if lengths[clump] <= LONGEST[int(kinds[clump])] * height and not within.any():
             continue
         inside = np.flatnonzero(clumps.number == clump)
-        part = np.searchsorted(_cuts(place[inside], np.sort(centres[within]), longest, pitch), place[inside])
+        shape = SHAPES[int(kinds[clump])]
+        cuts = _cuts(place[inside], label[inside], np.sort(centres[within]), shape, height)
+        part = np.searchsorted(cuts, place[inside])
         # An atom that lies in one part all but a little is not cut.
         atom = np.unique(atoms.number[inside], return_inverse=True)[1]
         shares = np.bincount(atom * (part.max() + 1) + part, minlength=(atom.max() + 1) * (part.max() + 1))
@@ -276,40 +290,48 @@ def _part(place: np.ndarray, kind: np.ndarray, atoms: _Groups, clumps: _Groups, 
     return np.unique(piece, return_inverse=True)[1]
 
 
-def _is_large(voxels: np.ndarray, among: np.ndarray) -> np.ndarray:
-    return among & (voxels >= LARGE * voxels[among].max(initial=0))
-
-
-def _cuts(place: np.ndarray, discs: np.ndarray, longest: float, pitch: float) -> np.ndarray:
-    """Places where a clump is cut: at discs within it, and where what is left is long, where it is thin."""
+def _cuts(
+    place: np.ndarray, label: np.ndarray, discs: np.ndarray, shape: tuple[float, float], height: float
+) -> np.ndarray:
+    """Places where a clump is cut: at discs within it, and where thickness, length and labels say so."""
     cuts = list(discs)
     for low, high in pairwise([-np.inf, *discs, np.inf]):
-        part = place[(place > low) & (place <= high)]
-        if len(part) and UNIFORM * part.std() > longest:
-            cuts += _thin_places(part, pitch)
+        part = (place > low) & (place <= high)
+        if part.any():
+            cuts += _segments(place[part], label[part], shape, height)
     return np.sort(cuts)
 
 
-def _thin_places(place: np.ndarray, pitch: float) -> list[float]:
-    """Thin places of a part, about a pitch from one to the next."""
+def _segments(place: np.ndarray, label: np.ndarray, shape: tuple[float, float], height: float) -> list[float]:
+    """Cuts between the segments of the lowest price, by dynamic programming over a profile along the curve.
+
+    A segment costs how far its length is outside `shape` (in heights), and the share of voxels that do not carry its
+    most frequent label; a cut costs the area that it cuts.
+    """
     low = float(place.min())
-    bins = ((place - low) * BINS / pitch).astype(np.int64)
-    area = np.bincount(bins).astype(float)
-    area = np.convolve(area, [0.25, 0.5, 0.25], "same") / np.median(area[area > 0])
+    bins = ((place - low) * BINS / height).astype(np.int64)
+    names, name = np.unique(label, return_inverse=True)
+    profile = np.bincount(bins * len(names) + name, minlength=(bins.max() + 1) * len(names)).reshape(-1, len(names))
+    area = uniform_filter1d(profile.sum(1).astype(float), 3, mode="nearest")
+    area /= np.median(area[area > 0])
+    sums = np.concatenate([np.zeros((1, len(names))), profile.cumsum(0)])
     total = len(area)
     best, last = np.full(total + 1, np.inf), np.zeros(total + 1, int)
     best[0] = 0
-    shortest, longest = (round(length * BINS) for length in SEGMENTS)
-    for end in range(shortest, total + 1):
-        starts = np.arange(max(0, end - longest), end - shortest + 1)
-        price = best[starts] + STIFFNESS * ((end - starts) / BINS - 1) ** 2
-        last[end] = starts[price.argmin()]
-        best[end] = price.min() + (area[end] if end < total else 0)
+    for end in range(1, total + 1):
+        starts = np.arange(end)
+        length = (end - starts) / BINS
+        outside = np.maximum(0, np.maximum(shape[0] - length, length - shape[1]))
+        of_label = sums[end] - sums[starts]
+        mixed = 1 - of_label.max(1) / np.maximum(of_label.sum(1), 1)
+        price = best[starts] + OUTSIDE * outside**2 + MIXED * mixed * length
+        last[end] = price.argmin()
+        best[end] = price.min() + (CUT * area[end] if end < total else 0)
     cuts = []
-    end = total
-    while last[end] > 0:
-        end = last[end]
-        cuts.append(low + (end + 0.5) * pitch / BINS)
+    end = int(last[total])
+    while end > 0:
+        cuts.append(low + end * height / BINS)
+        end = int(last[end])
     return cuts
 
 

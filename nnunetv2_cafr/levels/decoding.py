@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunetv2_cafr.levels.components import ASIDE, Anatomy, Grid, NoOrder, Structure, dissect
+from nnunetv2_cafr.levels.components import ASIDE, Anatomy, Grid, NoOrderError, Structure, dissect
 from nnunetv2_cafr.levels.path import (
     DISC,
     SACRUM_WEIGHT,
@@ -39,7 +39,7 @@ FULL_WEIGHT = 0.5  # of the median structure's voxels: smaller ones have a small
 LEAST_WEIGHT = 0.2
 SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
 OPEN_END = 1.2  # levels of image below the lowest vertebra that would show another one
-NEAR, BEHIND = 0.75, 2.5  # levels: a fragment belongs to the structure beside it; to one whose label it has
+NEAR, IN_FRONT, BEHIND = 0.75, 1.0, 2.5  # levels: how far a fragment lies from its structure, at most
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def decode(
         anatomy = dissect(labels, spine, grid)
         row = _row(anatomy, labels, spine, evidence)
         paths = [best_path(row, column) for column in columns(spine)]
-    except NoOrder as error:
+    except NoOrderError as error:
         return Decoding(labels, math.nan, {UNCERTAIN: str(error)}, [], [], 0)
     best = max(paths, key=lambda path: path.score)
     path = max((path for path in paths if path.column.labelled), key=lambda path: path.score)
@@ -251,7 +251,7 @@ def _of_fragment(one: Structure, anatomy: Anatomy, given: Sequence[int], spine: 
     aside = float(np.linalg.norm(one.offset))
     behind = aside if grid.back is None else float(one.offset @ grid.back)
     sacral = one.label in spine.labels.get(SACRUM, ())
-    if aside > (BEHIND if sacral or behind > 0.5 * aside else ASIDE) * pitch:
+    if aside > (BEHIND if sacral or behind > 0.5 * aside else IN_FRONT) * pitch:
         return 0
     same = [index for index, other in enumerate(anatomy.structures) if other.kind == one.kind]
     if not same:
