@@ -16,12 +16,14 @@ from tqdm import tqdm
 
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.labelling import label_map
+from nnunetv2_cafr.deployment.level_decoding import LevelDecoder
 from nnunetv2_cafr.deployment.runtime import PRECISIONS, RUNTIMES, Network, load_network
 from nnunetv2_cafr.deployment.sliding_window import predict_logits
 from nnunetv2_cafr.deployment.studies import Study, find_studies, preprocess
 
 EXAMPLES = """examples:
   nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions
+  nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions --levels
   nnUNetv2_cafr predict -m model.onnx -i scan.mha dicom_folder -o predictions --precision bf16
 """
 
@@ -37,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--disable_tta", action="store_true", help="no mirroring; faster, less accurate")
     parser.add_argument("-step_size", type=float, default=0.5, help="of the sliding window, in patches (default 0.5)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="default all")
+    parser.add_argument(
+        "--levels", action="store_true", help="consistent spine levels, see nnUNetv2_cafr relabel --help"
+    )
     parser.add_argument("--continue_prediction", action="store_true", help="skip studies whose label map is there")
 
 
@@ -46,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"-step_size {arguments.step_size:g} --threads {arguments.threads}: expected 0 to 1, and 1 or more"
         )
     description = Description.read(arguments.m)
+    levels = LevelDecoder(arguments.o, arguments.m, description) if arguments.levels else None
     studies = find_studies(arguments.i, description)
     ending = description.dataset_json["file_ending"]
     todo = [
@@ -71,11 +77,21 @@ def run(arguments: argparse.Namespace) -> int:
     for study in tqdm(todo, unit="study", initial=len(studies) - len(todo), total=len(studies)):
         try:
             mirroring_axes = () if arguments.disable_tta else description.mirroring_axes
-            segmentation, geometry = predict_study(study, description, network, mirroring_axes, arguments.step_size)
+            segmentation, geometry = predict_study(
+                study, description, network, mirroring_axes, arguments.step_size, levels
+            )
+            decoding = None
+            if levels:
+                decoding = levels.decode(segmentation, geometry)
+                segmentation = decoding.labels
             write_atomically(arguments.o / f"{study.name}{ending}", segmentation, geometry, description)
+            if levels and decoding:
+                levels.record.add(study.name, decoding)
         except Exception as error:
             failed[study.name] = f"{type(error).__name__}: {error}" if str(error) else repr(error)
             tqdm.write(f"{study.name} failed")
+    if levels:
+        print(levels.record.summary([study.name for study in todo]))
     if failed:
         print(f"{len(failed)} of {len(todo)} studies failed, the others are in {arguments.o}:")
         print("\n".join(f"  {name}: {reason}" for name, reason in failed.items()))
@@ -85,9 +101,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def predict_study(
-    study: Study, description: Description, network: Network, mirroring_axes: tuple[int, ...], step_size: float
+    study: Study,
+    description: Description,
+    network: Network,
+    mirroring_axes: tuple[int, ...],
+    step_size: float,
+    levels: LevelDecoder | None = None,
 ) -> tuple[np.ndarray, dict]:
-    """Label map (z, y, x) on the grid of the study's image, and what nnU-Net's writers need to know of that grid."""
+    """Label map (z, y, x) on the grid of the study's image, and what nnU-Net's writers need to know of that grid.
+
+    `levels` sees the logits on their way.
+    """
     plans, configuration = description.plans, description.configuration
     image, properties = preprocess(study, description)
     spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
@@ -97,9 +121,13 @@ def predict_study(
     patch_size = configuration.patch_size
 
     labelled = []
+    if levels:
+        levels.start()
     for logits in predict_logits(torch.from_numpy(image), network, patch_size, mirroring_axes, step_size):
         of_slab = (1, *shape[1:]) if len(patch_size) == 2 else tuple(shape)
         labelled.append(label_map(logits, of_slab, current_spacing, spacing, configuration, description.labels))
+        if levels:
+            levels.see(logits, labelled[-1])
     cropped = torch.cat(labelled).numpy()
     segmentation = np.zeros(properties["shape_before_cropping"], np.uint8 if cropped.dtype == np.uint8 else np.uint16)
     segmentation[bounding_box_to_slice(properties["bbox_used_for_cropping"])] = cropped

@@ -37,6 +37,7 @@ UNCERTAIN, TRANSITIONAL, LOWER_END, MISSED, BEYOND = (
 )
 FULL_WEIGHT = 0.5  # of the median structure's voxels: smaller ones have a smaller vote
 LEAST_WEIGHT = 0.2
+LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
 SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
 OPEN_END = 1.2  # levels of image below the lowest vertebra that would show another one
 NEAR, IN_FRONT, BEHIND = 0.75, 1.0, 2.5  # levels: how far a fragment lies from its structure, at most
@@ -197,6 +198,16 @@ def _flags(path: Path, best: Path, row: Row, anatomy: Anatomy, spine: Spine, thr
     missed = [slots[n].name for n in range(vertebrae[0], vertebrae[-1], 2) if n not in vertebrae]
     if missed:
         flags[MISSED] = ", ".join(missed)
+        # Labelled all the same: then the row was not understood, or the labels contradict the distances.
+        sizes = [one.voxels for one in anatomy.structures if one.kind == VERTEBRA]
+        held = np.sum([one.labels for one in (*anatomy.structures, *anatomy.fragments)], 0)
+        labelled = [
+            slots[n].name
+            for n in range(vertebrae[0], vertebrae[-1], 2)
+            if n not in vertebrae and held[list(slots[n].labels)].sum() > LABELLED * np.median(sizes)
+        ]
+        if labelled and UNCERTAIN not in flags:
+            flags[UNCERTAIN] = f"{', '.join(labelled)} is labelled, but the row of vertebrae leaves no place for it"
     beyond = [slot.name for slot in taken if not slot.labels]
     if beyond:
         flags[BEYOND] = ", ".join(beyond)
