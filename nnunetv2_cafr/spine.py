@@ -13,7 +13,7 @@ from typing import Any
 from nnunetv2_cafr.quality.levels import FEWEST_VERTEBRAE, OPTIONAL, SACRUM, VERTEBRAE
 
 BACKGROUND, IGNORE = "background", "ignore"
-PREFIX = re.compile(r"^(vertebrae|vertebra|disc|disk|ivd)[_ -]?", re.IGNORECASE)
+PREFIX = re.compile(r"^(vertebrae|vertebra|disc|disk|ivd)[_ -]", re.IGNORECASE)
 NUMBERED = re.compile(r"^(vertebra|disc)_(\d+)$")
 
 

@@ -29,6 +29,7 @@ LONGEST = {VERTEBRA: 1.25, DISC: 0.8}  # heights of a vertebra; a longer clump m
 SHAPES = {VERTEBRA: (0.85, 1.5), DISC: (0.2, 0.7)}  # heights of a vertebra, shortest and longest length of a segment
 # Prices of a cut of the median area, of a height too long or too short, of a height without a prevailing label.
 CUT, OUTSIDE, MIXED = 0.5, 4.0, 1.0
+EVEN = 0.05  # of squared lengths: of cuts that are alike, that into equal parts
 WHOLE = 0.8  # share of an atom in one part
 ASIDE, SACRUM_ASIDE = 0.65, 1.5  # levels off the curve, at most, for the centre of a structure
 SMALLEST, SMALLEST_CUT = 0.12, 0.03  # of the median structure of its kind; the latter at the image's border
@@ -157,7 +158,8 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
     height = _height(place, kind, atoms, clumps, sacral, depth)
     pitch = PITCH_PER_HEIGHT * height
 
-    pieces = _Groups(_part(place, label, kind, atoms, clumps, height))
+    on_curve = np.linalg.norm(clumps.mean(offset), axis=1) <= ASIDE * pitch
+    pieces = _Groups(_part(place, label, kind, atoms, clumps, on_curve, height))
     lowest, highest, below = _borders(index, labels.shape, up, grid)
     votes = np.bincount(pieces.number * len(kind_of) + label, minlength=len(pieces.voxels) * len(kind_of))
     places, lengths, offsets = pieces.mean(place), UNIFORM * pieces.deviation(place), pieces.mean(offset)
@@ -263,14 +265,20 @@ def _is_large(voxels: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 
 def _part(
-    place: np.ndarray, label: np.ndarray, kind: np.ndarray, atoms: _Groups, clumps: _Groups, height: float
+    place: np.ndarray,
+    label: np.ndarray,
+    kind: np.ndarray,
+    atoms: _Groups,
+    clumps: _Groups,
+    on_curve: np.ndarray,
+    height: float,
 ) -> np.ndarray:
     """Number (n,) of the piece that each voxel belongs to: its clump, or a part of it."""
     piece = clumps.number.copy()
     lengths, centres, count = UNIFORM * clumps.deviation(place), clumps.mean(place), len(clumps.voxels)
     kinds = kind[clumps.first]
     discs = _is_large(clumps.voxels, kinds == DISC)
-    for clump in range(len(clumps.voxels)):
+    for clump in np.flatnonzero(on_curve):
         inner = (0.5 - EDGE) * lengths[clump]
         within = discs & (np.abs(centres - centres[clump]) < inner) & (kinds[clump] == VERTEBRA)
         if lengths[clump] <= LONGEST[int(kinds[clump])] * height and not within.any():
@@ -324,7 +332,7 @@ def _segments(place: np.ndarray, label: np.ndarray, shape: tuple[float, float], 
         outside = np.maximum(0, np.maximum(shape[0] - length, length - shape[1]))
         of_label = sums[end] - sums[starts]
         mixed = 1 - of_label.max(1) / np.maximum(of_label.sum(1), 1)
-        price = best[starts] + OUTSIDE * outside**2 + MIXED * mixed * length
+        price = best[starts] + OUTSIDE * outside**2 + MIXED * mixed * length + EVEN * length**2
         last[end] = price.argmin()
         best[end] = price.min() + (CUT * area[end] if end < total else 0)
     cuts = []
