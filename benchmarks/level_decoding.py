@@ -11,7 +11,6 @@ the kinds that networks make.
 
 import argparse
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,9 +193,8 @@ def main() -> None:
         print(f"\n{arm}: {len(cases)} studies, {held.sum()} flagged; better {len(better)}, worse {len(worse)}")
         for title, some in (("worse", worse), ("better", better)):
             for case, one in some.iterrows():
-                print(
-                    f"  {title}: {case} {one['before']:.2f} -> {one['after']:.2f}, confidence {one['confidence']:.2f} {one['flags']}"
-                )
+                change = f"{one['before']:.2f} -> {one['after']:.2f}"
+                print(f"  {title}: {case} {change}, confidence {one['confidence']:.2f} {one['flags']}")
         print("  threshold: mean level accuracy, studies all right, better, worse, held")
         for threshold in THRESHOLDS:
             after = cases["always"].where(cases["confidence"] >= threshold, cases["before"])

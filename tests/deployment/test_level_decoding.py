@@ -21,9 +21,8 @@ LABELS = {"background": 0, **{structure.name: label for label, structure in TABL
 
 
 class _Description:
-    dataset_json = {"labels": LABELS}
-
     def __init__(self, transpose: list[int]) -> None:
+        self.dataset_json = {"labels": LABELS}
         self.plans = PlansManager({"transpose_backward": transpose})
 
 
@@ -44,7 +43,7 @@ def test_sampled_logits_decode_as_all_probabilities_do(tmp_path, transpose, by_s
     assert not decode(wrong, spine, grid_of({"sitk_stuff": geometry})).changed
 
     forward = [transpose.index(axis) for axis in range(3)]
-    # The image has a border that was cropped away, and the network's grid is half as fine, so probabilities are blurred.
+    # The image has a border that was cropped away; the network's grid is half as fine, which blurs probabilities.
     cropped = wrong[:, 10:].transpose(forward)
     logits = torch.from_numpy(np.log(probabilities[:, :, 10:]).transpose(0, *(axis + 1 for axis in forward)).copy())
     logits = torch.nn.functional.avg_pool3d(logits.float(), (1, 2, 2)).half()

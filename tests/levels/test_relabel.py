@@ -97,7 +97,7 @@ def test_probabilities_of_nnunet(maps, truth, tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "out" / "unsure.nii.gz"), truth.labels)
 
     (probabilities / "right.npz").unlink()
-    with pytest.raises(SystemExit, match="lacks 1 of 3 files: right.npz"):
+    with pytest.raises(SystemExit, match=r"lacks 1 of 3 files: right\.npz"):
         run("-i", maps, "-p", probabilities, "-o", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -134,7 +134,7 @@ def test_nothing_is_overwritten(maps, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "swapped.nii.gz").write_bytes(b"mine")
-    with pytest.raises(SystemExit, match="swapped.nii.gz already"):
+    with pytest.raises(SystemExit, match=r"swapped\.nii\.gz already"):
         run("-i", maps, "-o", out)
     assert (out / "swapped.nii.gz").read_bytes() == b"mine"
     assert {path.name: path.read_bytes() for path in maps.iterdir()} == before
