@@ -268,8 +268,8 @@ class Demo:
             levels = level_summary(evaluation)
             print(f"{title:<20}{levels['right_level']:>16.1%}{levels['patients_all_right']:>16.1%}")
         print(
-            "\nDice of all structures together against background, and the mean over the classes that are present in the "
-            "reference: as\npredicted, and after nnUNetv2_cafr relabel.\n"
+            "\nDice of all structures together against background, and the mean over the classes that the reference\n"
+            "holds: as predicted, and after nnUNetv2_cafr relabel.\n"
             f"{self.settings.trainer_with_budget} is a short training on phantoms: it says nothing about real images."
         )
 

@@ -39,7 +39,7 @@ def draw_level_shifts(table: pd.DataFrame, target: Path) -> None:
     shares = table.div(of_reference, axis=0)
     figure, axis = plt.subplots(figsize=(7.5, 0.9 + 0.5 * len(table)))
     # The right ones would outshine all errors.
-    axis.imshow(shares.where(shares.columns != RIGHT, other=0.0), cmap="Oranges", vmin=0, vmax=0.2, aspect="auto")
+    axis.imshow(shares.assign(**{RIGHT: 0.0}), cmap="Oranges", vmin=0, vmax=0.2, aspect="auto")
     for row, arm in enumerate(table.index):
         for column, shift in enumerate(table.columns):
             text = f"{shares.loc[arm, shift]:.1%}\n({table.loc[arm, shift]:.0f})"

@@ -40,7 +40,7 @@ LEAST_WEIGHT = 0.2
 LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
 SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
 OPEN_END = 1.2  # levels of image below the lowest vertebra that would show another one
-NEAR, IN_FRONT, BEHIND = 0.75, 1.0, 2.5  # levels: how far a fragment lies from its structure, at most
+NEAR, IN_FRONT, BEHIND = 0.75, 1.0, 2.0  # levels: how far a fragment lies from its structure, at most
 
 
 @dataclass(frozen=True)
