@@ -37,6 +37,7 @@ UNCERTAIN, TRANSITIONAL, LOWER_END, MISSED, BEYOND = (
 )
 FULL_WEIGHT = 0.5  # of the median structure's voxels: smaller ones have a smaller vote
 LEAST_WEIGHT = 0.2
+LONG = 1.6  # times the lower quartile of the vertebrae's lengths: may be two
 LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
 SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
 OPEN_END = 1.2  # levels of image below the lowest vertebra that would show another one
@@ -198,9 +199,11 @@ def _flags(path: Path, best: Path, row: Row, anatomy: Anatomy, spine: Spine, thr
     missed = [slots[n].name for n in range(vertebrae[0], vertebrae[-1], 2) if n not in vertebrae]
     if missed:
         flags[MISSED] = ", ".join(missed)
-        # Labelled all the same: then the row was not understood, or the labels contradict the distances.
-        sizes = [one.voxels for one in anatomy.structures if one.kind == VERTEBRA]
-        held = np.sum([one.labels for one in (*anatomy.structures, *anatomy.fragments)], 0)
+        # Labelled all the same, off the row or in a structure that may be two: then the row was not understood.
+        found = [one for one in anatomy.structures if one.kind == VERTEBRA]
+        sizes, longest = [one.voxels for one in found], LONG * np.quantile([one.length for one in found], 0.25)
+        doubtful = [one for one in found if one.length > longest]
+        held = np.sum([np.zeros_like(found[0].labels), *(one.labels for one in (*doubtful, *anatomy.fragments))], 0)
         labelled = [
             slots[n].name
             for n in range(vertebrae[0], vertebrae[-1], 2)

@@ -132,6 +132,43 @@ def test_missed_body_leaves_a_gap_in_the_numbering(spine):
     assert found.flags == {MISSED: "L3"}
 
 
+def test_distance_decides_where_votes_are_divided():
+    """Above a missed L4 every body is in two labels: counted on from L5, or with L4 left out."""
+    truth = draw(("S", "L5", "L4", "L3", "L2", "L1"), discs=False)
+    truth.labels[truth.of("L4")] = 0
+    new = truth.copy()
+    for level, lower in (("L3", "L4"), ("L2", "L3"), ("L1", "L2")):
+        body = np.argwhere(truth.of(level))
+        half = body[body[:, 2] < np.median(body[:, 2])]
+        new.labels[tuple(half.T)] = LABELS[lower]
+    found = decode(new.labels, SPINE, GRID, threshold=-1)
+    np.testing.assert_array_equal(found.labels, truth.labels)
+
+
+def test_body_in_a_front_and_a_back_piece_is_one():
+    truth = draw()
+    columns = np.flatnonzero(truth.of("L3").any((0, 1)))
+    middle = int(columns.mean())
+    truth.labels[:, :, middle - 1 : middle + 1][truth.of("L3")[:, :, middle - 1 : middle + 1]] = 0
+    new = truth.copy()
+    new.labels[:, :, :middle][truth.of("L3")[:, :, :middle]] = LABELS["L4"]
+    found = decoded(new)
+    assert_repaired(found, truth)
+    assert len(found.levels) == len(decoded(draw()).levels)
+
+
+def test_level_that_is_labelled_but_has_no_place():
+    new = draw()
+    body = new.of("L3")
+    rows, columns = (np.flatnonzero(body.any(axes)) for axes in ((0, 2), (0, 1)))
+    new.labels[body] = 0
+    new.labels[3:9, rows[0] : rows[-1], columns[-1] + 6 : columns[-1] + 20] = LABELS["L3"]
+    new.labels[new.of("L1")] = LABELS["L2"]
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert "L3 is labelled" in found.flags[UNCERTAIN]
+
+
 @pytest.mark.parametrize("filled", [False, True], ids=["bridge", "filled"])
 def test_merged_bodies_are_parted(filled):
     truth = draw(discs=False)
