@@ -11,6 +11,9 @@ two labels all find their place. Then
   right, shifted  of the found ones: the level is the reference's, or the next one up (towards the head) or down
 Pieces that touch no reference vertebra are not judged here: references leave out vertebrae that the image cuts off. All
 of this is ours; the paper has nothing of the kind.
+
+`level_accuracy` asks less, and of discs too: whose label do most of the voxels of a reference structure carry that were
+predicted as any structure?
 """
 
 import math
@@ -20,7 +23,7 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
-from nnunetv2_cafr.quality.levels import OPTIONAL, VERTEBRAE, is_vertebra
+from nnunetv2_cafr.quality.levels import OPTIONAL, VERTEBRAE, is_vertebra, position
 
 FOUND_DICE = 0.5
 EXTRA = 0.25  # of the median vertebra of the reference
@@ -110,6 +113,25 @@ def match_vertebrae(reference: np.ndarray, prediction: np.ndarray, names: Mappin
     lone = in_piece[1:][owner[1:] == 0]
     typical = np.median(in_reference[1:][in_reference[1:] > 0]) if levels else math.inf
     return Match(dice, levels, int((lone >= EXTRA * typical).sum()))
+
+
+def level_accuracy(reference: np.ndarray, prediction: np.ndarray, names: Mapping[int, str]) -> tuple[int, int]:
+    """Structures (vertebrae and discs) of the reference, and those of them in which their own label wins.
+
+    A label wins a structure if no other label has as many of its voxels, background aside.
+
+    Args:
+        reference, prediction: integer label maps (0 = background) of one shape.
+        names: of the labels; those that are vertebrae, sacrum included, and discs count as structures.
+    """
+    structures = [label for label, name in names.items() if position(name) is not None]
+    size = int(max(reference.max(), prediction.max(), *names)) + 1
+    votes = np.bincount(reference.ravel().astype(np.int64) * size + prediction.ravel(), minlength=size * size)
+    votes = votes.reshape(size, size)  # voxels by [label of the reference, predicted label]
+    present = [label for label in structures if votes[label].any()]
+    own = [votes[label, label] for label in present]
+    others = [np.delete(votes[label], [0, label]).max() for label in present]
+    return len(present), sum(bool(mine > other) for mine, other in zip(own, others, strict=True))
 
 
 def _follows(spine: Sequence[str], lower: str, upper: str) -> bool:
