@@ -18,6 +18,7 @@ from nnunetv2_cafr.deployment.studies import find_studies
 
 EXAMPLES = """examples:
   nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions
+  nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions --levels
   nnUNetv2_cafr predict -m model.onnx -i scan.mha dicom_folder -o predictions --precision bf16
   nnUNetv2_cafr predict -m model.onnx -i scan.nii.gz -o labels.nii.gz
 """
@@ -42,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=options.whole_number("number of threads"), metavar="N", help="default all")
     parser.add_argument(
+        "--levels", action="store_true", help="consistent spine levels, see nnUNetv2_cafr relabel --help"
+    )
+    parser.add_argument(
         "--continue_prediction", action="store_true", help="skip studies whose label map is there, by this network"
     )
 
@@ -60,6 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
 
     from nnunetv2_cafr.deployment import orders, prediction
+    from nnunetv2_cafr.deployment.level_decoding import LevelDecoder
+
+    levels = LevelDecoder(maps.folder, arguments.m, description) if arguments.levels else None
 
     if warning := orders.warning_of_unknown_order(description.reader, description.training_voxel_orders):
         print(warning)
@@ -67,4 +74,4 @@ def run(arguments: argparse.Namespace) -> int:
     network = prediction.load(arguments, description)
     mirroring_axes = () if arguments.disable_tta else description.mirroring_axes
     done = len(studies) - len(todo)
-    return prediction.predict_all(todo, done, description, network, maps, mirroring_axes, arguments.step_size)
+    return prediction.predict_all(todo, done, description, network, maps, mirroring_axes, arguments.step_size, levels)
