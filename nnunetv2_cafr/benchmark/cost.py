@@ -28,8 +28,8 @@ from nnunetv2_cafr.benchmark.jobs import COST_FILE
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.cost import count_macs, in_turns
 from nnunetv2_cafr.evaluation.study import Cost
+from nnunetv2_cafr.files import write_atomically
 from nnunetv2_cafr.planning.memory import LiveStorages
-from nnunetv2_cafr.training.checkpoints import write_atomically
 
 ROUNDS, VOLUME_ROUNDS, WARM_UP = 10, 3, 1
 SPREAD = (10, 90)  # percentiles

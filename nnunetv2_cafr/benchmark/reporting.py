@@ -13,11 +13,13 @@ from nnunetv2_cafr.benchmark.arms import RECIPE
 from nnunetv2_cafr.benchmark.jobs import COST_FILE, external_section, score_folder, section_of
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.evaluation.reading import label_table
-from nnunetv2_cafr.evaluation.report import write_report
+from nnunetv2_cafr.evaluation.report import check_folder, write_report
 from nnunetv2_cafr.evaluation.scores import Evaluation
 from nnunetv2_cafr.evaluation.study import CaseFiles, Cost, Curve, Section, Study
 from nnunetv2_cafr.splits.cases import find_dataset
 from nnunetv2_cafr.training.record import CURVES_FILE
+
+REPORT = "report"  # folder of the page
 
 
 def report(folder: Path, command: str) -> Path:
@@ -27,10 +29,11 @@ def report(folder: Path, command: str) -> Path:
         SystemExit: if a training or a score is missing, or they were not made under equal conditions.
     """
     matrix = Matrix.read(folder)
-    fairness.check_after(matrix)
     try:
-        return write_report(study_of(matrix, folder, command), folder / "report")
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        check_folder(folder / REPORT)
+        fairness.check_after(matrix)
+        return write_report(study_of(matrix, folder, command), folder / REPORT)
+    except (ValueError, OSError) as error:
         raise SystemExit(f"No report: {error}") from error
 
 

@@ -116,7 +116,13 @@ def _read(path: Path, allowed: frozenset[int], reader: type[BaseReaderWriter]) -
     values, properties = reader().read_seg(str(path))
     labels = values[0].astype(np.int32)
     if not np.array_equal(labels, values[0]):
-        raise ValueError(f"{path} holds values that are no integers; expected is a label map")
+        between = np.unique(values[0][values[0] != labels])
+        shown = ", ".join(np.format_float_positional(value, trim="-") for value in between[:5])
+        more = f" and {len(between) - 5} more" if len(between) > 5 else ""
+        raise ValueError(
+            f"{path} holds {shown}{more}, which are no whole numbers; expected is a label map. Round it and store it "
+            "as integers, or export it again without interpolation"
+        )
     foreign = sorted(set(pd.unique(labels.ravel()).tolist()) - allowed - {0})
     if foreign:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,16 +22,18 @@ SMALLEST_DEVIATION = 0.05  # volumes within some 5 % of each other do not make a
 USUAL_SHARE = 0.9  # a structure that so many cases have is usual
 
 
-def compare(cases: Sequence[CaseReport], spine: bool, reorients: bool) -> list[Finding]:
+def compare(cases: Sequence[CaseReport], spine: bool, reorients: bool, labels: Mapping[str, Any]) -> list[Finding]:
     """All findings that need more than one case.
 
     Args:
         spine: whether the labels are levels of the spine.
         reorients: whether nnU-Net's reader turns every case to one voxel order.
+        labels: as in dataset.json.
     """
     return [
         *([] if reorients else check_orders(cases)),
         *check_grids(cases),
+        *check_use(cases, labels),
         *check_presence(cases, spine),
         *(finding for finding, _, _ in unusual_volumes(cases)),
         *check_duplicates(cases),
@@ -149,6 +152,27 @@ def check_presence(cases: Sequence[CaseReport], spine: bool) -> Iterator[Finding
                     "nothing, if it is out of the picture",
                     name,
                 )
+
+
+def check_use(cases: Sequence[CaseReport], labels: Mapping[str, Any]) -> Iterator[Finding]:
+    """Labels and regions of dataset.json that no training case holds: classes that nnU-Net trains, and never sees."""
+    held = {structure.label for case in cases if case.training for structure in case.structures}
+    wanted = {
+        name: {int(member) for member in (value if isinstance(value, list | tuple) else [value])} - {0}
+        for name, value in labels.items()
+        if name != "ignore"
+    }
+    known = [name for name, values in wanted.items() if values]
+    unused = [name for name in known if not wanted[name] & held]
+    if unused and held:
+        yield Source("", "dataset.json").finding(
+            Severity.WARNING,
+            "labels in no case",
+            f"{len(unused)} of {len(known)} labels occur in no training case: {', '.join(unused)}",
+            "every label in some case: nnU-Net trains a class for each, and can't learn these",
+            "look whether masks or dataset.json are right; take out what no case has, and number the labels anew",
+            ", ".join(unused),
+        )
 
 
 def volumes(cases: Sequence[CaseReport]) -> dict[str, list[tuple[CaseReport, float, bool]]]:

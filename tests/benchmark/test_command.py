@@ -1,6 +1,9 @@
 """The command: what it would run, what it refuses, and one benchmark from training to report."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +47,26 @@ def test_what_is_done_is_not_listed(benchmark, nnunet_environment, capsys):
     assert benchmark("--arms", "CAFR", "-f", 0, 1, "--budget", "smoke", "--dry-run") == 0
     (training,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("nnUNetv2_train")]
     assert training.split()[3] == "1"
+
+
+def test_folds_that_cannot_be_are_refused_in_the_dry_run_too(benchmark, nnunet_environment, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="there is no fold 7"):
+        benchmark("-f", 0, 7, "--dry-run")
+    preprocessed, raw = (Path(os.environ[name]) / DATASET for name in ("nnUNet_preprocessed", "nnUNet_raw"))
+    copies = {name: tmp_path / name for name in ("nnUNet_preprocessed", "nnUNet_raw")}
+    for name, source in (("nnUNet_preprocessed", preprocessed), ("nnUNet_raw", raw)):
+        shutil.copytree(source, copies[name] / DATASET)
+        monkeypatch.setenv(name, str(copies[name]))
+    file = copies["nnUNet_raw"] / DATASET / "provenance.json"
+    provenance = json.loads(file.read_text())
+    for number, entry in enumerate(provenance["cases"].values()):
+        entry["patient"] = str(number % 3)
+    file.write_text(json.dumps(provenance))
+    with pytest.raises(SystemExit, match="6 training cases of 3 patients, too few for 5 folds"):
+        benchmark("-f", 0, "--dry-run")
+    (copies["nnUNet_preprocessed"] / DATASET / "splits_final.json").write_text('[{"train": [], "val": []}]')
+    with pytest.raises(SystemExit, match=r"has no fold 1: give those that it has, -f 0$"):
+        benchmark("-f", 0, 1, "--dry-run")
 
 
 @pytest.mark.parametrize(
