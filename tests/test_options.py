@@ -17,7 +17,7 @@ def test_every_numeric_option_refuses_what_is_no_number_for_it(verb):
     importlib.import_module(f"nnunetv2_cafr.{VERBS[verb][1]}").add_arguments(parser)
     for action in parser._actions:
         accepts = action.type is not None and _accepts(action.type, "3" if action.dest != "step_size" else "0.5")
-        if not accepts or _accepts(action.type, "a word"):
+        if not accepts or _accepts(action.type, "word"):
             continue  # text
         for text in ("nan", "inf", "1e999", "-3", ""):
             assert not _accepts(action.type, text) or (verb, action.dest) in LATER, (action.dest, text)
