@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import re
 import stat
+import tempfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +75,12 @@ def read_volume(path: Path, flat: bool = False) -> tuple[Volume | None, list[Pro
     if isinstance(stored, Problem):
         return None, [stored]
     nifti = ending in (".nii", ".nii.gz")
+    if nifti and path.name[-len(ending) :] not in (ending, ending.upper()):  # some capitals, which ITK does not know
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, f"volume{ending}")
+            file.write_bytes(stored)
+            volume, problems = read_volume(file, flat)
+        return volume, [replace(problem, path=path) for problem in problems]
     content = _decompress(path, stored) if ending == ".nii.gz" else stored
     if isinstance(content, Problem):
         return None, [content]

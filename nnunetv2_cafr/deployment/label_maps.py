@@ -167,13 +167,16 @@ class LabelMaps:
         io = self.description.plans.image_reader_writer_class()
         try:
             io.write_seg(segmentation, str(file), properties)
-            whole = bool((io.read_seg(str(file))[0][0] == segmentation).all())
         except OSError:
             raise
         except Exception as error:  # ITK and others have errors of many kinds for what they cannot write
-            raise OSError(f"{file.name} could not be written: {_last_line(error)}") from error
+            raise OSError(f"The label map could not be written: {_last_line(error)}") from error
+        try:
+            whole = bool((io.read_seg(str(file))[0][0] == segmentation).all())
+        except Exception:  # and for what they cannot read
+            whole = False
         if not whole:
-            raise OSError(f"{file.name} was not written completely; is the disk full?")
+            raise OSError("The label map was not written completely; is the disk full?")
 
     def _note(self, files: Mapping[Path, Path]) -> None:
         """Adds files to the record before they get their names, so that a kill never leaves one that is not in it."""

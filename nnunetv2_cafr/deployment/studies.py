@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -149,7 +150,7 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
     one_file = not description.reads_volumes and len(study.images) == 1  # all channels of a picture are in one
     missing = [f"{number} ({name})" for number, name in enumerate(names) if number not in study.images]
     if missing and not one_file:
-        found = f"no channel {', '.join(missing)} of the {len(names)} of the network: {', '.join(missing)} is missing"
+        found = f"of the {len(names)} channels of the network, {', '.join(missing)} is missing"
         expected = f"files {study.name}_0000{description.file_ending} and so on"
         raise UnusableStudyError([Problem(first, found, expected, "put the missing channels beside it")])
     reader = description.plans.image_reader_writer_class()
@@ -260,9 +261,15 @@ def _mm(spacing: Sequence[float]) -> str:
 
 def preprocess(study: Study, description: Description) -> tuple[np.ndarray, dict[str, Any]]:
     """The image (c, d, h, w) as the network sees it, by nnU-Net's preprocessor, and how to get back from there."""
-    image, properties = read_study(study, description)
     preprocessor = description.configuration.preprocessor_class(verbose=False)
-    image, _, properties = preprocessor.run_case_npy(
-        image, None, properties, description.plans, description.configuration, description.dataset_json
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, over values that are looked at here
+        image, properties = read_study(study, description)
+        image, _, properties = preprocessor.run_case_npy(
+            image, None, properties, description.plans, description.configuration, description.dataset_json
+        )
+    if not np.isfinite(image).all():
+        first = next(iter(study.images.values()))
+        found = "values that are NaN or infinite after nnU-Net's normalisation"
+        raise UnusableStudyError([Problem(first, found, "an image with contrast", "look at the image")])
     return image, properties
