@@ -174,6 +174,19 @@ def test_folds_keep_patients_together(raw: Path, capsys: pytest.CaptureFixture[s
     assert not {"ignore", "background", "Warning"} & rows.keys()
 
 
+def test_holdout_is_one_fold_that_validates_on_a_quarter_of_the_patients(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--scheme", "holdout") == 0
+    (fold,) = read(raw / "splits_final.json")
+    held_out = patients_of(fold["val"])
+    assert len(held_out) == 3 and len(fold["val"]) == 6, "a quarter of 12 patients, with both of their cases"
+    assert not patients_of(fold["train"]) & held_out
+    assert sorted([*fold["train"], *fold["val"]]) == [f"case_{number:02d}" for number in range(24)]
+    assert held_out & set(range(5)) and patients_of(fold["train"]) & set(range(5)), "T9 is in both parts"
+    assert f"Held out (6): {', '.join(fold['val'])}" in capsys.readouterr().out
+
+
 def test_without_provenance_each_case_is_a_patient(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (raw / "provenance.json").unlink()
     assert run() == 0

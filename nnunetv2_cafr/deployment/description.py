@@ -110,4 +110,4 @@ class Description:
     @property
     def mirroring_axes(self) -> tuple[int, ...]:
         """Axes of a patch along which nnU-Net mirrors at inference."""
-        return tuple(self.content["inference_allowed_mirroring_axes"])
+        return tuple(self.content["inference_allowed_mirroring_axes"] or ())

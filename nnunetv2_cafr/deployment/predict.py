@@ -1,6 +1,6 @@
 """`nnUNetv2_cafr predict`: label maps from an exported network, the same as nnUNetv2_predict's, in less time.
 
-Images are NIfTI, MetaImage or NRRD files, or folders with a DICOM series each, with voxels in any order. Reading,
+Images are NIfTI, MetaImage or NRRD files, or folders with a DICOM series each, voxels in any order. Reading,
 preprocessing, sliding window, mirroring and the way back to the image's grid are nnU-Net's; trainers, checkpoints and
 PyTorch's networks are not needed. Images are checked as by the converters. A study that fails does not stop the others:
 it is listed at the end, and the exit status is 1. Nothing is overwritten but what this network wrote, which
@@ -19,6 +19,7 @@ from nnunetv2_cafr.deployment.studies import find_studies
 
 EXAMPLES = """examples:
   nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions
+  nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions --levels
   nnUNetv2_cafr predict -m model.onnx -i scan.mha dicom_folder -o predictions --precision bf16
   nnUNetv2_cafr predict -m model.onnx -i scan.nii.gz -o labels.nii.gz
 """
@@ -43,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=options.whole_number("number of threads"), metavar="N", help="default all")
     parser.add_argument(
+        "--levels", action="store_true", help="consistent spine levels, see nnUNetv2_cafr relabel --help"
+    )
+    parser.add_argument(
         "--continue_prediction", action="store_true", help="skip studies whose label map is there, by this network"
     )
 
@@ -60,11 +64,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"All {len(studies)} label maps are in {arguments.o} already")
         return 0
 
+    from nnunetv2_cafr.deployment import prediction
+    from nnunetv2_cafr.deployment.level_decoding import LevelDecoder
+
+    levels = LevelDecoder(maps.folder, arguments.m, description) if arguments.levels else None
+
     if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
         print(warning)
-    from nnunetv2_cafr.deployment import prediction
 
     network = prediction.load(arguments, description)
     mirroring_axes = () if arguments.disable_tta else description.mirroring_axes
     done = len(studies) - len(todo)
-    return prediction.predict_all(todo, done, description, network, maps, mirroring_axes, arguments.step_size)
+    return prediction.predict_all(todo, done, description, network, maps, mirroring_axes, arguments.step_size, levels)

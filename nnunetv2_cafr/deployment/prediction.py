@@ -12,6 +12,7 @@ from tqdm import tqdm
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.label_maps import LabelMaps
 from nnunetv2_cafr.deployment.labelling import label_map
+from nnunetv2_cafr.deployment.level_decoding import LevelDecoder
 from nnunetv2_cafr.deployment.orders import as_stored
 from nnunetv2_cafr.deployment.runtime import Network, load_network
 from nnunetv2_cafr.deployment.sliding_window import predict_logits
@@ -36,6 +37,7 @@ def predict_all(
     maps: LabelMaps,
     mirroring_axes: tuple[int, ...],
     step_size: float,
+    levels: LevelDecoder | None = None,
 ) -> int:
     """Predicts and writes studies, and tells of those that failed; returns the exit status.
 
@@ -54,8 +56,12 @@ def predict_all(
     for study in tqdm(todo, unit="study", initial=done, total=done + len(todo)):
         begun += 1
         try:
-            segmentation, geometry = predict_study(study, description, network, mirroring_axes, step_size)
-            maps.write(study, segmentation, geometry)
+            segmentation, geometry = predict_study(study, description, network, mirroring_axes, step_size, levels)
+            decoding = levels.decode(segmentation, geometry) if levels else None
+            labels = decoding.labels if decoding else segmentation
+            maps.write(study, as_stored(labels, geometry, description.voxel_order), geometry)
+            if levels and decoding:
+                levels.record.add(study.name, decoding)
         except UnusableStudyError as error:
             failed[study.name] = str(error)
         except Exception as error:
@@ -67,6 +73,8 @@ def predict_all(
             tqdm.write(f"{study.name} failed")
         if full:
             break
+    if levels:
+        print(levels.record.summary([study.name for study in todo[:begun]]))
     if not failed:
         print(f"{len(todo)} label maps written to {maps.file or maps.folder}, {done} were there")
         return 0
@@ -79,9 +87,17 @@ def predict_all(
 
 
 def predict_study(
-    study: Study, description: Description, network: Network, mirroring_axes: tuple[int, ...], step_size: float
+    study: Study,
+    description: Description,
+    network: Network,
+    mirroring_axes: tuple[int, ...],
+    step_size: float,
+    levels: LevelDecoder | None = None,
 ) -> tuple[np.ndarray, dict]:
-    """Label map (z, y, x) on the grid of the study's image, and what nnU-Net's writers need to know of that grid."""
+    """Label map (z, y, x) in the network's voxel order, and what nnU-Net's reader keeps of the study's own grid.
+
+    `levels` sees the logits on their way.
+    """
     plans, configuration = description.plans, description.configuration
     image, properties = preprocess(study, description)
     spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
@@ -91,11 +107,14 @@ def predict_study(
     patch_size = configuration.patch_size
 
     labelled = []
+    if levels:
+        levels.start()
     for logits in predict_logits(torch.from_numpy(image), network, patch_size, mirroring_axes, step_size):
         of_slab = (1, *shape[1:]) if len(patch_size) == 2 else tuple(shape)
         labelled.append(label_map(logits, of_slab, current_spacing, spacing, configuration, description.labels))
+        if levels:
+            levels.see(logits, labelled[-1])
     cropped = torch.cat(labelled).numpy()
     segmentation = np.zeros(properties["shape_before_cropping"], np.uint8 if cropped.dtype == np.uint8 else np.uint16)
     segmentation[bounding_box_to_slice(properties["bbox_used_for_cropping"])] = cropped
-    segmentation = segmentation.transpose(plans.transpose_backward)
-    return as_stored(segmentation, properties, description.voxel_order), properties
+    return segmentation.transpose(plans.transpose_backward), properties

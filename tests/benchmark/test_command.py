@@ -38,6 +38,27 @@ def test_dry_run_prints_nnunets_own_commands_and_touches_nothing(benchmark, tmp_
     assert not (tmp_path / "benchmark").exists()
 
 
+def test_equal_seconds_wait_for_the_measurement(benchmark, tmp_path, capsys):
+    arguments = ["--arms", "CAFR", "LevelSafe", "-f", 0, "--budget", "4x5", "--dry-run", "--budget-seconds"]
+    assert benchmark(*arguments, "LevelSafe") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("nnUNetv2_train") == 2
+    assert "# And those of equal seconds, when the steps of CAFR, LevelSafe have been measured" in printed
+
+    (tmp_path / "benchmark" / "seconds_per_step").mkdir(parents=True)
+    one = {"step_seconds": {"CAFR": 1, "LevelSafe": 2.5}, "spread": {}, "conditions": "", "device": "cpu", "code": ""}
+    (tmp_path / "benchmark" / "seconds_per_step" / "1.json").write_text(json.dumps(one))
+    assert benchmark(*arguments, "LevelSafe") == 0
+    trained = [line.split()[5] for line in capsys.readouterr().out.splitlines() if line.startswith("nnUNetv2_train")]
+    expected = ("CAFR_seed0_budget4x5", "LevelSafe_seed0_budget4x5", "CAFR_seed0_budget10x5")
+    assert trained == [f"nnUNetTrainer_{name}" for name in expected]
+
+    with pytest.raises(SystemExit, match="belongs to --budget-seconds"):
+        benchmark("--measure-seconds", "--dry-run")
+    with pytest.raises(SystemExit, match="ResEncM is no arm of this comparison"):
+        benchmark(*arguments, "ResEncM")
+
+
 def test_what_is_done_is_not_listed(benchmark, nnunet_environment, capsys):
     done = (
         nnunet_environment / DATASET / "nnUNetTrainer_CAFR_seed0_budget2x4__nnUNetPlans__2d" / "fold_0" / "validation"
@@ -75,6 +96,7 @@ def test_folds_that_cannot_be_are_refused_in_the_dry_run_too(benchmark, nnunet_e
         (["--budget", "0x5"], "EPOCHSxITERATIONS"),
         (["--train-fraction", "1.5"], "a share is"),
         (["--arms", "Nothing"], "invalid choice"),
+        (["--budget-seconds", "Nothing"], "whole seconds, or the name of an arm"),
     ],
 )
 def test_arguments_are_checked(arguments, message, benchmark, capsys):
@@ -107,7 +129,7 @@ def test_from_training_to_report(phantom_dataset, tmp_path):
     phantom_dataset.run("nnUNetv2_cafr", "split", "-d", 511)
     folder = tmp_path / "benchmark"
     line = ["benchmark", "-d", 511, "-f", 0, "--budget", "1x2", "-device", "cpu", "-o", folder]
-    line += ["--train-fraction", 0.5, "--external", 520]
+    line += ["--train-fraction", 0.5, "--external", 520, "--budget-seconds", "LevelSafe"]
 
     phantom_dataset.run("nnUNetv2_cafr", *line, "--arms", "CAFR", "LevelSafe")
     records = list(phantom_dataset.results.glob("*/*_budget1x2__*/fold_0/training_record.json"))
@@ -116,12 +138,19 @@ def test_from_training_to_report(phantom_dataset, tmp_path):
     page = (folder / "report" / "report.html").read_text(encoding="utf-8")
     for heading in ("Cross-validation", "External: Dataset520_SpineMRI", "Trained on 50 % of the patients"):
         assert heading in page
+    assert "Equal iterations beside equal seconds" in page
+    clock = (folder / "seconds_per_step" / "1.json").read_text()
     costs = json.loads((folder / "cost.json").read_text())["arms"]
     assert all(value > 0 for cost in costs.values() for key, value in cost.items() if key != "spread")
 
     # One more arm trains alone; what was there is not touched.
     phantom_dataset.run("nnUNetv2_cafr", *line, "--arms", "CAFR", "LevelSafe", "CAFR-noCLR")
     assert {record: record.stat().st_mtime_ns for record in records} == written
+    assert (folder / "seconds_per_step" / "1.json").read_text() == clock
+    assert list(json.loads((folder / "seconds_per_step" / "2.json").read_text())["step_seconds"]) == [
+        "CAFR",
+        "CAFR-noCLR",
+    ]
     assert "CAFR-noCLR" in (folder / "report" / "tables" / "results.csv").read_text()
 
     # A record that says that another code trained an arm: no report, and the reason.
