@@ -6,8 +6,6 @@ A NIfTI header can say twice where its axes run, in the qform and in the sform, 
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 
 import nibabel
@@ -20,15 +18,6 @@ NIFTI2_SIZE = 540  # bytes of the longer one of the two kinds of header
 COSINE_TOLERANCE = 0.01  # between unit vectors of qform and sform; a quaternion of float32 may be 0.001 off
 SPACING_TOLERANCE = 0.01  # relative
 MAGIC = {348: (slice(344, 347), (b"n+1", b"ni1")), NIFTI2_SIZE: (slice(4, 7), (b"n+2", b"ni2"))}
-
-
-def read_header(path: Path) -> bytes:
-    """The first bytes of a NIfTI file, decompressed; empty where they cannot be read, which its reader will say."""
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            return file.read(NIFTI2_SIZE)
-    except (OSError, EOFError, zlib.error):
-        return b""
 
 
 def check_orientations(path: Path, content: bytes) -> Problem | None:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from tqdm import tqdm
 
-from dataset_conversion.nifti import check_orientations, read_header
+from dataset_conversion.report import Problem
 from nnunetv2_cafr.voxel_order import (
+    NO_ORDER,
+    PLAIN_READERS,
     REORIENTING_READERS,
     affine_of,
     largest_shift,
@@ -24,7 +23,6 @@ from nnunetv2_cafr.voxel_order import (
     turned_spacing,
 )
 
-PLAIN_READERS = (SimpleITKIO.__name__, NibabelIO.__name__)  # keep directions, and turn nothing
 ORDER_READ = "voxel_order_read"  # key of the properties of a scan that was turned: the order that its reader gave
 SHIFT_TOLERANCE = 0.5  # voxels by which the corners of channels may lie apart without a word
 
@@ -33,7 +31,7 @@ def order_to_predict_in(reader: str, orders: Mapping[str, int]) -> str | None:
     """The voxel order of the arrays that a network saw in training; None where that is unknown, or more than one."""
     if reader in REORIENTING_READERS:
         return "RAS"
-    return next(iter(orders)) if reader in PLAIN_READERS and len(orders) == 1 else None
+    return next(iter(orders)) if reader in PLAIN_READERS and len(orders) == 1 and NO_ORDER not in orders else None
 
 
 def warning_of_unknown_order(reader: str, orders: Mapping[str, int]) -> str | None:
@@ -53,23 +51,22 @@ def warning_of_unknown_order(reader: str, orders: Mapping[str, int]) -> str | No
     )
 
 
-def refuse_two_orientations(file: Path) -> None:
-    """Makes sure that a NIfTI header does not contradict itself.
+class UnknownOrderError(ValueError):
+    """A scan that says nothing about how its voxels lie in the patient, for a network that needs to know."""
 
-    Raises:
-        ValueError: if qform and sform, or spacing and sform, say different things.
-    """
-    if problem := check_orientations(file, read_header(file)):
-        raise ValueError(f"{problem.path} has {problem.found}, expected {problem.expected}: {problem.remedy}")
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(f"{problem.path}: {problem.found}; expected {problem.expected}: {problem.remedy}")
+        self.problem = problem
 
 
-def read_in_order(reader: BaseReaderWriter, files: Sequence[str], order: str | None) -> tuple[np.ndarray, dict]:
+def read_in_order(reader: Any, files: Sequence[str], order: str | None) -> tuple[np.ndarray, dict]:
     """Channels (c, z, y, x) in the voxel order `order` (None: of the first channel), and their properties.
 
     The properties are those of the file but for the spacing, which is the array's.
 
     Raises:
-        ValueError: if a file holds no orientation and the network needs one, or channels differ in size or spacing.
+        UnknownOrderError: if a file holds no orientation, and the network needs one.
+        ValueError: if channels differ in size or spacing.
     """
     if type(reader).__name__ not in PLAIN_READERS:
         return reader.read_images(files)
@@ -82,10 +79,9 @@ def read_in_order(reader: BaseReaderWriter, files: Sequence[str], order: str | N
     for file, channel, properties, own in zip(files, channels, all_properties, orders, strict=True):
         affine = affine_of(properties)
         if own is None or affine is None:
-            raise ValueError(
-                f"{file} says nothing about how its voxels lie in the patient, expected are directions, because the "
-                f"network was trained on the voxel order {target}: convert the scan again from DICOM"
-            )
+            found, remedy = "no directions of its axes", "convert the scan again from DICOM"
+            expected = f"voxel axes in patient coordinates: the network was trained on the voxel order {target}"
+            raise UnknownOrderError(Problem(Path(file), found, expected, remedy))
         turned_channels.append(turned(channel, own, target))
         spacings.append(turned_spacing(properties["spacing"], own, target))
         affines.append(turned_affine(affine, channel.shape[1:], own, target))

@@ -13,6 +13,7 @@ from pathlib import Path
 from nnunetv2_cafr import options
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.label_maps import LabelMaps
+from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import PRECISIONS, RUNTIMES
 from nnunetv2_cafr.deployment.studies import find_studies
 
@@ -63,12 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"All {len(studies)} label maps are in {arguments.o} already")
         return 0
 
-    from nnunetv2_cafr.deployment import orders, prediction
+    from nnunetv2_cafr.deployment import prediction
     from nnunetv2_cafr.deployment.level_decoding import LevelDecoder
 
     levels = LevelDecoder(maps.folder, arguments.m, description) if arguments.levels else None
 
-    if warning := orders.warning_of_unknown_order(description.reader, description.training_voxel_orders):
+    if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
         print(warning)
 
     network = prediction.load(arguments, description)

@@ -23,6 +23,7 @@ from dataset_conversion.geometry import check_same_grid
 from dataset_conversion.reading import FILE_ENDINGS, Volume, read_volume
 from dataset_conversion.report import Problem, lines_of
 from nnunetv2_cafr.deployment.description import Description
+from nnunetv2_cafr.deployment.orders import UnknownOrderError, read_in_order
 
 SHOWN = 10  # files left out that are named one by one
 FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
@@ -144,8 +145,6 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
         UnusableStudyError: if channels are missing, or an image is damaged, no volume, or nothing that this network
             can have been trained for.
     """
-    from nnunetv2_cafr.deployment.orders import read_in_order  # with nnU-Net's readers comes torch, which takes seconds
-
     names = description.channel_names
     first = next(iter(study.images.values()))
     one_file = not description.reads_volumes and len(study.images) == 1  # all channels of a picture are in one
@@ -164,6 +163,8 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
             files = [str(_picture_for(image, Path(folder), description)) for image in channels]
         try:
             image, properties = read_in_order(reader, files, description.voxel_order)
+        except UnknownOrderError as error:
+            raise UnusableStudyError([replace(error.problem, path=first)]) from error
         except Exception as error:  # of a damaged picture, or channels that do not fit, readers raise nearly anything
             reason = (str(error).strip().splitlines() or ["channels of different size or spacing?"])[-1]
             found = f"an image that nnU-Net's {description.reader} cannot read ({reason})"

@@ -7,11 +7,11 @@ import SimpleITK as sitk
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-from nnunetv2_cafr.voxel_order import order_of, stored_order_of
+from nnunetv2_cafr.voxel_order import NO_ORDER, order_of, stored_order_of
 
 
 def orders_of_training(folder: Path, dataset: str, data_identifier: str, ending: str) -> dict[str, int]:
-    """How many training cases are stored in which voxel order, from the first place that tells.
+    """How many training cases are stored in which voxel order, or in none, from the first place that tells.
 
     These are the preprocessed cases, the raw images, and the label maps of the folds' validation, which are stored as
     their cases are.
@@ -31,7 +31,7 @@ def orders_of_training(folder: Path, dataset: str, data_identifier: str, ending:
         orders = [_order_of_file(file) for file in Path(nnUNet_raw.get(), dataset, "imagesTr").glob(f"*_0000{ending}")]
     if not orders:
         orders = [_order_of_file(file) for file in folder.glob(f"fold_*/validation/*{ending}")]
-    return dict(Counter(order for order in orders if order is not None).most_common())
+    return dict(Counter(order or NO_ORDER for order in orders).most_common())
 
 
 def _order_of_file(file: Path) -> str | None:

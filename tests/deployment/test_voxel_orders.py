@@ -134,7 +134,7 @@ def test_channels_in_different_orders(regions, scan, predict, tmp_path, capsys):
     images = {f"{name}_000{k}": image for name, pair in pairs.items() for k, image in enumerate(pair)}
     found = predict(model, {**images, "d_0000": scan, "d_0001": stretched}, status=1)
     assert_same_labels(found, {name: pair[0] for name, pair in pairs.items()})
-    assert "expected are channels on one grid" in capsys.readouterr().out
+    assert "find the channel that belongs to it" in capsys.readouterr().out
 
 
 def test_header_with_two_orientations(cafr, models: Models, scan, predict, tmp_path, capsys):
