@@ -13,6 +13,7 @@ from nnunetv2.configuration import default_num_processes
 
 from dataset_conversion.collection import Collection
 from dataset_conversion.conversion import convert
+from dataset_conversion.environment import folder_of
 from dataset_conversion.labels import SCHEMES
 from dataset_conversion.report import ConversionError
 
@@ -79,12 +80,15 @@ def run(
     arguments = parser.parse_args(argv)
     if not arguments.i.is_dir():
         parser.error(f"-i {arguments.i}: no such folder")
-    output = arguments.o or os.environ.get("nnUNet_raw")
-    if not output:
-        parser.error("where should the data set go? Give -o, or set the environment variable nnUNet_raw")
+    output = arguments.o
+    if output is None:
+        try:
+            output = folder_of("nnUNet_raw")
+        except ValueError as error:
+            parser.error(f"{error}; or say by -o where the data set should go")
     try:
         collection = collect(arguments)
-        target = Path(output) / f"Dataset{arguments.d:03d}_{collection.name}"
+        target = output / f"Dataset{arguments.d:03d}_{collection.name}"
         convert(collection, target, arguments.labels, arguments.np, parser.prog)
     except ConversionError as error:
         print(error, file=sys.stderr)

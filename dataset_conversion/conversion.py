@@ -41,6 +41,7 @@ class _CheckedImage:
     stored: bytes | None  # the file's content, where that can be copied as it is
     sha256: str
     original_orientation: str
+    notes: tuple[str, ...]
 
 
 def _check_image(path: Path) -> tuple[_CheckedImage | None, list[Problem]]:
@@ -56,7 +57,8 @@ def _check_image(path: Path) -> tuple[_CheckedImage | None, list[Problem]]:
     oriented = orient(volume.image)
     problems += check_sagittal(path, oriented)
     stored = volume.stored if oriented is volume.image else None
-    return _CheckedImage(volume.image, oriented, stored, volume.sha256, orientation_of(volume.image)), problems
+    order = orientation_of(volume.image)
+    return _CheckedImage(volume.image, oriented, stored, volume.sha256, order, volume.notes), problems
 
 
 def _check_mask(
@@ -102,6 +104,7 @@ def process_case(
         "sha256": {"image": image.sha256, "mask": mask_sha256},
         "original_orientation": image.original_orientation,
         "spacing": list(image.oriented.GetSpacing()),
+        "notes": list(image.notes),
     }
     if folder is not None:
         write_image(image.oriented, image.stored, staging.image_path(folder, case))
@@ -160,7 +163,11 @@ def convert(
     """
     for note in collection.notes:
         notify(note)
-    problems = [*collection.problems, *staging.check_target(target), *check_identifiers(collection.cases)]
+    problems = [
+        *collection.problems,
+        *staging.check_target(target, collection.cases),
+        *check_identifiers(collection.cases),
+    ]
     if not problems and not collection.num_training:
         remedy = "check the folder and the options that choose cases"
         problems.append(Problem(collection.source, "no training cases", "images with masks", remedy))
@@ -214,6 +221,8 @@ def _process_all(
     for case, record, found in for_each_case(partial(work, folder=folder), rest, num_processes, "converting"):
         records[case.identifier] = record
         problems += found
+        for note in record.get("notes", ()):
+            notify(f"{case.identifier}: {note}")
     if problems:
         raise ConversionError(problems)
     return records

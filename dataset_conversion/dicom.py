@@ -1,147 +1,385 @@
-"""One DICOM series of single-frame slices as a volume, or the reason why it cannot be one.
+"""A folder of DICOM files as one volume, or the reason why it cannot be one.
 
-GDCM stacks whatever it is given. Gaps, doubled positions, slices that fan out and two series in one folder then give a
-volume of wrong geometry, so positions are looked at here, slice by slice.
+Hospitals send whole examinations: several series in nested folders, with reports, presentation states, contours and
+screen shots beside them, slices twice, files without preamble. What is no image is left out and named, the series of
+most slices is taken where it is clear which that is, and positions are looked at slice by slice: gaps, doubled places
+and slices that fan out would give a volume of wrong geometry.
+
+pydicom reads headers and rescales each slice by its own slope and intercept. GDCM, in SimpleITK, only decompresses: its
+own rescaling casts all slices to the pixel type of the first, and turns MONOCHROME1 around within 16 bits.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Sequence
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
 
 from dataset_conversion.report import Problem
 
 STEP_TOLERANCE = 0.1  # mm by which steps between slices may differ, and slices may lie beside each other
+SAME_PLACE = 1e-3  # mm; slices that are no farther apart may be the same one twice
 COSINE_TOLERANCE = 1e-3  # per direction cosine
+CLEAR_MAJORITY = 2  # a series is taken among several where it has this many times the slices of any other; ours
+SHOWN = 5  # files of one kind that are named one by one
+COPY_AGAIN = "copy the series again from its source, or leave the case out"
 
-SERIES, FRAMES, SAMPLES = "0020|000e", "0028|0008", "0028|0002"
-POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
+HEADER = (
+    "SOPClassUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
+    "SeriesDescription", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+)  # fmt: skip
+RESCALING = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType")
 
 
 @dataclass(frozen=True)
-class _Slice:
+class _Image:
+    """An image by its header; `place` is None where it does not say where in the patient it lies."""
+
     path: Path
-    series: str
-    size: tuple[int, ...]
+    header: Dataset
+    place: _Place | None
+
+    @property
+    def series(self) -> str:
+        return str(self.header.get("SeriesInstanceUID") or "")
+
+    @property
+    def frames(self) -> int:
+        return int(self.header.get("NumberOfFrames") or 1)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return int(self.header.Columns), int(self.header.Rows)
+
+
+@dataclass(frozen=True)
+class _Place:
     position: np.ndarray  # mm, of the first pixel's centre
     orientation: np.ndarray  # direction cosines of rows and columns, (2, 3)
     spacing: np.ndarray  # mm between rows, between columns
 
 
-def list_slices(folder: Path) -> list[Path]:
-    """The DICOM files of a folder, by name: all with DICOM's mark in them, and all that are named so."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
-            continue
-        with path.open("rb") as file:
-            marked = file.read(132)[128:] == b"DICM"
-        if marked or path.suffix.lower() in (".dcm", ".ima"):
-            found.append(path)
+@dataclass(frozen=True)
+class _NoImage:
+    """A DICOM object that is no image, such as a report; `kind` in DICOM's words."""
+
+    path: Path
+    kind: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """A volume, SHA-256 over its files in the order of their names, and what was left out or taken for granted."""
+
+    image: sitk.Image
+    sha256: str
+    notes: tuple[str, ...]
+
+
+def list_dicom(folder: Path) -> list[Path]:
+    """All DICOM files in a folder and below it: those with DICOM's mark, named so, or that begin as DICOM does.
+
+    What begins with a dot is left by operating systems. Linked folders are followed, each once.
+    """
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            found += [Path(place, name) for name in sorted(names) if is_dicom(Path(place, name))]
+        seen.add(real)
     return found
 
 
-def read_series(folder: Path) -> tuple[sitk.Image | None, str, list[Problem]]:
-    """Read the one series of a folder.
+def is_dicom(path: Path) -> bool:
+    """Whether a file is one of DICOM, by its beginning or its name; it may be damaged."""
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    if path.suffix.lower() in (".dcm", ".ima") or path.name.upper() == "DICOMDIR":
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError:
+        return False
+    if head[128:] == b"DICM":
+        return True
+    # Without preamble: the first element is of group 0002 or 0008, and names its type or has a length below 64 KiB.
+    begins = head[:1] in (b"\x02", b"\x08") and head[1:2] == head[3:4] == b"\0" and head[2:3] < b"\x40"
+    return begins and (head[4:6].isalpha() or head[6:8] == b"\0\0")
+
+
+def holds_images(paths: Sequence[Path]) -> bool:
+    """Whether one of these DICOM files is an image, or so damaged that it might be one."""
+    return any(not isinstance(_read_header(path), _NoImage) for path in paths)
+
+
+def holds_slices(paths: Sequence[Path]) -> bool:
+    """Whether one of these DICOM files is an image that has its place in the patient, or several frames."""
+    objects = map(_read_header, paths)
+    return any(isinstance(one, _Image) and (one.place is not None or one.frames > 1) for one in objects)
+
+
+def read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
+    """Read the one series of a folder, or that which has by far the most slices; folders in it are read as well.
 
     Returns:
-        The volume, or None; SHA-256 over the contents of its files in the order of their names; what is wrong.
+        The series, or None, and what is wrong.
     """
-    paths = list_slices(folder)
-    if len(paths) < 2:
-        found = f"{len(paths)} DICOM file{'' if len(paths) == 1 else 's'}"
-        if len(paths) == 1 and isinstance(problem := _read_header(paths[0]), Problem):
-            return None, "", [problem]
+    objects = [_read_header(path) for path in list_dicom(folder)]
+    if problems := [one for one in objects if isinstance(one, Problem)]:
+        return None, problems
+    others = [one for one in objects if isinstance(one, _NoImage)]
+    images = [one for one in objects if isinstance(one, _Image)]
+    notes = list(_describe_left_out(folder, others))
+    chosen, choice = _choose(folder, images)
+    if isinstance(choice, Problem):
+        return None, [choice]
+    notes += choice
+    if len(chosen) < 2 and not any(one.frames > 1 for one in chosen):
+        found = f"{len(chosen)} DICOM image{'' if len(chosen) == 1 else 's'}"
+        found += "".join(f"; {note}" for note in notes)
         remedy = "give the folder that holds all slices of the one series"
-        return None, "", [Problem(folder, found, "a series of single slices", remedy)]
-    headers = [_read_header(path) for path in paths]
-    if problems := [header for header in headers if isinstance(header, Problem)]:
-        return None, "", problems
-    slices = [header for header in headers if isinstance(header, _Slice)]
-    if mixed := _check_uniform(folder, slices):
-        return None, "", [mixed]
+        return None, [Problem(folder, found, "a series of single slices", remedy)]
+    if problems := [problem for one in chosen if (problem := _check_slice(one))]:
+        return None, problems
+    if problem := _check_uniform(chosen):
+        return None, [problem]
+    try:
+        return _stack(folder, chosen, notes)
+    except _UnreadableError as error:
+        return None, [error.problem]
 
-    rows, columns = slices[0].orientation
+
+def _stack(folder: Path, images: Sequence[_Image], notes: list[str]) -> tuple[Series | None, list[Problem]]:
+    first = _place(images[0])
+    rows, columns = first.orientation
     normal = np.cross(rows, columns)
-    slices.sort(key=lambda one: float(one.position @ normal))
+    slices = sorted(images, key=lambda one: float(_place(one).position @ normal))
+    slices, doubles = _without_doubles(slices)
+    if doubles:
+        notes.append(f"the same slice again, taken once: {_names(folder, doubles)}")
     uneven, step = _check_positions(folder, slices, normal)
     if uneven:
-        return None, "", [uneven]
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(one.path) for one in slices])
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        found = f"slices that cannot be read ({str(error).strip().splitlines()[-1].strip()})"
-        remedy = "copy the series again from its source, or leave the case out"
-        return None, "", [Problem(folder, found, "intact DICOM slices", remedy)]
-    image.SetOrigin(slices[0].position.tolist())
-    image.SetSpacing((*slices[0].spacing[::-1].tolist(), step))
+        return None, [uneven]
+    if any(one.header.get("PhotometricInterpretation") == "MONOCHROME1" for one in slices):
+        notes.append(
+            "MONOCHROME1, which is shown dark where values are high: values are taken as they are, and not turned round"
+        )
+    image = sitk.GetImageFromArray(_smallest_type(np.stack([_values(one.path) for one in slices])))
+    image.SetOrigin(_place(slices[0]).position.tolist())
+    image.SetSpacing((*first.spacing[::-1].tolist(), step))
     image.SetDirection(np.stack([rows, columns, normal], axis=1).ravel().tolist())
     digest = hashlib.sha256()
-    for path in paths:
+    for path in sorted(one.path for one in slices):
         digest.update(path.read_bytes())
-    return image, digest.hexdigest(), []
+    return Series(image, digest.hexdigest(), tuple(notes)), []
 
 
-def _read_header(path: Path) -> _Slice | Problem:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO("GDCMImageIO")
+class _UnreadableError(Exception):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.found)
+        self.problem = problem
+
+
+def _read_header(path: Path) -> _Image | _NoImage | Problem:
+    unreadable = Problem(path, "a file that cannot be read as DICOM", "an intact DICOM file", COPY_AGAIN)
     try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        remedy = "copy the series again from its source, or leave the case out"
-        return Problem(path, "a file that cannot be read as DICOM", "an intact DICOM slice", remedy)
-    tags = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
-    if int(tags.get(FRAMES) or 1) > 1 or (len(reader.GetSize()) > 2 and reader.GetSize()[2] > 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of values that are not as the standard has them; those we need are checked
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(HEADER))
+            uid = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
+            is_image = "Rows" in header and "Columns" in header
+            if uid == MediaStorageDirectoryStorage or (path.name.upper() == "DICOMDIR" and not is_image):
+                return _NoImage(path, "DICOMDIR")
+            if not uid and not is_image:
+                return unreadable
+            kind = uid.name if not uid.is_private else "an object of the manufacturer's own"
+            if kind != uid and "Image Storage" not in kind and not (uid.is_private and is_image):
+                return _NoImage(path, kind)
+            if not is_image:
+                found = f"a file that ends before its image ({kind})" if kind != uid else f"no image ({uid})"
+                return Problem(path, found, "an intact DICOM slice", COPY_AGAIN)
+            image = _Image(path, header, _read_place(header))
+            if "Secondary Capture" in kind and image.place is None:
+                return _NoImage(path, "Secondary Capture")
+            _ = image.series, image.frames, image.size, int(header.get("SamplesPerPixel") or 1)  # raise if they are odd
+            return image
+    except Exception:  # of a damaged file, pydicom raises nearly anything
+        return unreadable
+
+
+def _read_place(header: Dataset) -> _Place | None:
+    try:
+        position = np.array(header.ImagePositionPatient, dtype=float).reshape(3)
+        orientation = np.array(header.ImageOrientationPatient, dtype=float).reshape(2, 3)
+        spacing = np.array(header.PixelSpacing, dtype=float).reshape(2)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    values = np.concatenate([position, orientation.ravel(), spacing])
+    return _Place(position, orientation, spacing) if np.isfinite(values).all() and (spacing > 0).all() else None
+
+
+def _place(image: _Image) -> _Place:
+    assert image.place is not None
+    return image.place
+
+
+def _choose(folder: Path, images: Sequence[_Image]) -> tuple[Sequence[_Image], list[str] | Problem]:
+    """The images of the one series to read, and notes about those left out, or the choice as a problem.
+
+    A series of slices that are not parallel (a localiser) is no candidate where another one has as many slices.
+    """
+    by_series: dict[str, list[_Image]] = {}
+    for image in images:
+        by_series.setdefault(image.series, []).append(image)
+    if len(by_series) < 2:
+        return images, []
+    groups = sorted(by_series.values(), key=lambda group: (_could_be_volume(group), _count(group)), reverse=True)
+    first, *others = groups
+    number = _count(first)
+    clear = _could_be_volume(first) and all(
+        _count(group) * CLEAR_MAJORITY <= number and (_count(group) == 1 or _same_examination(first, group))
+        if _could_be_volume(group)
+        else _count(group) <= number
+        for group in others
+    )
+    described = [_describe(folder, group) for group in groups]
+    if not clear:
+        found = f"{len(groups)} series in one folder: {', '.join(described)}"
+        expected = f"one series, or one that has {CLEAR_MAJORITY} times the slices of any other of the same examination"
+        return [], Problem(
+            folder, found, expected, "give the folder of one series, or move each to a folder of its own"
+        )
+    return first, [f"series {described[0]} is taken, left out: {', '.join(described[1:])}"]
+
+
+def _count(group: Sequence[_Image]) -> int:
+    """Slices of a series, each place once."""
+    places = {tuple(np.round(one.place.position, 2)) if one.place else one.path for one in group}
+    return len(places) + sum(one.frames - 1 for one in group)
+
+
+def _could_be_volume(group: Sequence[_Image]) -> bool:
+    """Whether a series might be one, were it whole: its slices are parallel."""
+    if any(one.frames > 1 for one in group):
+        return True
+    placed = [one.place for one in group if one.place is not None]
+    return bool(placed) and all(
+        np.allclose(one.orientation, placed[0].orientation, atol=COSINE_TOLERANCE) for one in placed
+    )
+
+
+def _same_examination(one: Sequence[_Image], other: Sequence[_Image]) -> bool:
+    keys = ("PatientID", "StudyInstanceUID")
+    return all(one[0].header.get(key) == other[0].header.get(key) for key in keys)
+
+
+def _describe(folder: Path, group: Sequence[_Image]) -> str:
+    header = group[0].header
+    words = [
+        str(value) for key in ("SeriesNumber", "SeriesDescription") if (value := header.get(key)) not in (None, "")
+    ]
+    where = group[0].path.parent.relative_to(folder).as_posix()
+    words += [] if where == "." else [f"in {where}"]
+    number = _count(group)
+    slices = f"{number} slice{'' if number == 1 else 's'}"
+    return f"{header.get('SeriesInstanceUID') or 'without a name'} ({', '.join([*words, slices])})"
+
+
+def _describe_left_out(folder: Path, objects: Sequence[_NoImage]) -> Iterator[str]:
+    for kind in dict.fromkeys(one.kind for one in objects):
+        yield f"no image, left out: {_names(folder, [one.path for one in objects if one.kind == kind])} ({kind})"
+
+
+def _names(folder: Path, paths: Sequence[Path]) -> str:
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _check_slice(image: _Image) -> Problem | None:
+    """Check that an image is a single slice of grey values whose place is known."""
+    if image.frames > 1:
         return Problem(
-            path,
-            f"a multi-frame DICOM file ({tags.get(FRAMES) or reader.GetSize()[2]} frames in one file)",
-            "one slice per file: where each frame lies stands in tags that SimpleITK does not hand on",
+            image.path,
+            f"a multi-frame DICOM file ({image.frames} frames in one file)",
+            "one slice per file",
             "convert the series with dcm2niix, and give the NIfTI file",
         )
-    if tags.get(SAMPLES, "1") != "1":
-        return Problem(path, f"{tags[SAMPLES]} values per pixel", "one grey value per pixel", "leave the case out")
-    try:
-        position = np.array(tags[POSITION].split("\\"), dtype=float).reshape(3)
-        orientation = np.array(tags[ORIENTATION].split("\\"), dtype=float).reshape(2, 3)
-        spacing = np.array(tags[PIXEL_SPACING].split("\\"), dtype=float).reshape(2)
-    except (KeyError, ValueError):
+    samples = int(image.header.get("SamplesPerPixel") or 1)
+    if samples != 1:
+        return Problem(image.path, f"{samples} values per pixel", "one grey value per pixel", "leave the case out")
+    if image.place is None:
         expected = "ImagePositionPatient, ImageOrientationPatient and PixelSpacing in each slice"
-        return Problem(path, "a slice without its place in the patient", expected, "export the series again")
-    return _Slice(path, tags.get(SERIES, ""), reader.GetSize()[:2], position, orientation, spacing)
-
-
-def _check_uniform(folder: Path, slices: Sequence[_Slice]) -> Problem | None:
-    """Check that slices belong to one series and have one grid but for their position."""
-    first = slices[0]
-    series = list(dict.fromkeys(one.series for one in slices))
-    if len(series) > 1:
-        found = f"{len(series)} series in one folder: {', '.join(series[:3])}"
-        return Problem(folder, found, "one series per folder", "move each series to a folder of its own")
-    for one in slices[1:]:
-        if one.size != first.size or not np.allclose(one.spacing, first.spacing, rtol=1e-4):
-            found = f"slices of size {first.size} and {one.size}, pixels {first.spacing} and {one.spacing} mm"
-            return Problem(one.path, found, "one size and one pixel spacing", "leave the odd slices out")
-        if not np.allclose(one.orientation, first.orientation, atol=COSINE_TOLERANCE):
-            found = f"slices in several orientations, as in {first.path.name} and here"
-            return Problem(one.path, found, "parallel slices", "leave localisers and reformats out of the folder")
+        return Problem(image.path, "a slice without its place in the patient", expected, "export the series again")
+    skew = np.abs(image.place.orientation @ image.place.orientation.T - np.eye(2)).max()
+    if not skew <= COSINE_TOLERANCE:
+        found = f"ImageOrientationPatient {image.place.orientation.ravel().tolist()}"
+        expected = "rows and columns of unit length that are perpendicular to each other"
+        return Problem(image.path, found, expected, "export the series again")
     return None
 
 
-def _check_positions(folder: Path, slices: Sequence[_Slice], normal: np.ndarray) -> tuple[Problem | None, float]:
+def _check_uniform(images: Sequence[_Image]) -> Problem | None:
+    """Check that slices have one grid but for their position."""
+    first = _place(images[0])
+    for image in images[1:]:
+        place = _place(image)
+        if image.size != images[0].size or not np.allclose(place.spacing, first.spacing, rtol=1e-4):
+            sizes, spacings = f"{images[0].size} and {image.size}", f"{first.spacing} and {place.spacing}"
+            found = f"slices of size {sizes}, pixels {spacings} mm"
+            return Problem(image.path, found, "one size and one pixel spacing", "leave the odd slices out")
+        if not np.allclose(place.orientation, first.orientation, atol=COSINE_TOLERANCE):
+            found = f"slices in several orientations, as in {images[0].path.name} and here"
+            return Problem(image.path, found, "parallel slices", "leave localisers and reformats out of the folder")
+    return None
+
+
+def _without_doubles(slices: Sequence[_Image]) -> tuple[list[_Image], list[Path]]:
+    """Of sorted slices each one once: those with another one's place and values are left out, and returned apart."""
+    kept: list[_Image] = []
+    doubles = []
+    for one in slices:
+        beside = [other for other in kept if np.allclose(_place(other).position, _place(one).position, atol=SAME_PLACE)]
+        if any(np.array_equal(_values(other.path), _values(one.path)) for other in beside):
+            doubles.append(one.path)
+        else:
+            kept.append(one)
+    return kept, doubles
+
+
+def _check_positions(folder: Path, slices: Sequence[_Image], normal: np.ndarray) -> tuple[Problem | None, float]:
     """Check that sorted slices are equally far from each other and lie straight above each other.
 
     Returns:
         A problem, or None, and the step between slices in mm.
     """
-    positions = np.array([one.position for one in slices])
+    if len(slices) < 2:
+        remedy = "give the folder that holds all slices of the one series"
+        return Problem(folder, "one slice, several times", "a series of single slices", remedy), 0.0
+    positions = np.array([_place(one).position for one in slices])
     steps = np.diff(positions @ normal)
     step = float(np.median(steps))
     if (close := np.flatnonzero(steps < STEP_TOLERANCE)).size:
@@ -165,3 +403,57 @@ def _check_positions(folder: Path, slices: Sequence[_Slice], normal: np.ndarray)
         expected = f"slices straight above each other within {STEP_TOLERANCE} mm"
         return Problem(folder, found, expected, "resample the series to a grid without shear"), step
     return None, float(steps.mean())
+
+
+def _values(path: Path) -> np.ndarray:
+    """Pixels (rows, columns) of a slice, rescaled by what it says itself; as stored where it says nothing.
+
+    Raises:
+        _UnreadableError: if there are no intact pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(path, force=True)
+            for key in RESCALING:  # present but empty: nothing is said
+                if key in dataset and dataset[key].is_empty:
+                    del dataset[key]
+            values = np.asarray(apply_modality_lut(_stored_values(dataset), dataset))
+            if values.shape != (dataset.Rows, dataset.Columns):
+                raise ValueError(f"pixels of shape {values.shape}")
+            return values
+    except Exception as error:  # of a damaged file, pydicom and GDCM raise nearly anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        found = f"a slice that cannot be read ({reason})"
+        raise _UnreadableError(Problem(path, found, "an intact DICOM slice", COPY_AGAIN)) from error
+
+
+def _stored_values(dataset: Any) -> np.ndarray:
+    """Pixels (rows, columns) as they are stored."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None:  # a file without preamble
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        syntax = dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    if not syntax.is_encapsulated:
+        return dataset.pixel_array
+    plain = copy.deepcopy(dataset)  # which GDCM neither rescales nor turns round
+    plain.PhotometricInterpretation = "MONOCHROME2"
+    for key in RESCALING:
+        if key in plain:
+            del plain[key]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "slice.dcm"
+        plain.save_as(file, enforce_file_format=True)
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))[0]
+
+
+def _smallest_type(values: np.ndarray) -> np.ndarray:
+    """The same values in 16 or 32 bits: integers where all are, else float32."""
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        return values.astype(np.float32)
+    lowest, highest = values.min(), values.max()
+    for kind in (np.int16, np.uint16, np.int32):
+        if np.iinfo(kind).min <= lowest and highest <= np.iinfo(kind).max:
+            return values.astype(kind)
+    return values.astype(np.float32)

@@ -1,8 +1,9 @@
 """One voxel orientation for all cases, and the same grid for image and mask.
 
-nnU-Net transposes all cases of a data set in one way, by the median of their spacings, and looks at no direction
-cosines. So every volume is brought into the orientation that SpineMRI's files have: voxel axis i runs backwards
-(posterior), j downwards (inferior), k to the patient's right, and slices along k are sagittal.
+nnU-Net transposes all cases of a data set in one way, by the median of their spacings, and its plain readers look at no
+direction cosines. So every volume is brought into the orientation that SpineMRI's files have: voxel axis i runs
+backwards (posterior), j downwards (inferior), k to the patient's right, and slices along k are sagittal. The data set
+also names a reader that turns every volume to RAS, so that scans to be predicted may have any order.
 """
 
 from __future__ import annotations
@@ -77,16 +78,19 @@ def check_sagittal(path: Path, oriented: sitk.Image) -> list[Problem]:
 def slices_of_nnunet(spacings: Sequence[Sequence[float]]) -> str | None:
     """Say so if nnU-Net would not cut its 2-D slices sagittally: it cuts across the axis of the largest median spacing.
 
+    Of equals it takes the first one of its arrays, which are (up/down, front/back, left/right) from a reader that turns
+    to RAS.
+
     Args:
         spacings: of all oriented training images, (i, j, k) in mm.
     """
     median = dict(zip(ORIENTATION, np.median(spacings, axis=0).tolist(), strict=True))
-    thickest = max(PLANES, key=median.__getitem__)
-    if median[thickest] <= median["R"]:
+    thickest = max("IPR", key=median.__getitem__)
+    if thickest == "R":
         return None
     return (
-        f"the median spacing is larger from {AXES[thickest]} ({median[thickest]:.4g} mm) than from {AXES['R']} "
-        f"({median['R']:.4g} mm): nnU-Net's 2-D slices of this data set will be {PLANES[thickest]}, not sagittal"
+        f"the median spacing from {AXES['R']} ({median['R']:.4g} mm) is not larger than from {AXES[thickest]} "
+        f"({median[thickest]:.4g} mm): nnU-Net's 2-D slices of this data set will be {PLANES[thickest]}, not sagittal"
     )
 
 

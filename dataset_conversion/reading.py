@@ -1,8 +1,9 @@
 """Reading one volume completely, or saying what is wrong with its file.
 
 SimpleITK alone does not do. Of a truncated NIfTI file it returns the missing part as zeros or noise, with no more than
-a warning on stderr; of NaN and infinity in it, it makes 0 without a word; and headers of other formats can point to
-files elsewhere. So the content is looked at here first.
+a warning on stderr; of NaN and infinity in it, it makes 0 without a word; of two orientations in one header it takes
+one; and headers of other formats can point to files elsewhere. So the content is looked at here first. Converters and
+prediction read alike.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import gzip
 import hashlib
 import re
 import stat
+import tempfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.dicom import read_series
+from dataset_conversion.nifti import check_orientations
 from dataset_conversion.report import Problem
 
 ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")  # of the files that are understood, in lower case
+FILE_ENDINGS = (*ENDINGS, ".mhd")  # MetaImage's header with its voxels in a file beside it; converters want one file
 NIFTI_FLOATS = (16, 64)  # data type codes of float32 and float64
 NIFTI_HEADER_SIZES = (348, 540)  # of NIfTI-1 and NIfTI-2; read in the wrong byte order, the number is another one
 COPY_AGAIN = "copy the file again from its source, or leave the case out"
@@ -33,44 +37,65 @@ BYTES = {
 
 @dataclass(frozen=True)
 class Volume:
-    """A scalar 3-D volume. `stored` is the NIfTI file as it lies on the disk, compressed or not; None otherwise."""
+    """A scalar 3-D volume.
+
+    Attributes:
+        stored: the NIfTI file as it lies on the disk, compressed or not; None where it is more or less than the volume.
+        notes: what was left out or taken for granted.
+        squeezed: whether the file has a fourth axis, of length one.
+    """
 
     image: sitk.Image
     sha256: str
     stored: bytes | None
+    notes: tuple[str, ...] = ()
+    squeezed: bool = False
 
 
-def read_volume(path: Path) -> tuple[Volume | None, list[Problem]]:
+def read_volume(path: Path, flat: bool = False) -> tuple[Volume | None, list[Problem]]:
     """Read a volume file (NIfTI, MetaImage, NRRD), or a folder with one DICOM series.
+
+    A file with a fourth axis of length one holds a volume as well.
+
+    Args:
+        flat: whether an image of two dimensions will do.
 
     Returns:
         The volume, or None, and what is wrong. NaN and infinity are a problem of a volume that is returned: its
         geometry can still be looked at.
     """
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what ITK would warn about is checked and reported here
-    name = path.name.lower()
-    if path.is_dir() and not name.endswith(ENDINGS):
-        image, sha256, problems = read_series(path)
-        return (None if image is None else Volume(image, sha256, None)), problems
+    if path.is_dir() and not path.name.lower().endswith(ENDINGS):
+        return _read_folder(path)
+    if not (ending := ending_of(path.name)):
+        found = f"a file of the format {path.suffix!r}"
+        remedy = "write the volume in one of these formats"
+        return None, [Problem(path, found, f"{', '.join(ENDINGS)}, or a folder with a DICOM series", remedy)]
     stored = _read_file(path)
     if isinstance(stored, Problem):
         return None, [stored]
-    nifti = name.endswith((".nii", ".nii.gz"))
-    content = _decompress(path, stored) if name.endswith(".gz") else stored
+    nifti = ending in (".nii", ".nii.gz")
+    if nifti and path.name[-len(ending) :] not in (ending, ending.upper()):  # some capitals, which ITK does not know
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, f"volume{ending}")
+            file.write_bytes(stored)
+            volume, problems = read_volume(file, flat)
+        return volume, [replace(problem, path=path) for problem in problems]
+    content = _decompress(path, stored) if ending == ".nii.gz" else stored
     if isinstance(content, Problem):
         return None, [content]
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.SetImageIO("NiftiImageIO" if nifti else "MetaImageIO" if name.endswith(".mha") else "NrrdImageIO")
+    reader.SetImageIO("NiftiImageIO" if nifti else "NrrdImageIO" if ending == ".nrrd" else "MetaImageIO")
     try:
         reader.ReadImageInformation()
-        if problem := _check_kind(path, reader):
+        if problem := _check_kind(path, reader, flat):
             return None, [problem]
         if nifti:
             problem = _check_nifti(path, reader, content)
         else:
-            problem = (_check_metaimage if name.endswith(".mha") else _check_nrrd)(path, reader, content)
+            problem = (_check_nrrd if ending == ".nrrd" else _check_metaimage)(path, reader, content)
         if problem:
             return None, [problem]
         image = reader.Execute()
@@ -78,11 +103,30 @@ def read_volume(path: Path) -> tuple[Volume | None, list[Problem]]:
     except RuntimeError as error:
         return None, [_itk_problem(path, error)]
     volume = Volume(image, hashlib.sha256(stored).hexdigest(), stored if nifti else None)
-    if not_finite:
-        found = f"NaN or infinity in {not_finite} of {image.GetNumberOfPixels()} voxels"
-        remedy = "replace them by a value that makes sense, or leave the case out"
-        return volume, [Problem(path, found, "finite values only", remedy)]
-    return volume, []
+    if image.GetDimension() == 4:
+        volume = replace(volume, image=image[:, :, :, 0], stored=None, squeezed=True)
+    return volume, _check_finite(path, volume, not_finite)
+
+
+def ending_of(name: str) -> str | None:
+    """The ending of a file name among those that are understood, in whatever letters; None if it has none of them."""
+    return next((ending for ending in FILE_ENDINGS if name.lower().endswith(ending)), None)
+
+
+def _read_folder(path: Path) -> tuple[Volume | None, list[Problem]]:
+    series, problems = read_series(path)
+    if series is None:
+        return None, problems
+    volume = Volume(series.image, series.sha256, None, series.notes)
+    return volume, _check_finite(path, volume, _not_finite(sitk.GetArrayViewFromImage(series.image)))
+
+
+def _check_finite(path: Path, volume: Volume, not_finite: int) -> list[Problem]:
+    if not not_finite:
+        return []
+    found = f"NaN or infinity in {not_finite} of {volume.image.GetNumberOfPixels()} voxels"
+    remedy = "replace them by a value that makes sense, or leave the case out"
+    return [Problem(path, found, "finite values only", remedy)]
 
 
 def _itk_problem(path: Path, error: RuntimeError) -> Problem:
@@ -123,10 +167,10 @@ def _decompress(path: Path, stored: bytes) -> bytes | Problem:
         return Problem(path, f"a damaged gzip file ({error})", expected, COPY_AGAIN)
 
 
-def _check_kind(path: Path, reader: sitk.ImageFileReader) -> Problem | None:
+def _check_kind(path: Path, reader: sitk.ImageFileReader, flat: bool) -> Problem | None:
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
-    if len(size) != 3:
-        found = f"{len(size)} dimensions, size {size}"
+    if len(size) != 3 and not (len(size) == 4 and size[3] == 1) and not (flat and len(size) == 2):
+        found = f"{len(size)} dimensions, size {tuple(size)}"
         return Problem(path, found, "one 3-D volume", "export the volume alone, as 3-D")
     if components != 1 or reader.GetPixelID() not in BYTES:
         found = f"{components} values per voxel (RGB, vectors or complex numbers)"
@@ -153,7 +197,7 @@ def _check_nifti(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Pr
             "voxel axes in patient coordinates: which way is up, and which is left?",
             "convert again from DICOM, or write the right affine into the header",
         )
-    return None
+    return check_orientations(path, content)
 
 
 def _not_finite_in_nifti(reader: sitk.ImageFileReader, content: bytes) -> int:
@@ -186,10 +230,19 @@ def _check_voxels(path: Path, reader: sitk.ImageFileReader, voxels: bytes) -> Pr
 
 
 def _check_metaimage(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Problem | None:
-    match = re.search(rb"^ElementDataFile\s*=\s*([^\r\n]*?)\s*?\n", content, re.MULTILINE)
-    if match is None or match[1] != b"LOCAL":
-        return _detached(path, match[1].decode(errors="replace") if match else "which it does not name")
-    voxels = content[match.end() :]
+    match = re.search(rb"^ElementDataFile\s*=\s*([^\r\n]*?)\s*?(?:\n|$)", content, re.MULTILINE)
+    name = match[1].decode(errors="replace") if match else "which it does not name"
+    if match is not None and name == "LOCAL":
+        voxels = content[match.end() :]
+    elif (
+        match is not None and path.name.lower().endswith(".mhd") and name != "LIST" and re.fullmatch(r"[^/\\%:]+", name)
+    ):
+        beside = _read_file(path.with_name(name))
+        if isinstance(beside, Problem):
+            return beside
+        voxels = beside
+    else:
+        return _detached(path, name)
     if re.search(rb"^CompressedData\s*=\s*true", content[: match.start()], re.MULTILINE | re.IGNORECASE):
         stream = zlib.decompressobj()
         try:

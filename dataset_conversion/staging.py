@@ -10,7 +10,7 @@ import json
 import shutil
 import signal
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,7 @@ from dataset_conversion.cases import Case
 from dataset_conversion.processes import on_signal
 from dataset_conversion.report import Problem
 from dataset_conversion.writing import FILE_ENDING, replacing
+from nnunetv2_cafr.files import check_place, refuse_inputs
 
 try:
     import fcntl
@@ -45,8 +46,16 @@ def _leftovers(target: Path) -> list[Path]:
     return sorted(target.parent.glob(f".{target.name}.partial-*")) if target.parent.is_dir() else []
 
 
-def check_target(target: Path) -> list[Problem]:
-    """Check that neither the data set nor another one with its number exists, nor is being written right now."""
+def check_target(target: Path, cases: Sequence[Case]) -> list[Problem]:
+    """Check that neither the data set nor another one with its number exists, nor is being written right now.
+
+    It must not lie in a folder that is read as a case either.
+    """
+    try:
+        check_place(target)
+        refuse_inputs([target], [path for case in cases for path in (case.image, case.mask) if path and path.is_dir()])
+    except OSError as error:
+        return [Problem(target, str(error), "a folder to write in", "choose another folder with -o, or nnUNet_raw")]
     number = target.name.split("_")[0]
     taken = sorted(target.parent.glob(f"{number}_*")) if target.parent.is_dir() else []
     problems = [
@@ -137,9 +146,10 @@ def mask_path(folder: Path, case: Case) -> Path:
 
 
 def _stamp(path: Path) -> list[Any]:
-    """Size and time of change of a file, or of all files of a folder."""
+    """Size and time of change of a file, or of all files of a folder and below it."""
     if path.is_dir():
-        return [[child.name, *_stamp(child)] for child in sorted(path.iterdir()) if child.is_file()]
+        files = sorted(child for child in path.rglob("*") if child.is_file())
+        return [[child.relative_to(path).as_posix(), *_stamp(child)] for child in files]
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 

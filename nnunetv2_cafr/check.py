@@ -7,11 +7,11 @@ report.html in any browser.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
@@ -19,11 +19,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dataset_conversion.environment import folder_of
+from nnunetv2_cafr import options
+from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, write_atomically
 from nnunetv2_cafr.quality import levels
 from nnunetv2_cafr.quality.comparison import compare
 from nnunetv2_cafr.quality.dataset import NotADatasetError, RawDataset, find_dataset, read_dataset
 from nnunetv2_cafr.quality.findings import (
     EXIT_NOT_CHECKED,
+    HEADING,
     Finding,
     count_severities,
     exit_status,
@@ -87,78 +91,78 @@ def check_dataset(folder: Path, num_processes: int) -> tuple[RawDataset, list[Ca
     dataset = read_dataset(folder)
     cases = inspect(dataset, num_processes)
     spine = levels.is_spine_table(dataset.labels.names.values())
-    findings = [*dataset.findings, *(finding for case in cases for finding in case.findings), *compare(cases, spine)]
+    across = compare(cases, spine, dataset.reorients, dataset.description["labels"])
+    findings = [*dataset.findings, *(finding for case in cases for finding in case.findings), *across]
     return dataset, cases, sort_findings(findings)
 
 
 def check_target(target: Path, dataset: Path) -> None:
     """Refuses a target that is neither new, nor empty, nor an earlier check's, or that lies in the raw data set.
 
-    An earlier check's folder holds report.html with our mark, findings.csv, and nothing else.
-
     Raises:
-        FileExistsError: with what is there and what to do.
+        OSError: with what is there and what to do.
     """
     if target.resolve().is_relative_to(dataset.resolve()):
         raise FileExistsError(
             f"{target} lies in the raw data set, which is never written to; give another folder by -o"
         )
-    if target.is_file():
-        raise FileExistsError(f"{target} is a file; give a folder by -o")
-    there = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    foreign = [name for name in there if name not in (PAGE, TABLE)]
-    page = target / PAGE
-    if not foreign and page.is_file() and f'content="{GENERATOR}"' not in page.read_text("utf-8", "replace")[:2000]:
-        foreign = [PAGE]
-    if not foreign and TABLE in there and PAGE not in there:
-        foreign = [TABLE]
-    if foreign:
-        raise FileExistsError(
-            f"{target} holds {', '.join(foreign[:3])}, which is not an earlier check's; nothing is overwritten. "
-            "Give a new folder by -o"
-        )
+    ours = {PAGE: begins_with(f'content="{GENERATOR}"'), TABLE: begins_with(HEADING)}
+    check_folder(target, "an earlier check's", ours)
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside the name, then renames, so that a reader never sees half a file."""
-    part = path.with_name(f".{path.name}.partial")
-    write(part)
-    part.replace(path)
+def write_report(target: Path, page: str, findings: Sequence[Finding]) -> None:
+    """Writes page and table, over an earlier check's and what a killed one has left.
 
+    Raises:
+        OSError: with the file that could not be written. No half of one is left, and no new folder.
+    """
 
-def _number_of_processes(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of processes; expected 1 or more")
-    return int(text)
+    def write_both(part: Path) -> None:
+        part.write_text(page, encoding="utf-8")
+        write_atomically(target / TABLE, lambda part: write_table(findings, part))
+
+    made = [folder for folder in (target, *target.parents) if not folder.exists()]
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        write_atomically(target / PAGE, write_both)
+    except OSError as error:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise OSError(f"No report: {describe_failure(target, error)}") from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-d", required=True, metavar="DATASET", help="number or name of the data set in nnUNet_raw")
+    parser.add_argument(
+        "-d",
+        type=options.dataset,
+        required=True,
+        metavar="DATASET",
+        help="number or name of the data set in nnUNet_raw",
+    )
     parser.add_argument(
         "-o",
         type=Path,
         metavar="FOLDER",
         help="where to write; default ./check_<data set>. New, empty, or an earlier check's, which is renewed",
     )
-    parser.add_argument("-np", type=_number_of_processes, default=2, metavar="N", help="processes (default 2)")
+    parser.add_argument("-np", type=options.processes, default=2, metavar="N", help="processes (default 2)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     try:
-        raw = os.environ.get("nnUNet_raw")
-        if not raw:
-            raise NotADatasetError(
-                "The environment variable nnUNet_raw is not set; set it to the folder of your data sets"
-            )
-        folder = find_dataset(Path(raw), arguments.d)
+        raw = folder_of("nnUNet_raw")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return EXIT_NOT_CHECKED
+    try:
+        folder = find_dataset(raw, arguments.d)
         target = arguments.o or Path(f"check_{folder.name}")
         check_target(target, folder)
         dataset, cases, findings = check_dataset(folder, arguments.np)
         when = f"{time.strftime('%Y-%m-%d %H:%M')}, nnunetv2-cafr {version('nnunetv2-cafr')}"
         page = render(dataset, cases, findings, when)
-        target.mkdir(parents=True, exist_ok=True)
-        _write(target / PAGE, lambda part: part.write_text(page, encoding="utf-8"))
-        _write(target / TABLE, lambda part: write_table(findings, part))
+        write_report(target, page, findings)
     except (NotADatasetError, OSError, MemoryError) as error:
         print(error, file=sys.stderr)
         return EXIT_NOT_CHECKED
@@ -168,13 +172,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def summary(cases: list[CaseReport], findings: list[Finding]) -> str:
-    """What a terminal needs: counts, and the errors and warnings up to a screenful."""
+    """What a terminal needs: counts, and the errors, warnings and notes on the whole data set up to a screenful."""
     counts = ", ".join(f"{count} {severity.word}s" for severity, count in count_severities(findings).items())
     lines = [f"{len(cases)} cases: {counts}"]
-    grave = [finding for finding in findings if finding.severity.word != "note"]
+    # What concerns the data set as a whole is shown even where it is a note: it decides how to go on.
+    grave = [finding for finding in findings if finding.severity.word != "note" or not finding.case]
     for finding in grave[:20]:
         what = f"{finding.check} {finding.structure}".strip()
         lines.append(f"  {finding.severity.word:<8}{finding.file}: {what}: {finding.found}")
+        if not finding.case:
+            lines.append(f"          To do: {finding.remedy}")
     if len(grave) > 20:
         lines.append(f"  and {len(grave) - 20} more on the page")
     return "\n".join(lines)

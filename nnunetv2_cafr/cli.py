@@ -5,6 +5,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from nnunetv2_cafr.files import FULL
+
 EPILOG = """examples:
   nnUNetv2_cafr demo --out cafr_demo          phantom -> convert -> plan -> train -> predict -> score, 6 minutes
   nnUNetv2_cafr check -d 511                  every case on one page before you train: report.html, findings.csv
@@ -57,4 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             module.add_arguments(verb)
             verb.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
-    return arguments.run(arguments)
+    try:
+        return arguments.run(arguments)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise SystemExit(f"The disk is full: {error}. Make room, then give the same line again") from error

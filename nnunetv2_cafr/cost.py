@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from nnunetv2_cafr import options
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import strides_of_tokens
 from nnunetv2_cafr.training import nnUNetTrainer_CAFR
@@ -124,9 +125,11 @@ def plain_conv_unet(patch_size: list[int], input_channels: int, num_classes: int
 
 def networks_from_plans(dataset: str, configuration: str, plans_name: str) -> tuple[dict[str, nn.Module], list[int]]:
     """Both networks exactly as their trainers build them from a plans file, and (channels, *patch_size)."""
-    folder = Path(str(nnUNet_preprocessed)) / maybe_convert_to_dataset_name(
-        int(dataset) if dataset.isdecimal() else dataset
-    )
+    options.require_folders("nnUNet_preprocessed")
+    try:
+        folder = Path(str(nnUNet_preprocessed)) / maybe_convert_to_dataset_name(dataset)
+    except (RuntimeError, ValueError) as error:
+        raise SystemExit(str(error)) from error
     plans_file = folder / f"{plans_name}.json"
     if not plans_file.is_file():
         raise SystemExit(
@@ -180,14 +183,45 @@ def table(costs: list[Cost]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", type=int, nargs="+", metavar="N", help="spatial size of the input (default 256 256)")
-    parser.add_argument("--channels", type=int, default=1, help="input channels (default 1)")
-    parser.add_argument("--classes", type=int, default=20, help="output classes with background (default 20)")
-    parser.add_argument("-d", metavar="DATASET", help="take both networks and the patch from this data set's plans")
-    parser.add_argument("-c", metavar="CONFIGURATION", default="2d", help="configuration of the plans (default 2d)")
-    parser.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="plans identifier (default nnUNetPlans)")
+    parser.add_argument(
+        "--size",
+        type=options.whole_number("size in pixels"),
+        nargs="+",
+        metavar="N",
+        help="spatial size of the input (default 256 256)",
+    )
+    parser.add_argument(
+        "--channels", type=options.whole_number("number of channels"), default=1, help="input channels (default 1)"
+    )
+    parser.add_argument(
+        "--classes",
+        type=options.whole_number("number of classes"),
+        default=20,
+        help="output classes with background (default 20)",
+    )
+    parser.add_argument(
+        "-d",
+        type=options.dataset,
+        metavar="DATASET",
+        help="take both networks and the patch from this data set's plans",
+    )
+    parser.add_argument(
+        "-c",
+        type=options.configuration,
+        metavar="CONFIGURATION",
+        default="2d",
+        help="configuration of the plans (default 2d)",
+    )
+    parser.add_argument(
+        "-p", type=options.plans, metavar="PLANS", default="nnUNetPlans", help="plans identifier (default nnUNetPlans)"
+    )
     parser.add_argument("-device", default="cpu", choices=["cpu", "cuda", "mps"], help="default cpu")
-    parser.add_argument("--repeats", type=int, default=10, help="timed forward passes of each network (default 10)")
+    parser.add_argument(
+        "--repeats",
+        type=options.whole_number("number of passes"),
+        default=10,
+        help="timed forward passes of each network (default 10)",
+    )
     parser.add_argument(
         "--bench",
         action="store_true",

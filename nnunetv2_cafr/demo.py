@@ -22,11 +22,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from nnunetv2_cafr import phantom
+from nnunetv2_cafr import options, phantom
 from nnunetv2_cafr.evaluation.means import level_summary, per_case, values_by_policy
 from nnunetv2_cafr.evaluation.pictures import PictureRow, side_by_side
 from nnunetv2_cafr.evaluation.reading import CasePair, label_table
 from nnunetv2_cafr.evaluation.scoring import evaluate_folders
+from nnunetv2_cafr.files import check_folder
 from nnunetv2_cafr.levels.files import STATISTICS_FILE
 
 EXAMPLES = """examples:
@@ -36,6 +37,7 @@ EXAMPLES = """examples:
 
 DATASET_ID, HELD_OUT_ID = 511, 512
 MARKER = "demo.json"
+FEWEST_CASES = 5
 ENDING = ".nii.gz"
 MIN_FOREGROUND_DICE = 0.8  # below it nothing was learnt worth showing
 
@@ -58,14 +60,23 @@ class DemoSettings:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("cafr_demo"), help="folder of the demo (default ./cafr_demo)")
-    parser.add_argument("--trainer", default="nnUNetTrainer_CAFR", help="default nnUNetTrainer_CAFR")
-    parser.add_argument("--budget", default="8x90", metavar="EPOCHSxITERATIONS", help="of training (default 8x90)")
     parser.add_argument(
-        "--cases", type=int, nargs=2, default=(26, 4), metavar=("TRAIN", "HELD_OUT"), help="phantoms (default 26 4)"
+        "--trainer", type=options.trainer, default="nnUNetTrainer_CAFR", help="default nnUNetTrainer_CAFR"
+    )
+    parser.add_argument(
+        "--budget", type=options.budget, default="8x90", metavar="EPOCHSxITERATIONS", help="of training (default 8x90)"
+    )
+    parser.add_argument(
+        "--cases",
+        type=options.whole_number("number of phantoms"),
+        nargs=2,
+        default=(26, 4),
+        metavar=("TRAIN", "HELD_OUT"),
+        help="phantoms (default 26 4)",
     )
     parser.add_argument(
         "--size",
-        type=int,
+        type=options.whole_number("number of voxels"),
         nargs=3,
         default=(96, 80, 5),
         metavar=("ROWS", "COLUMNS", "SLICES"),
@@ -75,6 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.cases[0] < FEWEST_CASES:
+        raise SystemExit(
+            f"--cases {arguments.cases[0]} ...: nnU-Net divides {FEWEST_CASES} cases or more into its folds; give at "
+            f"least {FEWEST_CASES} phantoms for training"
+        )
     settings = DemoSettings(
         trainer=arguments.trainer,
         budget=arguments.budget,
@@ -83,8 +99,6 @@ def run(arguments: argparse.Namespace) -> int:
         size=tuple(arguments.size),
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", settings.budget):
-        raise SystemExit(f"--budget is EPOCHSxITERATIONS, for example 8x90, got {settings.budget!r}")
     start = time.monotonic()
     demo = Demo(arguments.out.resolve(), settings)
     scores = demo.run()
@@ -171,10 +185,10 @@ class Demo:
                     "Choose another --out, or delete that folder."
                 )
             return
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise SystemExit(
-                f"{self.folder} is not empty and holds no demo: choose another --out. Nothing was touched."
-            )
+        try:
+            check_folder(self.folder, "a demo's", {})
+        except OSError as error:
+            raise SystemExit(f"{error} (--out). Nothing was touched.") from error
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.raw, self.preprocessed, self.results):
             folder.mkdir()

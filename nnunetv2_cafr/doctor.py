@@ -13,6 +13,7 @@ import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunetv2_cafr
+from dataset_conversion.environment import folder_of
 from nnunetv2_cafr import training
 
 PACKAGES = (
@@ -68,15 +69,16 @@ def report_folders() -> bool:
     print("Folders")
     usable = True
     for name in FOLDERS:
-        value = os.environ.get(name)
-        if not value:
-            finding, usable = f"NOT SET: export {name}=/path/to/folder", False
-        elif not Path(value).is_dir():
-            finding, usable = f"{value}  DOES NOT EXIST: create it", False
-        elif not os.access(value, os.W_OK):
-            finding, usable = f"{value}  NOT WRITABLE", False
+        try:
+            folder = folder_of(name)
+        except ValueError as error:
+            finding, usable = str(error), False
         else:
-            finding = value
+            finding = str(folder)
+            if not folder.is_dir():
+                finding, usable = f"{folder}  DOES NOT EXIST: create it", False
+            elif not os.access(folder, os.W_OK):
+                finding, usable = f"{folder}  NOT WRITABLE", False
         print(f"  {name:<22} {finding}")
     return usable
 

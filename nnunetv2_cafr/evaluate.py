@@ -16,18 +16,21 @@ from pathlib import Path
 import pandas as pd
 from nnunetv2.configuration import default_num_processes
 
+from nnunetv2_cafr import options
 from nnunetv2_cafr.evaluation import means
 from nnunetv2_cafr.evaluation.reading import CasePair, label_table
 from nnunetv2_cafr.evaluation.scores import (
     CLASS_COLUMNS,
     CLASSES_FILE,
     DISTANCES,
+    LEVEL_COLUMNS,
     LEVELS_FILE,
     METRICS,
     SETTINGS_FILE,
     Evaluation,
 )
 from nnunetv2_cafr.evaluation.scoring import TOLERANCE_MM, evaluate_folders
+from nnunetv2_cafr.files import begins_with, check_folder, describe_failure
 from nnunetv2_cafr.splits.cases import patients_by_provenance, read_json
 
 EXAMPLES = """examples:
@@ -46,12 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-pfile", metavar="FILE", help="not needed; taken as nnUNetv2_evaluate_folder asks for it")
     parser.add_argument("-o", type=Path, metavar="FOLDER", help="where the tables go (default PRED/evaluation)")
     parser.add_argument(
-        "--tolerance", type=float, default=TOLERANCE_MM, metavar="MM", help=f"of the NSD (default {TOLERANCE_MM:g} mm)"
+        "--tolerance",
+        type=options.number("tolerance in mm", 0),
+        default=TOLERANCE_MM,
+        metavar="MM",
+        help=f"of the NSD (default {TOLERANCE_MM:g} mm)",
     )
     parser.add_argument("--chill", action="store_true", help="leave out references that have no prediction")
     parser.add_argument(
         "-np",
-        type=int,
+        type=options.processes,
         default=default_num_processes,
         metavar="N",
         help=f"processes; each holds one case in memory (default {default_num_processes})",
@@ -59,8 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.tolerance < 0 or arguments.np < 1:
-        raise SystemExit(f"--tolerance {arguments.tolerance:g} -np {arguments.np}: expected 0 or more, and 1 or more")
+    _check_folders(arguments.references, arguments.predictions)
     target = arguments.o or arguments.predictions / "evaluation"
     _check_target(target)
     file = _find_dataset_json(arguments.references, arguments.predictions, arguments.djfile)
@@ -76,10 +82,21 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except (RuntimeError, ValueError, OSError, MemoryError) as error:
         raise SystemExit(f"Nothing was written. {error}") from error
-    evaluation.write(target)
+    try:
+        evaluation.write(target)
+    except OSError as error:
+        raise SystemExit(describe_failure(target, error)) from error
     print(summary(evaluation))
     print(f"\nWrote {CLASSES_FILE}, {LEVELS_FILE} and {SETTINGS_FILE} (with all definitions) in {target}")
     return 0
+
+
+def _check_folders(references: Path, predictions: Path) -> None:
+    """Raises SystemExit, which names every folder that is not there."""
+    missing = [folder for folder in dict.fromkeys((references, predictions)) if not folder.is_dir()]
+    if missing:
+        found = " and ".join(f"no folder {folder}{' (it is a file)' if folder.exists() else ''}" for folder in missing)
+        raise SystemExit(f"There is {found}. Expected are a folder of reference label maps and one of predictions")
 
 
 def _find_dataset_json(references: Path, predictions: Path, given: Path | None) -> Path:
@@ -91,7 +108,7 @@ def _find_dataset_json(references: Path, predictions: Path, given: Path | None) 
     if given is not None:
         return given
     folders = (references.resolve().parent, predictions, predictions.resolve().parent)
-    places = [folder / "dataset.json" for folder in folders]
+    places = [folder / "dataset.json" for folder in dict.fromkeys(folder.resolve() for folder in folders)]
     for place in places:
         if place.is_file():
             return place
@@ -106,9 +123,6 @@ def _pairs(references: Path, predictions: Path, ending: str, chill: bool, datase
     Raises:
         SystemExit: with everything that has no partner.
     """
-    for folder in (references, predictions):
-        if not folder.is_dir():
-            raise SystemExit(f"{folder} is no folder; expected are a folder of references and one of predictions")
     expected, found = (sorted(file.name for file in folder.glob(f"*{ending}")) for folder in (references, predictions))
     if not expected or not found:
         raise SystemExit(f"No *{ending} in {predictions if expected else references}; {dataset_json} has this ending")
@@ -136,21 +150,15 @@ def _pairs(references: Path, predictions: Path, ending: str, chill: bool, datase
 
 def _check_target(target: Path) -> None:
     """Refuses a target that is neither new, nor empty, nor an earlier evaluation."""
-    ours = (CLASSES_FILE, LEVELS_FILE, SETTINGS_FILE)
-    if target.exists() and not target.is_dir():
-        raise SystemExit(f"{target} is a file; give a folder by -o")
-    there = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    foreign = [name for name in there if name not in (*ours, *(f".{name}.partial" for name in ours))]
-    if not foreign and CLASSES_FILE in there:
-        with (target / CLASSES_FILE).open(encoding="utf-8", errors="replace") as file:
-            foreign = [] if file.readline().strip() == ",".join(CLASS_COLUMNS) else [CLASSES_FILE]
-    elif not foreign:
-        foreign = [name for name in there if name in ours]
-    if foreign:
-        raise SystemExit(
-            f"{target} holds {', '.join(foreign[:3])}, which is not an earlier evaluation's; nothing is overwritten. "
-            "Give a new folder by -o"
-        )
+    ours = {
+        CLASSES_FILE: begins_with(",".join(CLASS_COLUMNS)),
+        LEVELS_FILE: begins_with(",".join(LEVEL_COLUMNS)),
+        SETTINGS_FILE: begins_with('"references": ['),
+    }
+    try:
+        check_folder(target, "an earlier evaluation's", ours)
+    except OSError as error:
+        raise SystemExit(str(error)) from error
 
 
 def summary(evaluation: Evaluation) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, maybe_convert_to_dataset_name
 
+from nnunetv2_cafr import options
 from nnunetv2_cafr.planning.architecture import token_size
-from nnunetv2_cafr.planning.memory import GB
+from nnunetv2_cafr.planning.memory import CONTEXT_BYTES, GB
 from nnunetv2_cafr.planning.planner import CAFRPlanner
 
 EXAMPLES = """examples:
@@ -26,9 +27,13 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-d", metavar="DATASET", required=True, help="id or name of the data set")
+    parser.add_argument("-d", type=options.dataset, metavar="DATASET", required=True, help="id or name of the data set")
     parser.add_argument(
-        "--gpu-memory-target", type=float, default=8, metavar="GB", help="memory of the GPU in 10^9 bytes (default 8)"
+        "--gpu-memory-target",
+        type=options.number("memory of a GPU in 10^9 bytes", CONTEXT_BYTES / GB, 1e6, inclusive=False),
+        default=8,
+        metavar="GB",
+        help="memory of the GPU in 10^9 bytes (default 8)",
     )
 
 
@@ -38,9 +43,7 @@ def find_dataset(dataset: str) -> str:
     Raises:
         SystemExit: if there is none, or something is missing that the planner needs.
     """
-    for variable, path in (("nnUNet_raw", nnUNet_raw), ("nnUNet_preprocessed", nnUNet_preprocessed)):
-        if not path.is_set():
-            raise SystemExit(f"{variable} is not set: export {variable}=/path/to/folder")
+    options.require_folders("nnUNet_raw", "nnUNet_preprocessed")
     try:
         name = maybe_convert_to_dataset_name(dataset)
     except (RuntimeError, ValueError) as error:

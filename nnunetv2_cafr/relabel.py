@@ -9,6 +9,8 @@ A label map that cannot be read does not stop the others: it is listed at the en
 """
 
 import argparse
+import shutil
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from nnunetv2.imageio.reader_writer_registry import (
 )
 from tqdm import tqdm
 
+from nnunetv2_cafr.files import write_atomically
 from nnunetv2_cafr.levels.decoding import decode
 from nnunetv2_cafr.levels.files import (
     STATISTICS_FILE,
@@ -30,7 +33,6 @@ from nnunetv2_cafr.levels.files import (
     grid_of,
     read_labels,
     read_probabilities,
-    write_atomically,
 )
 from nnunetv2_cafr.spine import IGNORE, read_spine
 from nnunetv2_cafr.splits.cases import read_json, shorten
@@ -98,8 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
             evidence = read_probabilities(probabilities[case], found, number) if probabilities else None
             decoding = decode(found, spine, grid_of(properties), evidence)
             if decoding.changed:
-                write = partial(_write, reader, decoding.labels, properties)
-                write_atomically(target / path.name, write, ending)
+                write = partial(_write, reader, decoding.labels, properties, ending)
+                write_atomically(target / path.name, write)
             else:
                 copy_atomically(path, target / path.name)
             record.add(case, decoding)
@@ -114,8 +116,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _write(reader: type[BaseReaderWriter], labels: np.ndarray, properties: dict[str, Any], path: Path) -> None:
-    reader().write_seg(labels, str(path), properties)
+def _write(
+    reader: type[BaseReaderWriter], labels: np.ndarray, properties: dict[str, Any], ending: str, path: Path
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # writers go by the ending of a name
+        file = Path(folder) / f"labels{ending}"
+        reader().write_seg(labels, str(file), properties)
+        shutil.copyfile(file, path)
 
 
 def _probabilities(folder: Path | None, cases: list[str]) -> dict[str, Path]:

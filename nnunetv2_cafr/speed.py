@@ -33,8 +33,8 @@ from nnunetv2_cafr.benchmark.jobs import installed
 from nnunetv2_cafr.benchmark.matrix import Matrix
 from nnunetv2_cafr.benchmark.stepping import machine
 from nnunetv2_cafr.cost import count_macs, in_turns, infer, plain_conv_unet
+from nnunetv2_cafr.files import begins_with, check_folder, write_atomically
 from nnunetv2_cafr.network import CAFRNet
-from nnunetv2_cafr.training.checkpoints import write_atomically
 
 SIZES = ((256, 256), (384, 384), (640, 320), (640, 640), (896, 896))  # all fit both networks unpadded
 TARGETS = {(256, 256): 0.40, (640, 320): 0.42, (896, 896): 0.42}  # latency, CAFR / nnU-Net
@@ -150,6 +150,14 @@ def _run(command: Sequence[str]) -> None:
 
 def bench(target: Path, device: str, rounds: int) -> list[Measurement]:
     """Measures everything, writes RESULTS_FILE and GROWTH_FILE into `target`, returns the rows."""
+    try:
+        ours = {
+            RESULTS_FILE: begins_with('"conditions"'),
+            GROWTH_FILE: lambda path: path.with_name(RESULTS_FILE).exists(),
+        }
+        check_folder(target, "an earlier measurement's", ours)
+    except OSError as error:
+        raise SystemExit(str(error)) from error
     target.mkdir(parents=True, exist_ok=True)
     measurements = slices(SIZES, torch.device(device), rounds)
     with tempfile.TemporaryDirectory() as temporary:

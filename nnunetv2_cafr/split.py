@@ -21,7 +21,9 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, find_candidate_datasets
 
+from nnunetv2_cafr import options
 from nnunetv2_cafr.splits.cases import Case, Dataset, find_dataset, read_dataset
+from nnunetv2_cafr.splits.few_cases import few_cases
 from nnunetv2_cafr.splits.stratification import part_sizes, stratify
 from nnunetv2_cafr.splits.writing import SPLITS_FILE, Parts, Split, new_dataset, write_splits
 
@@ -40,13 +42,15 @@ DEFAULT_SEED = 12345  # nnU-Net's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-d", metavar="DATASET", required=True, help="id or name of the raw data set")
+    parser.add_argument(
+        "-d", type=options.dataset, metavar="DATASET", required=True, help="id or name of the raw data set"
+    )
     parser.add_argument("--scheme", default="folds", choices=SCHEMES, help="default folds")
     parser.add_argument("-t", type=int, metavar="ID", help="id of the new data set (--scheme paper)")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help=f"default {DEFAULT_SEED}")
     parser.add_argument(
         "-np",
-        type=int,
+        type=options.processes,
         default=default_num_processes,
         metavar="N",
         help=f"processes that read masks (default {default_num_processes})",
@@ -63,9 +67,10 @@ def divide(dataset: Dataset, scheme: str, seed: int) -> dict[str, list[str]]:
     patients = sorted({case.patient for case in dataset.cases.values()})
     if not part_sizes(len(patients), weights).all():
         needed = next(n for n in range(len(patients), 100) if part_sizes(n, weights).all())
+        instead = few_cases(len(dataset.cases), len(patients), dataset.folder.name)
         raise SystemExit(
             f"{dataset.folder.name} has {len(patients)} patients, --scheme {scheme} needs at least {needed}. If you "
-            "expected more, look at 'patient' in its provenance.json"
+            "expected more, look at 'patient' in its provenance.json." + (f" {instead}." if instead else "")
         )
     row = {patient: index for index, patient in enumerate(patients)}
     holds = np.zeros((len(patients), len(dataset.labels)), bool)
@@ -180,7 +185,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"\nWrote {target}; its files are hard links where that")
         print("is possible: one that is edited in place changes in both data sets.\nNext:")
         print(f"  nnUNetv2_plan_and_preprocess -d {arguments.t}")
-        print(f"  nnUNetv2_train {arguments.t} 2d 0                fold 0 is the only one")
+        print(f"  nnUNetv2_train {arguments.t} 2d 0 -tr nnUNetTrainer_CAFR    fold 0 is the only one")
         return 0
     folders = [folder]
     preprocessed = Path(str(nnUNet_preprocessed)) / folder.name if nnUNet_preprocessed.is_set() else None
@@ -197,5 +202,5 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"Next, for {which}:" if len(folders) > 1 else "Next (planning takes the splits over):")
     if len(folders) == 1:
         print(f"  nnUNetv2_plan_and_preprocess -d {dataset_id}")
-    print(f"  nnUNetv2_train {dataset_id} 2d 0")
+    print(f"  nnUNetv2_train {dataset_id} 2d 0 -tr nnUNetTrainer_CAFR")
     return 0

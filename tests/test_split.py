@@ -398,6 +398,24 @@ def test_bad_options(raw: Path, options: tuple[str, ...], message: str) -> None:
     assert tree(raw.parents[1]) == before
 
 
+def test_next_names_our_trainer(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    assert "nnUNetv2_train 42 2d 0 -tr nnUNetTrainer_CAFR" in capsys.readouterr().out
+
+
+def test_too_few_patients_are_told_what_nnunet_will_do(raw: Path) -> None:
+    change(raw / "provenance.json", cases={f"case_{number:02d}": {"patient": f"p{number % 3}"} for number in range(24)})
+    with pytest.raises(SystemExit, match=r"3 patients, .* train and validate on the same patients.* 2d all -tr"):
+        run()
+
+
+def test_values_beside_whole_numbers_are_shown_as_they_are(raw: Path) -> None:
+    mask = np.full((4, 4, 4), np.nextafter(np.float32(3), 0))
+    sitk.WriteImage(sitk.GetImageFromArray(mask), raw / "labelsTr" / "case_03.mha")
+    with pytest.raises(SystemExit, match=r"case_03.mha holds 1 values .* casts down: 2.9999998 as 2\. Round the mask"):
+        run()
+
+
 # Bad input
 
 

@@ -16,13 +16,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
+from nnunetv2_cafr import options
 from nnunetv2_cafr.benchmark import fairness, planning, reporting, workflow
 from nnunetv2_cafr.benchmark.arms import ARMS, BUDGETS, parse_budget
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Clock
 from nnunetv2_cafr.benchmark.jobs import jobs_of, missing, timing
 from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE, Matrix, compared
+from nnunetv2_cafr.evaluation.report import check_folder as check_report
+from nnunetv2_cafr.files import check_folder
 from nnunetv2_cafr.splits.cases import find_dataset
 
 EXAMPLES = """examples:
@@ -34,21 +36,29 @@ EXAMPLES = """examples:
   nnUNetv2_cafr benchmark -d 511 --budget full --jobs 50 -- --executor slurm \\
       --default-resources slurm_partition=gpu runtime=2880 mem_mb=48000 cpus_per_task=12 --retries 5
 """
-ENVIRONMENT = {"nnUNet_raw": nnUNet_raw, "nnUNet_preprocessed": nnUNet_preprocessed, "nnUNet_results": nnUNet_results}
+ENVIRONMENT = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 # Parts of a benchmark that its folder stands for; arms, folds and the like may grow.
 FIXED = ("dataset", "configuration", "plans", "budget")
 SECONDS = "budget_seconds"  # may be added to a benchmark, and not be changed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-d", metavar="DATASET", required=True, help="id or name of the data set")
-    parser.add_argument("-c", metavar="CONFIGURATION", default="2d", help="default 2d")
-    parser.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="plans of all arms (default nnUNetPlans)")
+    parser.add_argument("-d", type=options.dataset, metavar="DATASET", required=True, help="id or name of the data set")
+    parser.add_argument("-c", type=options.configuration, metavar="CONFIGURATION", default="2d", help="default 2d")
+    parser.add_argument(
+        "-p",
+        type=options.plans,
+        metavar="PLANS",
+        default="nnUNetPlans",
+        help="plans of all arms (default nnUNetPlans)",
+    )
     parser.add_argument(
         "--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help=f"default all: {', '.join(ARMS)}"
     )
-    parser.add_argument("-f", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="FOLD", help="default 0 1 2 3 4")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="default 0")
+    parser.add_argument(
+        "-f", type=options.fold, nargs="+", default=[0, 1, 2, 3, 4], metavar="FOLD", help="default 0 1 2 3 4"
+    )
+    parser.add_argument("--seeds", type=options.seed, nargs="+", default=[0], metavar="SEED", help="default 0")
     parser.add_argument(
         "--budget",
         type=_budget,
@@ -58,10 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget-seconds",
         type=_seconds,
-        default="",
         metavar="S",
         help="compare a second time, with trainings that take as many seconds of stepping on this machine; or the arm "
         "whose training of --budget gives the seconds",
+    )
+    parser.add_argument(
+        "--measure-seconds",
+        action="store_true",
+        help="with --budget-seconds: measure seconds per step, print each arm's length, and end. The machine has to be "
+        "quiet for this, and need not be for the trainings",
     )
     parser.add_argument(
         "--train-fraction",
@@ -72,13 +87,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also train on this share of the patients, whole percents such as 0.1 0.25 (default 1)",
     )
     parser.add_argument(
-        "--external", nargs="+", default=[], metavar="DATASET", help="raw data sets that every arm predicts untrained"
+        "--external",
+        type=options.dataset,
+        nargs="+",
+        default=[],
+        metavar="DATASET",
+        help="raw data sets that every arm predicts untrained",
     )
     parser.add_argument("-device", default=None, choices=["cpu", "cuda", "mps"], help="default: cuda if there is one")
     parser.add_argument(
         "-o", type=Path, metavar="FOLDER", help="folder of the benchmark (default benchmark_DATASET_BUDGET)"
     )
-    parser.add_argument("--jobs", type=int, metavar="N", help="jobs at a time (default one per GPU, else 1)")
+    parser.add_argument(
+        "--jobs",
+        type=options.whole_number("number of jobs"),
+        metavar="N",
+        help="jobs at a time (default one per GPU, else 1)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are left to run, and end")
     parser.add_argument("snakemake", nargs="*", metavar="-- SNAKEMAKE OPTIONS", help="for example --executor slurm ...")
 
@@ -97,16 +122,17 @@ def _seconds(text: str) -> str:
 
 
 def _percent(text: str) -> int:
-    percent = float(text) * 100
+    try:
+        percent = float(text) * 100
+    except ValueError:
+        percent = 0.0
     if not 1 <= percent <= 100 or abs(percent - round(percent)) > 1e-6:
         raise argparse.ArgumentTypeError(f"a share is 0.01, 0.02, ... 1, got {text}")
     return round(percent)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    for name, value in ENVIRONMENT.items():
-        if not value.is_set():
-            raise SystemExit(f"{name} is not set: export {name}=/path/to/folder")
+    options.require_folders(*ENVIRONMENT)
     matrix = Matrix(
         dataset=find_dataset(arguments.d).name,
         configuration=arguments.c,
@@ -118,12 +144,16 @@ def run(arguments: argparse.Namespace) -> int:
         percents=tuple({100, *arguments.train_fraction}),
         externals=tuple(find_dataset(dataset).name for dataset in arguments.external),
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        budget_seconds=arguments.budget_seconds,
+        budget_seconds=arguments.budget_seconds or "",
     )
+    if arguments.measure_seconds and not matrix.budget_seconds:
+        raise SystemExit("--measure-seconds belongs to --budget-seconds: the lengths that follow from the seconds")
     names = [arm.name for arm in compared(matrix.selected_arms())]
     if matrix.budget_seconds in ARMS and matrix.budget_seconds not in names:
         raise SystemExit(f"--budget-seconds {matrix.budget_seconds} is no arm of this comparison: add it to --arms")
     folder = (arguments.o or Path(f"benchmark_{matrix.dataset}_{matrix.budget}")).resolve()
+    if problem := fairness.impossible_folds(matrix):
+        raise SystemExit(f"Nothing was started: {problem}")
     matrix = replace(matrix, clock=Clock.read(folder))
     jobs = jobs_of(matrix, folder)
     if arguments.dry_run:
@@ -146,6 +176,8 @@ def run(arguments: argparse.Namespace) -> int:
         jobs = jobs_of(matrix, folder)
     for line in lengths(matrix):
         print(line)
+    if arguments.measure_seconds:
+        return 0
     print(
         f"{len(missing(jobs))} of {len(jobs)} jobs are left to do; their output goes to {folder / 'logs'}", flush=True
     )
@@ -178,8 +210,12 @@ def _claim(folder: Path, matrix: Matrix) -> None:
             differing.append(f"{SECONDS} {found[SECONDS]}, not {wanted[SECONDS]}")
         if differing:
             raise SystemExit(f"{folder} holds a benchmark of {'; '.join(differing)}: choose another -o")
-    elif folder.exists() and any(folder.iterdir()):
-        raise SystemExit(f"{folder} is not empty and holds no benchmark: choose another -o. Nothing was touched")
+    try:
+        if not (folder / MATRIX_FILE).is_file():
+            check_folder(folder, "a benchmark's", {})
+        check_report(folder / reporting.REPORT)
+    except OSError as error:
+        raise SystemExit(f"{error} (-o). Nothing was touched") from error
     folder.mkdir(parents=True, exist_ok=True)
     matrix.write(folder)
 

@@ -19,7 +19,8 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunetv2_cafr.benchmark.arms import OWN_PLANS, RECIPE
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
-from nnunetv2_cafr.splits.cases import find_dataset, patients_of
+from nnunetv2_cafr.splits.cases import case_files, find_dataset, patients_of, read_json
+from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE
 
 Record = dict[str, Any]
@@ -165,6 +166,28 @@ def _wrong_plans(matrix: Matrix) -> Iterator[str]:
             f"the plans do not share one spacing: {dict(spacings)}; give nnUNetv2_plan_experiment -pl ... the "
             f"-overwrite_target_spacing that {matrix.plans} had"
         )
+
+
+def impossible_folds(matrix: Matrix) -> str | None:
+    """Why some of the folds can't exist, known from the raw data set alone; None if nothing speaks against them."""
+    files = [folder / "splits_final.json" for folder in (matrix.preprocessed, matrix.raw)]
+    file = next((file for file in files if file.is_file()), None)
+    if file is not None:
+        number = len(json.loads(file.read_text(encoding="utf-8")))
+        wanted = [str(fold) for fold in matrix.folds if fold >= number]
+        there = " ".join(map(str, range(number)))
+        return f"{file} has no fold {', '.join(wanted)}: give those that it has, -f {there}" if wanted else None
+    if wanted := [str(fold) for fold in matrix.folds if fold >= FOLDS]:
+        return f"there is no fold {', '.join(wanted)}: nnUNetv2_cafr split makes {FOLDS}, 0 to {FOLDS - 1}"
+    cases = list(case_files(matrix.raw, read_json(matrix.raw / "dataset.json")))
+    patients = len(set(patients_of(matrix.dataset, cases).values()))
+    if few_cases(len(cases), patients, matrix.dataset) is None:
+        return None
+    return (
+        f"{matrix.dataset} has {len(cases)} training cases of {patients} patients, too few for {FOLDS} folds: write a "
+        f'{files[1]} with those that you want, [{{"train": ["CASE", ...], "val": ["CASE", ...]}}, ...], and name them '
+        "by -f"
+    )
 
 
 def _wrong_splits(matrix: Matrix) -> Iterator[str]:

@@ -13,12 +13,14 @@ from nnunetv2_cafr.benchmark.arms import RECIPE
 from nnunetv2_cafr.benchmark.jobs import COST_FILE, EQUAL_SECONDS, external_section, score_folder, section_of
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training, compared
 from nnunetv2_cafr.evaluation.reading import label_table
-from nnunetv2_cafr.evaluation.report import write_report
+from nnunetv2_cafr.evaluation.report import check_folder, write_report
 from nnunetv2_cafr.evaluation.scores import Evaluation
 from nnunetv2_cafr.evaluation.study import CaseFiles, Cost, Curve, Lengths, Section, Study
 from nnunetv2_cafr.splits.cases import find_dataset
 from nnunetv2_cafr.splits.writing import SPLITS_FILE
 from nnunetv2_cafr.training.record import CURVES_FILE
+
+REPORT = "report"  # folder of the page
 
 
 def report(folder: Path, command: str) -> Path:
@@ -28,10 +30,11 @@ def report(folder: Path, command: str) -> Path:
         SystemExit: if a training or a score is missing, or they were not made under equal conditions.
     """
     matrix = Matrix.read(folder)
-    fairness.check_after(matrix)
     try:
-        return write_report(study_of(matrix, folder, command), folder / "report")
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        check_folder(folder / REPORT)
+        fairness.check_after(matrix)
+        return write_report(study_of(matrix, folder, command), folder / REPORT)
+    except (ValueError, OSError) as error:
         raise SystemExit(f"No report: {error}") from error
 
 
@@ -72,9 +75,9 @@ def _sections(matrix: Matrix, folder: Path) -> Iterator[Section]:
         yield Section(key, title, note, _scores(matrix, folder, key, folds))
     if matrix.budget_seconds:
         note = (
-            f"The same cases, predicted by trainings that take {matrix.seconds:,.0f} s of stepping each, in whole epochs, "
-            f"as measured in turns before them: a cheaper step gives more of them. Validation, reading and augmentation "
-            "are not counted."
+            f"The same cases, predicted by trainings that take {matrix.seconds:,.0f} s of stepping each, to the "
+            "nearest epoch, as measured in turns before them: a cheaper step gives more of them. Reading, augmentation "
+            "and nnU-Net's validation are not counted."
         )
         title = f"Equal seconds: {matrix.seconds:,.0f} s"
         scores = _scores(matrix, folder, EQUAL_SECONDS, folds, [arm.name for arm in compared(matrix.selected_arms())])
@@ -204,9 +207,10 @@ def _notes(matrix: Matrix) -> list[str]:
             "equal seconds'."
         )
     if matrix.length.epochs is not None:
+        every = "At equal iterations every" if matrix.budget_seconds else "Every"
         notes.append(
-            f"At equal iterations every arm trained for {matrix.length.steps}, where nnU-Net's own length is 1000 epochs of 250. A ranking "
-            "after a short training is one of how fast arms learn; nothing here says how a full training would end."
+            f"{every} arm trained for {matrix.length.steps}, where nnU-Net's own length is 1000 epochs of 250. A "
+            "ranking after a short training is one of how fast arms learn; nothing here says how a full one would end."
         )
     return notes
 

@@ -12,6 +12,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,20 +30,24 @@ from torch import nn
 from torch.nn import functional as F
 
 from nnunetv2_cafr.deployment.description import FORMAT, Description, checksum, description_file
+from nnunetv2_cafr.deployment.orders import order_to_predict_in, warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
-from nnunetv2_cafr.deployment.studies import find_studies, preprocess
+from nnunetv2_cafr.deployment.studies import UnusableStudyError, find_studies, preprocess
+from nnunetv2_cafr.deployment.training_orders import orders_of_training
+from nnunetv2_cafr.files import check_place, describe_failure, sha256, write_atomically
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import crop_to
 from nnunetv2_cafr.network.padding import Padded
 from nnunetv2_cafr.network.swin_unet import SwinUNet
 from nnunetv2_cafr.network.trans_unet import TransUNet
-from nnunetv2_cafr.training.checkpoints import refuse_code, write_atomically
+from nnunetv2_cafr.training.checkpoints import refuse_code
 
 EXAMPLES = """examples:
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
   nnUNetv2_cafr export -d 511 -c 2d -tr nnUNetTrainer -o stock.onnx     all five folds, nnU-Net's own network
 """
 
+FOLDS = ["0", "1", "2", "3", "4"]
 TOLERANCE = 1e-4  # largest error that may come from the order of sums, as a share of the largest logit; ours
 CASES_COMPARED = 2
 BYTES_PER_FILE = 2**31 - 1  # of ONNX
@@ -92,25 +97,28 @@ class Comparison:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", required=True, metavar="DATASET", help="id or name of the data set")
     parser.add_argument("-c", required=True, metavar="CONFIGURATION", help="configuration, such as 2d")
-    parser.add_argument(
-        "-f", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="folds to average (default 0 1 2 3 4)"
-    )
+    parser.add_argument("-f", nargs="+", default=FOLDS, metavar="FOLD", help=f"folds to average ({' '.join(FOLDS)})")
     parser.add_argument("-tr", default="nnUNetTrainer_CAFR", metavar="TRAINER", help="default nnUNetTrainer_CAFR")
     parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans identifier (default nnUNetPlans)")
-    parser.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="default checkpoint_final.pth")
+    parser.add_argument("-chk", default="checkpoint_final.pth", metavar="NAME", help="default checkpoint_final.pth")
     parser.add_argument("-o", type=Path, required=True, metavar="FILE", help="ONNX file; a JSON file goes beside it")
 
 
 def run(arguments: argparse.Namespace) -> int:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(name)
-    refuse_foreign(arguments.o)
+    if not arguments.chk.endswith(".pth"):
+        arguments.chk += ".pth"
     try:
+        refuse_foreign(arguments.o)
         folder = Path(get_output_folder(arguments.d, arguments.tr, arguments.p, arguments.c))
         predictor = load_folds(folder, arguments.f, arguments.chk)
+        description = Description({**describe(predictor, arguments), **voxel_orders(predictor, folder)})
+        refuse_another(arguments.o, description)
     except (RuntimeError, ValueError, OSError) as error:
         raise SystemExit(f"Nothing was exported. {error}") from error
-    description = Description(describe(predictor, arguments))
+    if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
+        print(warning)
     volumes, source = load_samples(description)
     ensemble = ensemble_of(predictor)
     program, comparison, sizes = export_compared(ensemble, description, volumes, source)
@@ -130,9 +138,12 @@ def run(arguments: argparse.Namespace) -> int:
         "sha256": checksum(program),
     }
     text = json.dumps(content, indent=1)
-    arguments.o.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.o, lambda partial: partial.write_bytes(program))
-    write_atomically(description_file(arguments.o), lambda partial: partial.write_text(text, encoding="utf-8"))
+    try:
+        arguments.o.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(arguments.o, lambda partial: partial.write_bytes(program))
+        write_atomically(description_file(arguments.o), lambda partial: partial.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise SystemExit(describe_failure(arguments.o, error)) from error
     print(f"Wrote {arguments.o} ({len(program) / 2**20:.0f} MB, sizes: {sizes}) and {description_file(arguments.o)}")
     return 0
 
@@ -141,20 +152,43 @@ def refuse_foreign(target: Path) -> None:
     """Makes sure that nothing but an earlier export is overwritten.
 
     Raises:
-        SystemExit: if `target` is no name for an ONNX file, or it or its JSON file is there and not of an export.
+        ValueError: if `target` is no name for an ONNX file.
+        OSError: if it or its JSON file is there and not of an export, or nothing can be written there.
     """
     if target.suffix != ".onnx":
-        raise SystemExit(f"-o {target}: expected a file name that ends in .onnx")
+        raise ValueError(f"-o {target}: expected a file name that ends in .onnx")
+    check_place(target)
     description = description_file(target)
-    if not target.exists() and not description.exists():
-        return
+    there = [path for path in (target, description) if os.path.lexists(path)]
+    if there and (target.is_symlink() or description.is_symlink() or _earlier_export(target) is None):
+        raise FileExistsError(
+            f"{there[0]} is there and is no export of nnUNetv2_cafr: move it away, or choose another name"
+        )
+
+
+def refuse_another(target: Path, description: Description) -> None:
+    """Makes sure that an export is only replaced by one of the same training.
+
+    Raises:
+        FileExistsError: if `target` is the export of another one; says which.
+    """
+    keys = ("dataset", "configuration", "plans_name", "trainer", "folds", "checkpoint")
+    earlier, new = _earlier_export(target), description.content
+    if earlier is not None and (differs := [key for key in keys if earlier.get(key) != new[key]]):
+        of = ", ".join(f"{key} {earlier.get(key)} (not {new[key]})" for key in differs)
+        raise FileExistsError(f"{target} is the export of another training: {of}. Choose another name, or move it away")
+
+
+def _earlier_export(target: Path) -> dict[str, Any] | None:
+    """What the JSON file of an export says, if `target` is one: the network is the one it describes, or not there."""
     try:
-        content = json.loads(description.read_text(encoding="utf-8"))
+        content = json.loads(description_file(target).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        content = None
+        return None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = target if target.exists() else description
-        raise SystemExit(f"{found} is there and is no export of nnUNetv2_cafr: move it away, or choose another name")
+        return None
+    whole = target.is_file() and sha256(target) == content.get("sha256")
+    return content if whole or not target.exists() else None
 
 
 def load_folds(folder: Path, folds: Sequence[str], checkpoint_name: str) -> nnUNetPredictor:
@@ -169,7 +203,7 @@ def load_folds(folder: Path, folds: Sequence[str], checkpoint_name: str) -> nnUN
         raise ValueError(f"There is no trained model in {folder}: are -d, -c, -tr and -p those of its training?")
     checkpoints = [folder / f"fold_{fold}" / checkpoint_name for fold in folds]
     if missing := [checkpoint for checkpoint in checkpoints if not checkpoint.is_file()]:
-        raise ValueError(f"There is no {', no '.join(map(str, missing))}: name the folds that are trained by -f")
+        raise ValueError(f"There is no {', no '.join(map(str, missing))}. {_trained(folder, checkpoint_name)}")
     for checkpoint in checkpoints:
         refuse_code(checkpoint)
     with silent():  # it tells of the device, and where it looks for the trainer
@@ -178,6 +212,16 @@ def load_folds(folder: Path, folds: Sequence[str], checkpoint_name: str) -> nnUN
     if predictor.configuration_manager.previous_stage_name is not None:
         raise ValueError(f"{folder} holds the second stage of a cascade; only networks that read images are exported")
     return predictor
+
+
+def _trained(folder: Path, checkpoint_name: str) -> str:
+    """What there is to export, in words."""
+    there = {place.name.removeprefix("fold_"): place for place in sorted(folder.glob("fold_*")) if place.is_dir()}
+    if with_it := [fold for fold, place in there.items() if (place / checkpoint_name).is_file()]:
+        return f"It is there for -f {' '.join(with_it)}"
+    names = {fold: [file.name for file in sorted(place.glob("checkpoint_*.pth"))] for fold, place in there.items()}
+    others = [f"-f {fold} -chk {name}" for fold in names for name in names[fold]]
+    return f"There are: {', '.join(others)}" if others else "No fold has a checkpoint yet: train first"
 
 
 def describe(predictor: nnUNetPredictor, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -205,20 +249,35 @@ def describe(predictor: nnUNetPredictor, arguments: argparse.Namespace) -> dict[
     }
 
 
+def voxel_orders(predictor: nnUNetPredictor, folder: Path) -> dict[str, Any]:
+    """In which voxel orders the training cases are stored, and which one prediction turns scans to."""
+    plans, settings = predictor.plans_manager, predictor.configuration_manager
+    counts = orders_of_training(
+        folder, plans.dataset_name, settings.data_identifier, predictor.dataset_json["file_ending"]
+    )
+    order = order_to_predict_in(plans.plans["image_reader_writer"], counts)
+    return {"voxel_order": order, "training_voxel_orders": counts}
+
+
 def load_samples(description: Description) -> tuple[list[np.ndarray], str]:
     """A few preprocessed cases (c, d, h, w) of the data set, or raw ones, preprocessed here, or noise; and which."""
     dataset, settings = description.content["dataset"], description.configuration
     preprocessed = Path(nnUNet_preprocessed.get() or "") / dataset / settings.data_identifier
     images = Path(nnUNet_raw.get() or "") / dataset / "imagesTr"
+    names: list[str] = []
+    volumes: list[np.ndarray] = []
     if nnUNet_preprocessed.is_set() and preprocessed.is_dir() and any(preprocessed.iterdir()):
         cases = infer_dataset_class(str(preprocessed))(str(preprocessed))
         names = list(cases.identifiers)[:CASES_COMPARED]
         volumes = [np.asarray(cases.load_case(name)[0]) for name in names]
     elif nnUNet_raw.is_set() and images.is_dir() and any(images.iterdir()):
-        studies = find_studies([images], description)[:CASES_COMPARED]
-        names = [study.name for study in studies]
-        volumes = [preprocess(study, description)[0] for study in studies]
-    else:
+        for study in find_studies([images], description, notify=lambda text: None):
+            with contextlib.suppress(UnusableStudyError):
+                volumes.append(preprocess(study, description)[0])
+                names.append(study.name)
+            if len(names) == CASES_COMPARED:
+                break
+    if not volumes:
         depth = [1] * (3 - len(settings.patch_size))
         shape = (len(description.channel_names), *depth, *settings.patch_size)
         noise = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)

@@ -13,9 +13,12 @@ import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice
 
 from nnunetv2_cafr.deployment.description import Description
+from nnunetv2_cafr.deployment.orders import ORDER_READ
+from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.decoding import Decoding, Evidence, decode
-from nnunetv2_cafr.levels.files import Record, grid_of
+from nnunetv2_cafr.levels.files import Record, grid_of, grid_of_affine
 from nnunetv2_cafr.spine import read_spine
+from nnunetv2_cafr.voxel_order import affine_of, turned_affine
 
 SAMPLED = 5000  # voxels of a slice
 
@@ -33,6 +36,7 @@ class LevelDecoder:
         except ValueError as error:
             raise SystemExit(f"--levels cannot be used with {model}: {error}. Predict without it") from error
         self.transpose_backward = description.plans.transpose_backward
+        self.voxel_order = description.voxel_order
         self.record = Record(folder, {"network": str(model)})
         self.start()
 
@@ -59,7 +63,12 @@ class LevelDecoder:
         self._depth += len(labels)
 
     def decode(self, segmentation: np.ndarray, properties: Mapping[str, Any]) -> Decoding:
-        """Decodes the study whose slabs were seen since `start`; `segmentation` (z, y, x) is its label map."""
+        """Decodes the study whose slabs were seen since `start`.
+
+        Args:
+            segmentation: its label map (z, y, x), in the network's voxel order.
+            properties: as `read_in_order` gives them.
+        """
         index = np.concatenate(self._index)
         probabilities = np.concatenate(self._probabilities)
         box = bounding_box_to_slice(properties["bbox_used_for_cropping"])
@@ -67,4 +76,11 @@ class LevelDecoder:
         voxels = np.ravel_multi_index(tuple(index.T), segmentation.shape)
         order = np.argsort(voxels)
         evidence = Evidence(voxels[order], probabilities[order])
-        return decode(segmentation, self.spine, grid_of(properties), evidence)
+        return decode(segmentation, self.spine, self._grid(segmentation, properties), evidence)
+
+    def _grid(self, segmentation: np.ndarray, properties: Mapping[str, Any]) -> Grid:
+        stored, affine = properties.get(ORDER_READ), affine_of(properties)
+        if stored is None or affine is None or self.voxel_order is None:
+            return grid_of(properties)
+        # Where the corner lies does not matter, so that the turned array's shape will do for the stored one's.
+        return grid_of_affine(turned_affine(affine, segmentation.shape, stored, self.voxel_order))

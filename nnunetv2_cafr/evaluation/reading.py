@@ -12,8 +12,10 @@ import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunetv2_cafr.quality.levels import is_spine_table
+from nnunetv2_cafr.voxel_order import affine_of, largest_shift, turned_onto
 
 IGNORE = "ignore"  # nnU-Net's name for voxels that nobody annotated
+SHIFT_TOLERANCE = 0.05  # of the smallest spacing, between corners of two label maps in one place
 
 Label = int | tuple[int, ...]  # a tuple is a region: the union of these labels
 
@@ -76,6 +78,12 @@ def read_pair(pair: CasePair, classes: Classes, reader: type[BaseReaderWriter]) 
     ignore = set() if classes.ignore is None else {classes.ignore}
     reference, grid = _read(pair.reference, classes.values | ignore, reader)
     prediction, other = _read(pair.prediction, classes.values, reader)
+    affine, of_prediction = grid.pop("affine"), other.pop("affine")
+    if affine is not None and of_prediction is not None:
+        turned, of_turned = turned_onto(prediction, of_prediction, affine)
+        shift = largest_shift(affine, of_turned, reference.shape)
+        if turned.shape == reference.shape and shift <= SHIFT_TOLERANCE * min(grid["spacing"]):
+            prediction, other = turned, grid  # the same place, perhaps in another voxel order
     differences = [
         f"{key} {_words(value)} and {_words(other.get(key))}"
         for key, value in grid.items()
@@ -86,8 +94,8 @@ def read_pair(pair: CasePair, classes: Classes, reader: type[BaseReaderWriter]) 
     if differences:
         raise ValueError(
             f"{pair.reference} and {pair.prediction} lie on different grids: {'; '.join(differences)}. Expected is a "
-            "prediction on the reference's own grid, as nnUNetv2_predict writes it; resample it, or look whether the "
-            "two belong together"
+            "prediction on the reference's own grid, in whatever voxel order, as nnUNetv2_predict writes it; resample "
+            "it, or look whether the two belong together"
         )
     if classes.ignore is not None:
         ignored = reference == classes.ignore
@@ -97,7 +105,7 @@ def read_pair(pair: CasePair, classes: Classes, reader: type[BaseReaderWriter]) 
 
 
 def _read(path: Path, allowed: frozenset[int], reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:
-    """Label map, and what tells its grid from another: shape, spacing, and the header's geometry."""
+    """Label map, and what tells its grid from another: shape, spacing, the header's geometry, and affine or None."""
     if path.suffix == ".gz":  # SimpleITK returns zeros for what is missing of a truncated file
         try:
             with gzip.open(path) as stream:
@@ -108,7 +116,13 @@ def _read(path: Path, allowed: frozenset[int], reader: type[BaseReaderWriter]) -
     values, properties = reader().read_seg(str(path))
     labels = values[0].astype(np.int32)
     if not np.array_equal(labels, values[0]):
-        raise ValueError(f"{path} holds values that are no integers; expected is a label map")
+        between = np.unique(values[0][values[0] != labels])
+        shown = ", ".join(np.format_float_positional(value, trim="-") for value in between[:5])
+        more = f" and {len(between) - 5} more" if len(between) > 5 else ""
+        raise ValueError(
+            f"{path} holds {shown}{more}, which are no integers; expected is a label map. Round it and store it "
+            "as integers, or export it again without interpolation"
+        )
     foreign = sorted(set(pd.unique(labels.ravel()).tolist()) - allowed - {0})
     if foreign:
         raise ValueError(
@@ -116,7 +130,8 @@ def _read(path: Path, allowed: frozenset[int], reader: type[BaseReaderWriter]) -
             "the dataset.json that it belongs to"
         )
     header = properties.get("sitk_stuff") or properties.get("nibabel_stuff") or {}
-    return labels, {"shape": labels.shape, **header, "spacing": properties["spacing"]}
+    grid = {"shape": labels.shape, **header, "spacing": properties["spacing"], "affine": affine_of(properties)}
+    return labels, grid
 
 
 def _words(values: Any) -> str:

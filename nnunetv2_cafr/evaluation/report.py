@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from nnunetv2_cafr import files as ownership
 from nnunetv2_cafr.evaluation import figures, tables
 from nnunetv2_cafr.evaluation.analysis import SIGNIFICANCE, FamilyResults, analyse
 from nnunetv2_cafr.evaluation.figures import Figure
@@ -23,6 +24,7 @@ from nnunetv2_cafr.evaluation.pictures import OutlinedSlice, outlined_slice
 from nnunetv2_cafr.evaluation.statistics import DRAWS, Estimate, detectable_difference, least_p
 from nnunetv2_cafr.evaluation.study import Arm, CaseFiles, Section, Study
 from nnunetv2_cafr.evaluation.tables import MISSING, TEXT, Column, Row, Table, Value, interval_text, number, p_text
+from nnunetv2_cafr.files import begins_with
 
 GENERATOR = "nnUNetv2_cafr report"  # by this mark a folder is known as one of ours
 PAGE, TABLES = "report.html", "tables"
@@ -39,7 +41,7 @@ def write_report(study: Study, folder: Path) -> Path:
     The folder changes in one step, when all is written.
 
     Raises:
-        FileExistsError: if the folder holds anything but a report; nothing is overwritten.
+        OSError: if the folder holds anything but a report; nothing is overwritten.
         ValueError: if an arm lacks cases that another one has, or the study has no scores.
     """
     check_folder(folder)
@@ -47,11 +49,15 @@ def write_report(study: Study, folder: Path) -> Path:
     partial, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    (partial / TABLES).mkdir(parents=True)
-    (partial / PAGE).write_text(page, encoding="utf-8")
-    for table in written:
-        for ending, text in (("csv", table.csv()), ("tex", table.latex()), ("md", table.markdown())):
-            (partial / TABLES / f"{table.key}.{ending}").write_text(text, encoding="utf-8")
+    try:
+        (partial / TABLES).mkdir(parents=True)
+        (partial / PAGE).write_text(page, encoding="utf-8")
+        for table in written:
+            for ending, text in (("csv", table.csv()), ("tex", table.latex()), ("md", table.markdown())):
+                (partial / TABLES / f"{table.key}.{ending}").write_text(text, encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)
@@ -60,22 +66,12 @@ def write_report(study: Study, folder: Path) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises FileExistsError if `folder` is a file, or holds anything but an earlier report."""
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; give a folder")
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    foreign = [name for name in there if name not in (PAGE, TABLES)]
-    if there and not foreign:
-        page = folder / PAGE
-        if not page.is_file() or f'content="{GENERATOR}"' not in page.read_text("utf-8", "replace")[:2000]:
-            foreign = there
-    if (folder / TABLES).is_dir():
-        foreign += [f.name for f in sorted((folder / TABLES).iterdir()) if f.suffix not in (".csv", ".tex", ".md")]
-    if foreign:
-        raise FileExistsError(
-            f"{folder} holds {', '.join(foreign[:3])}, which is not an earlier report's; nothing is overwritten. "
-            "Give a new folder"
-        )
+    """Raises OSError if `folder` is a file, holds anything but an earlier report, or cannot be written to."""
+    whose = "an earlier report's"
+    ownership.check_folder(folder, whose, {PAGE: begins_with(f'content="{GENERATOR}"'), TABLES: Path.is_dir})
+    if (inner := folder / TABLES).is_dir():
+        ours = {file.name: Path.is_file for file in inner.iterdir() if file.suffix in (".csv", ".tex", ".md")}
+        ownership.check_folder(inner, whose, ours)
 
 
 def render(study: Study) -> tuple[str, list[Table]]:
@@ -161,13 +157,17 @@ class _Page:
 
     def _verdict(self, families: Sequence[FamilyResults]) -> Iterator[str]:
         yield '<div class="verdicts">' + "".join(map(self._verdict_of, families)) + "</div>"
+        if self.study.lengths:
+            when = f"At {self.study.lengths.seconds:,.0f} s of stepping: "
+            second = self.families[self.study.lengths.section]
+            yield '<div class="verdicts">' + "".join(self._verdict_of(family, when) for family in second) + "</div>"
         yield '<div class="sentence">' + "".join(f"<p>{line}</p>" for line in self._conclusions(families)) + "</div>"
         for index, family in enumerate(families):
             if family.reference:
                 yield _figure(figures.overview(f"overview-{index}", family, self.study.costs))
 
-    def _verdict_of(self, family: FamilyResults) -> str:
-        title = f"{escape(family.name)} augmentation family, {_count(len(family.arms), 'arm')}, "
+    def _verdict_of(self, family: FamilyResults, when: str = "") -> str:
+        title = f"{when}{escape(family.name)} augmentation family, {_count(len(family.arms), 'arm')}, "
         title = f"<h3>{title}{_count(family.patients, 'patient')}</h3>"
         found = family.measures.get(DICE.key)
         if found is None:

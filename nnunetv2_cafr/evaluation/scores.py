@@ -71,15 +71,21 @@ class Evaluation:
     def write(self, folder: Path) -> None:
         """Writes the three files, over earlier ones; where the settings stand, all three belong together."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SETTINGS_FILE).unlink(missing_ok=True)
-        for name, text in (
-            (CLASSES_FILE, self.classes.to_csv(index=False)),
-            (LEVELS_FILE, self.levels.to_csv(index=False)),
-            (SETTINGS_FILE, json.dumps(self.settings, indent=2) + "\n"),
-        ):
-            partial = folder / f".{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(folder / name)
+        texts = {
+            CLASSES_FILE: self.classes.to_csv(index=False),
+            LEVELS_FILE: self.levels.to_csv(index=False),
+            SETTINGS_FILE: json.dumps(self.settings, indent=2) + "\n",
+        }
+        partials = {name: folder / f".{name}.partial" for name in texts}
+        try:
+            for name, text in texts.items():
+                partials[name].write_text(text, encoding="utf-8")
+            (folder / SETTINGS_FILE).unlink(missing_ok=True)
+            for name, partial in partials.items():
+                partial.replace(folder / name)
+        finally:
+            for partial in partials.values():
+                partial.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: Path) -> "Evaluation":

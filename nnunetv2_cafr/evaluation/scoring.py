@@ -56,8 +56,8 @@ DEFINITIONS = {
         f"sacrum) of the Dice of vertebra and instance. found: that Dice is at least {FOUND_DICE:g}. right_level: "
         "found, and most of the shared voxels carry the reference's level; shifted_up, shifted_down: the next level "
         "towards the head, the feet. all_right: 1 where every vertebra of the reference is found at the right level. "
-        "structures: vertebrae and discs of the reference; own_label_wins: of these, where no other label has as many of "
-        "the structure's voxels, background aside"
+        "structures: vertebrae and discs of the reference; own_label_wins: of these, where no other label has as many "
+        "of the structure's voxels, background aside"
     ),
     "ignore": "voxels with the ignore label in the reference are background in both label maps",
     "single slices": "an image of one slice is 2-D: its volumes are areas in mm^2",

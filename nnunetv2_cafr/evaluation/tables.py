@@ -274,9 +274,9 @@ def side_by_side(
                     values += [iterations[arm.name], side.means[arm.name], difference, p]
                 rows.append(Row(values, f"{family.name}: {found.measure.heading}, {_better(found.measure)}"))
     caption = (
-        f"The same arms trained for equal iterations, and for as many as take {lengths.seconds:,.0f} s of stepping. Mean "
-        f"over patients [{CONFIDENCE} % bootstrap interval]; differences paired by patient, Holm over the arms of one "
-        f"group and side. Seconds a step: {lengths.conditions}."
+        f"The same arms trained for equal iterations, and for as many as take {lengths.seconds:,.0f} s of stepping. "
+        f"Mean over patients [{CONFIDENCE} % bootstrap interval]; differences paired by patient, Holm over the arms of "
+        f"one group and side. Seconds a step: {lengths.conditions}."
     )
     return Table("equal_seconds", "Equal iterations beside equal seconds", caption, columns, rows, "measure")
 
@@ -322,8 +322,8 @@ def course(study: Study) -> Table | None:
     columns = [Column("Arm"), Column("Trainings", 0), *(Column(f"After {share} %, %", 1) for share in COURSE)]
     columns.append(Column("Gain in the last quarter, points", 1, signed=True))
     caption = (
-        "nnU-Net's online Dice, smoothed over epochs, after these shares of the training; mean over folds and seeds. It "
-        "is an estimate from patches, not the result. What still gains in the last quarter had not stopped rising: "
+        "nnU-Net's online Dice, smoothed over epochs, after these shares of the training; mean over folds and seeds. "
+        "It is an estimate from patches, not the result. What still gains in the last quarter had not stopped rising: "
         "longer trainings may rank otherwise."
     )
     return Table("course", "Has it stopped rising?", caption, columns, rows)

@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
+from nnunetv2_cafr.files import write_atomically
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.decoding import (
     BEYOND,
@@ -30,6 +31,7 @@ from nnunetv2_cafr.levels.decoding import (
     Decoding,
     Evidence,
 )
+from nnunetv2_cafr.voxel_order import LPS_TO_RAS, affine_of
 
 TABLE_FILE, STATISTICS_FILE = "level_decoding.csv", "level_decoding.json"
 COLUMNS = ("case", "confidence", "flags", "vertebrae", "discs", "relabelled", "islands", "changed_voxels")
@@ -52,16 +54,14 @@ DEFINITIONS = {
 
 def grid_of(properties: Mapping[str, Any]) -> Grid:
     """How the arrays (z, y, x) of nnU-Net's readers lie in the patient; up and back unknown where the file has none."""
+    affine = affine_of(properties)
+    return Grid(np.diag(np.asarray(properties["spacing"], float))) if affine is None else grid_of_affine(affine)
+
+
+def grid_of_affine(affine: np.ndarray) -> Grid:
+    """The grid of an array (z, y, x) whose index (x, y, z) the affine leads to mm towards right, front and head."""
     up, back = np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.0])  # of DICOM's and ITK's patient: left, back, up
-    if len(direction := properties.get("sitk_stuff", {}).get("direction", ())) == 9:
-        steps = np.reshape(direction, (3, 3)) * properties["sitk_stuff"]["spacing"]
-        return Grid(steps[:, ::-1], up, back)
-    nibabel = properties.get("nibabel_stuff", {})
-    affine = nibabel.get("reoriented_affine", nibabel.get("original_affine"))
-    if affine is not None:
-        steps = np.diag([-1.0, -1.0, 1.0]) @ np.asarray(affine)[:3, :3]
-        return Grid(steps[:, ::-1], up, back)
-    return Grid(np.diag(np.asarray(properties["spacing"], float)))
+    return Grid((LPS_TO_RAS @ affine[:3, :3])[:, ::-1], up, back)
 
 
 def read_labels(
@@ -184,16 +184,6 @@ def _row(case: str, study: Mapping[str, Any]) -> tuple[object, ...]:
         len(study["islands"]),
         study["changed_voxels"],
     )
-
-
-def write_atomically(target: Path, write: Callable[[Path], object], ending: str = "") -> None:
-    """Calls `write` with another name first: what has its name is whole."""
-    partial = target.with_name(f".{target.name.removesuffix(ending)}.partial{ending}")
-    try:
-        write(partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def copy_atomically(source: Path, target: Path) -> None:

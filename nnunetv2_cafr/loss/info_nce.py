@@ -50,8 +50,8 @@ class PixelInfoNCE(nn.Module):
       augmented on its own, so a positive comes from another sample of the batch if the class has a cell there, else
       from another cell of the same sample. A class with one cell in the whole batch gives no anchors, only negatives.
     - A negative is drawn in two steps, a class uniformly among the others, then a cell uniformly in it. With
-      `num_negatives=None` the negatives are instead all cells drawn of other classes (as in Wang et al. 2021, "Exploring
-      Cross-Image Pixel Contrast for Semantic Segmentation", arXiv 2101.11939), hundreds instead of five.
+      `num_negatives=None` the negatives are instead all cells drawn of other classes, hundreds instead of five (as in
+      Wang et al. 2021, "Exploring Cross-Image Pixel Contrast for Semantic Segmentation", arXiv 2101.11939).
 
     Random numbers come from torch's default generator of the labels' device: `torch.manual_seed` makes a call
     repeatable.

@@ -19,7 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.planning.architecture import cafr_architecture, token_size
-from nnunetv2_cafr.planning.memory import GB, TrainingMemory, training_memory
+from nnunetv2_cafr.planning.memory import CONTEXT_BYTES, GB, TrainingMemory, training_memory
 
 STOCK_PLANS = "nnUNetPlans"
 # Two configurations that agree in these are preprocessed to the same files.
@@ -44,7 +44,8 @@ class CAFRPlanner(ExperimentPlanner):
     set preprocess a configuration alike, both share that data.
 
     Raises:
-        ValueError: while planning, if not even the smallest patch fits the target.
+        ValueError: if the target is no finite number above what CUDA takes itself; while planning, if not even the
+            smallest patch fits it.
     """
 
     def __init__(
@@ -56,6 +57,11 @@ class CAFRPlanner(ExperimentPlanner):
         overwrite_target_spacing: Sequence[float] | None = None,
         suppress_transpose: bool = False,
     ) -> None:
+        if not CONTEXT_BYTES < gpu_memory_target_in_gb * GB < math.inf:  # nnU-Net's planner would never end
+            raise ValueError(
+                f"a GPU memory target of {gpu_memory_target_in_gb} GB: expected more than {CONTEXT_BYTES / GB:g}, "
+                "which CUDA takes without any network"
+            )
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from dataset_conversion.geometry import DIRECTION_TOLERANCE, ORIGIN_TOLERANCE, SPACING_TOLERANCE
 from dataset_conversion.labels import INTEGRAL_TOLERANCE
@@ -27,7 +27,7 @@ TINY_SHARE = 0.01  # a piece below this share of its structure, or
 TINY_VOXELS = 10  # of fewer voxels than this, is only a note
 SACRAL_GAP = 15.0  # mm between boxes: S1 to S5 are bones of their own, with the remains of discs between them
 ORDER_TOLERANCE = 3.0  # mm by which a level may lie below the one that it should lie above
-TOUCH = 3.0  # mm between a disc and a vertebra that still counts as touching
+TOUCH = 3.0  # mm between the surfaces of a disc and a vertebra; less still counts as touching
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,30 @@ def check_labels(raw: np.ndarray, table: LabelTable, spine: bool, source: Source
         )
 
 
+def check_stored_labels(raw: np.ndarray, source: Source) -> Iterator[Finding]:
+    """What nnU-Net reads of whole numbers that are not stored as such: it casts down, so that 3 less a hair is 2."""
+    if np.issubdtype(raw.dtype, np.integer):
+        return
+    values, counts = np.unique(raw, return_counts=True)
+    nearest = np.rint(values)
+    read = values.astype(np.float32)
+    near = (np.abs(values - nearest) <= INTEGRAL_TOLERANCE) & (read != nearest)
+    if not near.any():
+        return
+    shown = [
+        f"{np.format_float_positional(value)} ({count} voxels), which nnU-Net reads as {int(value)}"
+        for value, count in zip(read[near], counts[near], strict=True)
+    ]
+    yield source.finding(
+        Severity.ERROR,
+        "labels beside whole numbers",
+        ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else ""),
+        "labels stored as whole numbers: nnU-Net casts down, and what lies below is trained as the label before",
+        "round the mask and store it as integers (SimpleITK: Cast(Round(mask), sitkUInt8)); our converters do so",
+        ", ".join(f"label {value:g}" for value in nearest[near][:5]),
+    )
+
+
 def _ranges(numbers: Sequence[int]) -> str:
     """0, 1, 2, 5 as 0 to 2, 5."""
     starts = [n for n in numbers if n - 1 not in numbers]
@@ -292,12 +316,13 @@ def check_order(structures: Sequence[Structure], mask: sitk.Image, source: Sourc
 def check_discs(
     structures: Sequence[Structure], labels: np.ndarray, mask: sitk.Image, source: Source
 ) -> Iterator[Finding]:
-    """A disc lies between two vertebrae: within TOUCH mm of one at least. Left out where no vertebra is labelled."""
+    """A disc lies between two vertebrae: nearer than TOUCH mm to one at least. Left out where none is labelled."""
     by_name = {s.name: s for s in structures}
     if not any(levels.is_vertebra(name) for name in by_name):
         return
     spacing = mask.GetSpacing()[::-1]
     margin = [int(np.ceil(TOUCH / step)) + 1 for step in spacing]
+    beside = np.ones((3, 3, 3), bool)
     for structure in structures:
         neighbours = levels.neighbours_of_disc(structure.name)
         if neighbours is None:
@@ -308,17 +333,17 @@ def check_discs(
         box = tuple(slice(max(a - m, 0), b + m + 1) for a, b, m in zip(low, high, margin, strict=True))
         part = labels[box]
         near = np.isin(part, around)
-        distance = (
-            distance_transform_edt(part != structure.label, sampling=spacing)[near].min() if near.any() else np.inf
-        )
-        if distance > TOUCH:
+        # Between the surfaces of voxels: those that touch are 0 mm apart, however large they are.
+        touching = binary_dilation(part == structure.label, beside)
+        gap = distance_transform_edt(~touching, sampling=spacing)[near].min() if near.any() else np.inf
+        if gap >= TOUCH:
             absent = [name for name in neighbours if name not in by_name]
             yield source.finding(
                 Severity.WARNING,
                 "disc without neighbour",
                 f"{structure.name} touches neither {neighbours[0]} nor {neighbours[1]}"
                 + (f" ({' and '.join(absent)} not in the mask)" if absent else ""),
-                f"one of them within {TOUCH:g} mm",
+                f"one of them less than {TOUCH:g} mm away",
                 "see whether the disc lies at another level, and relabel or erase it",
                 structure.name,
             )

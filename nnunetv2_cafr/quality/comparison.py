@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from nnunetv2_cafr.quality import levels
 from nnunetv2_cafr.quality.checks import Source
 from nnunetv2_cafr.quality.findings import Finding, Severity
 from nnunetv2_cafr.quality.inspection import CaseReport
+from nnunetv2_cafr.voxel_order import RECOMMENDED_READER
 
 FEWEST_CASES = 3  # to speak of what most cases have
 SPACING_FACTOR = 2.0  # from the median of the cases, along any axis
@@ -20,10 +22,18 @@ SMALLEST_DEVIATION = 0.05  # volumes within some 5 % of each other do not make a
 USUAL_SHARE = 0.9  # a structure that so many cases have is usual
 
 
-def compare(cases: Sequence[CaseReport], spine: bool) -> list[Finding]:
-    """All findings that need more than one case."""
+def compare(cases: Sequence[CaseReport], spine: bool, reorients: bool, labels: Mapping[str, Any]) -> list[Finding]:
+    """All findings that need more than one case.
+
+    Args:
+        spine: whether the labels are levels of the spine.
+        reorients: whether nnU-Net's reader turns every case to one voxel order.
+        labels: as in dataset.json.
+    """
     return [
+        *([] if reorients else check_orders(cases)),
         *check_grids(cases),
+        *check_use(cases, labels),
         *check_presence(cases, spine),
         *(finding for finding, _, _ in unusual_volumes(cases)),
         *check_duplicates(cases),
@@ -31,28 +41,47 @@ def compare(cases: Sequence[CaseReport], spine: bool) -> list[Finding]:
     ]
 
 
+def check_orders(cases: Sequence[CaseReport]) -> Iterator[Finding]:
+    """Cases in several voxel orders: those that are not in the order of most cases, or all where there is none such."""
+    orders = [(case, case.geometry.orientation) for case in cases if case.geometry is not None]
+    counts = Counter(order for _, order in orders)
+    if len(counts) < 2:
+        return
+    remedy = (
+        "turn image and mask with SimpleITK's DICOMOrient, or let nnU-Net do so: "
+        f'"overwrite_image_reader_writer": "{RECOMMENDED_READER}" in dataset.json'
+    )
+    usual = _majority(list(counts.elements())) if len(orders) >= FEWEST_CASES else None
+    if usual is None:
+        found = ", ".join(f"{order} ({count} cases)" for order, count in counts.most_common())
+        yield Source("", "dataset.json").finding(
+            Severity.WARNING,
+            "orientation",
+            f"{len(counts)} voxel orders in {len(orders)} cases: {found}",
+            "one voxel order for all cases: nnU-Net's reader takes voxels as they are stored",
+            remedy,
+        )
+        return
+    for case, order in orders:
+        if order != usual:
+            source = Source(case.identifier, case.image_files[0])
+            yield source.finding(Severity.WARNING, "orientation", order, f"{usual}, as most cases have", remedy)
+
+
 def check_grids(cases: Sequence[CaseReport]) -> Iterator[Finding]:
-    """Orientation, spacing and size that differ from what more than half of the cases share."""
+    """Spacing and size that differ from what more than half of the cases share."""
     grids = [(case, case.geometry) for case in cases if case.geometry is not None]
     if len(grids) < FEWEST_CASES:
         return
+    if len({geometry.orientation for _, geometry in grids}) > 1:
+        grids = [(case, geometry.along_world_axes()) for case, geometry in grids]
     spacings = [geometry.spacing for _, geometry in grids]
     median = np.median([s for s in spacings if len(s) == len(spacings[0])], axis=0).tolist()
-    usual_orientation = _majority([geometry.orientation for _, geometry in grids])
     usual_spacing = _majority([_spacing(geometry.spacing) for _, geometry in grids])
     usual_size = _majority([_size(geometry.size) for _, geometry in grids])
     for case, geometry in grids:
         source = Source(case.identifier, case.image_files[0])
-        if usual_orientation not in (None, geometry.orientation):
-            yield source.finding(
-                Severity.WARNING,
-                "orientation",
-                geometry.orientation,
-                f"{usual_orientation}, as most cases have",
-                "turn image and mask with SimpleITK's DICOMOrient, or let nnU-Net do so: "
-                '"overwrite_image_reader_writer": "NibabelIOWithReorient" in dataset.json',
-            )
-        elif len(geometry.spacing) == len(median) and _factor(geometry.spacing, median) > SPACING_FACTOR:
+        if len(geometry.spacing) == len(median) and _factor(geometry.spacing, median) > SPACING_FACTOR:
             yield source.finding(
                 Severity.WARNING,
                 "spacing",
@@ -123,6 +152,27 @@ def check_presence(cases: Sequence[CaseReport], spine: bool) -> Iterator[Finding
                     "nothing, if it is out of the picture",
                     name,
                 )
+
+
+def check_use(cases: Sequence[CaseReport], labels: Mapping[str, Any]) -> Iterator[Finding]:
+    """Labels and regions of dataset.json that no training case holds: classes that nnU-Net trains, and never sees."""
+    held = {structure.label for case in cases if case.training for structure in case.structures}
+    wanted = {
+        name: {int(member) for member in (value if isinstance(value, list | tuple) else [value])} - {0}
+        for name, value in labels.items()
+        if name != "ignore"
+    }
+    known = [name for name, values in wanted.items() if values]
+    unused = [name for name in known if not wanted[name] & held]
+    if unused and held:
+        yield Source("", "dataset.json").finding(
+            Severity.WARNING,
+            "labels in no case",
+            f"{len(unused)} of {len(known)} labels occur in no training case: {', '.join(unused)}",
+            "every label in some case: nnU-Net trains a class for each, and can't learn these",
+            "look whether masks or dataset.json are right; take out what no case has, and number the labels anew",
+            ", ".join(unused),
+        )
 
 
 def volumes(cases: Sequence[CaseReport]) -> dict[str, list[tuple[CaseReport, float, bool]]]:

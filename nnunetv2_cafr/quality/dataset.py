@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from nnunetv2_cafr.quality.description import (
+    ask_label_manager,
+    channels_in,
+    check_description,
+    reader_of,
+)
 from nnunetv2_cafr.quality.findings import Finding, Severity
+from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
+from nnunetv2_cafr.voxel_order import REORIENTING_READERS
 
 
 class NotADatasetError(Exception):
@@ -61,14 +75,24 @@ class LabelTable:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A raw data set. `findings` holds what is wrong with its names and numbers of files, before any is opened."""
+    """A raw data set. `findings` holds what is wrong with dataset.json and the files' names and number.
+
+    Args:
+        description: content of dataset.json.
+        reader: that nnU-Net reads the files with; None where it has none.
+        expected_values: that nnU-Net expects in a mask; None where it refuses the labels.
+    """
 
     folder: Path
+    description: Mapping[str, Any]
+    reader: type[BaseReaderWriter] | None
+    expected_values: tuple[int, ...] | None
     labels: LabelTable
     channels: int
     cases: tuple[CaseFiles, ...]
     patients: Mapping[str, str]
     findings: tuple[Finding, ...]
+    reorients: bool = False  # whether nnU-Net's reader turns every case to one voxel order
 
     def relative(self, path: Path) -> str:
         """`path` below the data set's folder, for people to read."""
@@ -95,7 +119,7 @@ def find_dataset(raw: Path, dataset: str) -> Path:
 
 
 def read_dataset(folder: Path) -> RawDataset:
-    """Reads dataset.json and lists the cases; opens no image.
+    """Reads dataset.json and lists the cases; opens an image only where its name does not say what it holds.
 
     Raises:
         NotADatasetError: if dataset.json is not there, or lacks what the checks need.
@@ -104,17 +128,21 @@ def read_dataset(folder: Path) -> RawDataset:
     try:
         labels = LabelTable.from_json(description["labels"])
         channels, ending = len(description["channel_names"]), str(description["file_ending"])
-    except (KeyError, TypeError, ValueError) as error:
+        wrong = check_description(description)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NotADatasetError(
             f"{folder / 'dataset.json'}: {error!r}; expected labels, channel_names and file_ending as nnU-Net v2 "
             "writes them. Correct the file, or convert an nnU-Net v1 data set with nnUNetv2_convert_old_nnUNet_dataset"
         ) from error
     listing = _Listing(folder, ending, channels)
-    if isinstance(description.get("dataset"), dict):
-        cases = listing.listed_cases(description["dataset"])
+    listing.findings += wrong
+    if "dataset" in description:
+        cases = listing.listed_cases(description)
+        listing.reader = _reader(description, [image for case in cases for image in case.images])
     else:
+        listing.reader = _reader(description, listing.files("imagesTr"))
         cases = listing.cases("imagesTr", "labelsTr", training=True)
-    training = len(cases)
+    training = len(description.get("dataset", cases))
     cases += listing.cases("imagesTs", "labelsTs", training=False)
     if not cases:
         raise NotADatasetError(
@@ -131,7 +159,49 @@ def read_dataset(folder: Path) -> RawDataset:
             "add the missing files, or correct numTraining: nnU-Net refuses to plan otherwise",
             folder / "dataset.json",
         )
-    return RawDataset(folder, labels, channels, tuple(cases), _patients(folder), tuple(listing.findings))
+    patients = _patients(folder)
+    _check_number(listing, folder, [case.identifier for case in cases if case.training], patients)
+    values, _ = ask_label_manager(description)
+    return RawDataset(
+        folder,
+        description,
+        listing.reader,
+        None if values is None else tuple(values),
+        labels,
+        channels,
+        tuple(cases),
+        patients,
+        tuple(listing.findings),
+        description.get("overwrite_image_reader_writer") in REORIENTING_READERS,
+    )
+
+
+def _check_number(listing: _Listing, folder: Path, identifiers: Sequence[str], patients: Mapping[str, str]) -> None:
+    """Whether nnU-Net can divide the training cases into its folds; nothing to say where a split is there already."""
+    preprocessed = os.environ.get("nnUNet_preprocessed", "")
+    places = [folder, *([Path(preprocessed) / folder.name] if preprocessed else [])]
+    if any((place / "splits_final.json").is_file() for place in places):
+        return
+    number = len({patients.get(identifier, identifier) for identifier in identifiers})
+    remedy = few_cases(len(identifiers), number, folder.name)
+    if remedy:
+        listing.add(
+            "",
+            Severity.NOTE,
+            "few cases",
+            f"{len(identifiers)} training cases of {number} patients",
+            f"{FOLDS} cases of {FOLDS} patients or more, for {FOLDS} folds",
+            remedy,
+            folder / "imagesTr",
+        )
+
+
+def _reader(description: Mapping[str, Any], images: Sequence[Path]) -> type[BaseReaderWriter] | None:
+    """nnU-Net's reader, or None; which of two that take TIFF is decided by the first image, as nnU-Net does."""
+    for example in (*images[:1], None):
+        with contextlib.suppress(RuntimeError):
+            return reader_of(description, example)
+    return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -162,6 +232,7 @@ class _Listing:
 
     def __init__(self, folder: Path, ending: str, channels: int) -> None:
         self.folder, self.ending, self.channels = folder, ending, channels
+        self.reader: type[BaseReaderWriter] | None = None
         self.findings: list[Finding] = []
 
     def add(
@@ -170,7 +241,7 @@ class _Listing:
         file = str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
         self.findings.append(Finding(case, severity, check, "", found, expected, remedy, file))
 
-    def _files(self, name: str) -> list[Path]:
+    def files(self, name: str) -> list[Path]:
         folder = self.folder / name
         if not folder.is_dir():
             return []
@@ -178,7 +249,7 @@ class _Listing:
 
     def cases(self, image_folder: str, mask_folder: str, training: bool) -> list[CaseFiles]:
         images: dict[str, dict[int, Path]] = defaultdict(dict)
-        for path in self._files(image_folder):
+        for path in self.files(image_folder):
             match = re.fullmatch(r"(.+)_([0-9]{4})", path.name[: -len(self.ending)])
             if match:
                 images[match[1]][int(match[2])] = path
@@ -192,7 +263,7 @@ class _Listing:
                     "add the channel number to the name, or move the file elsewhere",
                     path,
                 )
-        masks = {path.name[: -len(self.ending)]: path for path in self._files(mask_folder)}
+        masks = {path.name[: -len(self.ending)]: path for path in self.files(mask_folder)}
         for identifier in sorted(masks.keys() - images.keys()):
             self.add(
                 identifier,
@@ -215,14 +286,21 @@ class _Listing:
                     images[identifier][min(images[identifier])],
                 )
         for identifier, found in sorted(images.items()):
-            self._check_channels(identifier, set(found), found[min(found)])
+            self._check_channels(identifier, found)
         return [
             CaseFiles(identifier, tuple(path for _, path in sorted(found.items())), masks.get(identifier), training)
             for identifier, found in sorted(images.items())
         ]
 
-    def _check_channels(self, identifier: str, found: set[int], path: Path) -> None:
-        expected = set(range(self.channels))
+    def _check_channels(self, identifier: str, files: Mapping[int, Path]) -> None:
+        """Whether the files hold the channels of dataset.json: one each, or several as a colour picture does."""
+        found, expected = set(files), set(range(self.channels))
+        path = files[min(files)]
+        if found < expected and found == set(range(len(found))) and self.reader is not None:
+            # A file that cannot be read is reported when all are.
+            with contextlib.suppress(RuntimeError, OSError, ValueError, AssertionError):
+                if channels_in([files[number] for number in sorted(files)], self.reader) == self.channels:
+                    return
         if found != expected:
             self.add(
                 identifier,
@@ -234,12 +312,25 @@ class _Listing:
                 path,
             )
 
-    def listed_cases(self, entries: Mapping[str, Any]) -> list[CaseFiles]:
-        """Cases of a dataset.json that names its files, in the key `dataset`, instead of using folders."""
+    def listed_cases(self, description: Mapping[str, Any]) -> list[CaseFiles]:
+        """Cases of a dataset.json that names its files, in the key `dataset`, instead of using folders.
+
+        Raises:
+            NotADatasetError: if an entry does not name its images and label.
+        """
+        try:
+            entries = get_filenames_of_train_images_and_targets(str(self.folder), deepcopy(dict(description)))
+            listed = {
+                str(identifier): ([Path(path) for path in entry["images"]], Path(entry["label"]))
+                for identifier, entry in sorted(entries.items())
+            }
+        except (KeyError, TypeError, AttributeError) as error:
+            raise NotADatasetError(
+                f"{self.folder / 'dataset.json'}: {error!r} in 'dataset'; expected "
+                '{CASE: {"images": [FILE, ...], "label": FILE}} with paths, relative ones from the data set\'s folder'
+            ) from error
         cases = []
-        for identifier, entry in sorted(entries.items()):
-            images = [self.folder / str(path) for path in entry["images"]]
-            mask = self.folder / str(entry["label"])
+        for identifier, (images, mask) in listed.items():
             for path in (*images, mask):
                 if not path.is_file():
                     self.add(

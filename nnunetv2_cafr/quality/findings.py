@@ -41,6 +41,7 @@ class Finding:
     file: str
 
 
+HEADING = ",".join(field.name for field in fields(Finding))  # of the table
 EXIT_CLEAN, EXIT_ERRORS, EXIT_NOT_CHECKED, EXIT_WARNINGS = 0, 1, 2, 3
 
 
@@ -65,7 +66,7 @@ def write_table(findings: Sequence[Finding], target: Path) -> None:
     """Writes the findings as CSV (UTF-8, a heading line, one line per finding)."""
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(field.name for field in fields(Finding))
+        file.write(HEADING + "\r\n")
         for finding in findings:
             writer.writerow(
                 value.word if isinstance(value, Severity) else value

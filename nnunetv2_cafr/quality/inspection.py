@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from nnunetv2.experiment_planning.verify_dataset_integrity import check_cases, verify_labels
 
+from dataset_conversion.geometry import orientation_of
 from dataset_conversion.reading import ENDINGS, read_volume
 from nnunetv2_cafr.quality import checks, levels
 from nnunetv2_cafr.quality.dataset import CaseFiles, RawDataset
@@ -65,8 +71,10 @@ def inspect_case(files: CaseFiles, dataset: RawDataset, picture_size: int) -> Ca
     mask, labels = None, None
     if files.mask is not None:
         mask = _read(files.mask, report, dataset)
-    if mask is not None:
-        labels = _inspect_mask(mask, report, dataset)
+    if mask is not None and dataset.reorients:
+        mask = _in_order_of(files.images[0], mask)
+    if mask is not None and files.mask is not None:
+        labels = _inspect_mask(mask, report, dataset, _is_oriented(files.mask, report))
     first = None
     for channel, path in enumerate(files.images):
         image = _read(path, report, dataset)
@@ -83,10 +91,39 @@ def inspect_case(files: CaseFiles, dataset: RawDataset, picture_size: int) -> Ca
         if first is None:
             first = image
             _inspect_grid(image, mask, report, dataset, source)
+    if files.training and files.mask is not None and first is not None:
+        report.findings += _ask_nnunet(files, report, dataset)
     if first is not None:
         same = mask is not None and mask.GetSize() == first.GetSize()
         report.picture = draw(first, labels if same else None, report.structures, picture_size)
     return report
+
+
+def _ask_nnunet(files: CaseFiles, report: CaseReport, dataset: RawDataset) -> Iterator[Finding]:
+    """What nnU-Net's own check of a case has against it, where nothing else has been found to be an error."""
+    if dataset.reader is None or files.mask is None or any(f.severity is Severity.ERROR for f in report.findings):
+        return
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            images, mask = [str(path) for path in files.images], str(files.mask)
+            passed = check_cases(images, mask, dataset.channels, dataset.reader)
+            if dataset.expected_values is not None:
+                passed &= verify_labels(mask, dataset.reader, list(dataset.expected_values))
+    except Exception as error:  # nnU-Net's readers raise whatever their libraries do
+        passed = False
+        said.write(f"{type(error).__name__}: {error}")
+    if not passed:
+        lines = [line.strip() for line in said.getvalue().splitlines() if line.strip()]
+        errors = [line for line in lines if not line.lower().startswith("warning")]
+        yield checks.Source(report.identifier, dataset.relative(files.images[0])).finding(
+            Severity.ERROR,
+            "nnU-Net's own check",
+            " ".join(errors)[:400] or "a case that it does not take",
+            "a case that nnUNetv2_plan_and_preprocess --verify_dataset_integrity takes",
+            "correct the case, or dataset.json",
+        )
 
 
 def _inspect_grid(
@@ -94,27 +131,34 @@ def _inspect_grid(
 ) -> None:
     flat = image.GetSize()[2] == 1 and not source.file.endswith((".nii", ".nii.gz"))
     report.geometry = Geometry.of(image, 2 if flat else 3)
-    if levels.is_spine_table(dataset.labels.names.values()):
+    if levels.is_spine_table(dataset.labels.names.values()) and _is_oriented(Path(source.file), report):
         report.findings += checks.check_plane(report.geometry, source)
     if mask is not None and report.mask_file is not None:
         report.findings += checks.check_same_grid(image, mask, checks.Source(report.identifier, report.mask_file))
 
 
-def _inspect_mask(mask: sitk.Image, report: CaseReport, dataset: RawDataset) -> np.ndarray:
+def _is_oriented(path: Path, report: CaseReport) -> bool:
+    """Whether a file says which way is up: pictures have no such header, and some NIfTI files leave it empty."""
+    return path.name.lower().endswith(ENDINGS) and not any(f.check == "no orientation" for f in report.findings)
+
+
+def _inspect_mask(mask: sitk.Image, report: CaseReport, dataset: RawDataset, oriented: bool) -> np.ndarray:
     """Labels (z, y, x) as integers; fractions are rounded, after a finding has said so."""
     assert report.mask_file is not None
     source = checks.Source(report.identifier, report.mask_file)
     spine = levels.is_spine_table(dataset.labels.names.values())
     raw = grey_values(mask)
     report.findings += checks.check_labels(raw, dataset.labels, spine, source)
+    report.findings += checks.check_stored_labels(raw, source)
     labels = np.rint(raw).astype(np.int32)
     if dataset.labels.ignore is not None:
         labels[labels == dataset.labels.ignore] = 0
     report.structures = structures(mask, labels, dataset.labels.names)
     report.mask_fingerprint = fingerprint(labels).values
     report.findings += checks.check_islands(report.structures, mask, source)
-    if spine:
+    if spine and oriented:
         report.findings += checks.check_order(report.structures, mask, source)
+    if spine:
         report.findings += checks.check_discs(report.structures, labels, mask, source)
     return labels
 
@@ -144,6 +188,21 @@ def _read(path: Path, report: CaseReport, dataset: RawDataset) -> sitk.Image | N
         report.findings.append(source.finding(Severity.ERROR, "unusable file", found, "an image", remedy))
         return None
     return sitk.JoinSeries(image) if image.GetDimension() == 2 else image
+
+
+def _in_order_of(image: Path, mask: sitk.Image) -> sitk.Image:
+    """A mask in the voxel order of its image, as after both were turned by a reorienting reader."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(image))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return mask  # which is said when the image is read
+    direction = reader.GetDirection()
+    if len(direction) != 9:
+        return mask
+    order = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
+    return mask if orientation_of(mask) == order else sitk.DICOMOrient(mask, order)
 
 
 def _lacks_orientation(path: Path) -> bool:

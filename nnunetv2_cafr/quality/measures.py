@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cc3d
 import numpy as np
@@ -18,6 +18,7 @@ from dataset_conversion.geometry import orientation_of
 SLICE_RATIO = 1.3  # ours: slices are thick if they lie this much farther apart than the next largest spacing
 PLANES = {"L": "sagittal", "P": "coronal", "S": "axial"}
 AXES = ("L", "P", "S")  # of the world, as SimpleITK has it
+WORLD_AXES = ("RL", "AP", "IS")  # what they can run towards
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class Geometry:
         if ordered[-1] >= SLICE_RATIO * ordered[-2]:
             plane = PLANES[AXES[world_axis(image, int(np.argmax(spacing)))]]
         return cls(size, spacing, orientation_of(image), plane)
+
+    def along_world_axes(self) -> Geometry:
+        """The same grid with its axes in the order left/right, front/back, up/down, whichever way they run."""
+        if self.orientation == "2-D":
+            return self
+        order = [next(k for k, letter in enumerate(self.orientation) if letter in ends) for ends in WORLD_AXES]
+        return replace(self, size=tuple(self.size[k] for k in order), spacing=tuple(self.spacing[k] for k in order))
 
 
 @dataclass(frozen=True)

@@ -316,6 +316,8 @@ def _checks(dataset: RawDataset) -> str:
     spine = levels.is_spine_table(dataset.labels.names.values())
     done = [
         "Files: all are readable; every case has all channels and, in training, a mask; numTraining is right.",
+        "dataset.json: nnU-Net's own classes take its labels, regions and channels and have a reader for its files; "
+        "each training case passes nnU-Net's own check, and each label occurs in one of them.",
         "Mask and image lie on the same grid; labels are whole numbers of dataset.json; no mask is empty.",
         f"Grids: orientation, spacing and size as most cases have; spacing within "
         f"{comparison.SPACING_FACTOR:g} times the median. "
@@ -336,8 +338,8 @@ def _checks(dataset: RawDataset) -> str:
         done += [
             f"Levels: upwards in the order of their names, to within {checks.ORDER_TOLERANCE:g} mm, by the header's "
             "direction; none missing between two others; thick slices are sagittal.",
-            f"Discs: within {checks.TOUCH:g} mm of one of their two vertebrae. Sacrum: several bones, so only pieces "
-            f"more than {checks.SACRAL_GAP:g} mm from the others are islands.",
+            f"Discs: less than {checks.TOUCH:g} mm from one of their two vertebrae, from surface to surface. Sacrum: "
+            f"several bones, so only pieces more than {checks.SACRAL_GAP:g} mm from the others are islands.",
         ]
     else:
         left_out.append(

@@ -23,6 +23,8 @@ from nnunetv2.utilities.utils import (
 )
 from tqdm import tqdm
 
+from nnunetv2_cafr.options import require_folders
+
 PROBLEMS_SHOWN = 10
 
 
@@ -59,8 +61,7 @@ def find_dataset(dataset: str) -> Path:
     Raises:
         SystemExit: if nnUNet_raw is not set, or holds none, or several, of this id or name.
     """
-    if not nnUNet_raw.is_set():
-        raise SystemExit("nnUNet_raw is not set: export nnUNet_raw=/path/to/folder")
+    require_folders("nnUNet_raw")
     try:
         folder = Path(str(nnUNet_raw)) / maybe_convert_to_dataset_name(dataset)
     except (RuntimeError, ValueError) as error:
@@ -93,7 +94,7 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
             for name, value in description["labels"].items()
         }
         reader = determine_reader_writer_from_dataset_json(description, verbose=False)
-        files = _files(folder, description)
+        files = case_files(folder, description)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
         raise SystemExit(
             f"{folder} is no data set that nnU-Net v2 can train on ({type(error).__name__}: {error}). Expected are "
@@ -125,7 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _files(folder: Path, description: dict[str, Any]) -> dict[str, tuple[tuple[Path, ...], Path]]:
+def case_files(folder: Path, description: dict[str, Any]) -> dict[str, tuple[tuple[Path, ...], Path]]:
     """Images and mask of each training case, by identifier, as nnU-Net finds them."""
     ending = description["file_ending"]
     if "dataset" in description:  # dataset.json names the files itself
@@ -224,7 +225,14 @@ def _values_or_problem(mask: Path, reader: type[BaseReaderWriter], allowed: froz
     except (OSError, EOFError, zlib.error, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         return f"{mask} cannot be read ({reason[0].strip()}): restore it from its source, or leave the case out"
-    foreign = [f"{value:g}" for value in values if value not in allowed]
+    foreign = [np.format_float_positional(value, trim="-") for value in values if value not in allowed]
+    between = [value for value in values if value != np.rint(value)]
+    if between:
+        read = shorten([f"{np.format_float_positional(value, trim='-')} as {int(value)}" for value in between])
+        return (
+            f"{mask} holds {len(between)} values that are no whole numbers, which nnU-Net casts down: {read}. Round "
+            "the mask and store it as integers, or export it again without interpolation"
+        )
     if foreign:
         return (
             f"{mask} holds {shorten(foreign)}, but dataset.json has the labels {min(allowed)} to {max(allowed)} only: "

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_cafr.files import describe_failure, partial_of
 from nnunetv2_cafr.splits.cases import Dataset
 
 SPLITS_FILE = "splits_final.json"
@@ -26,7 +27,7 @@ def write_splits(splits: Sequence[Split], targets: Sequence[Path]) -> list[Path]
     """
     new = [target for target in targets if not _holds(target, splits)]
     written: list[Path] = []
-    partials = [target.with_name(f".{target.name}.partial-{os.getpid()}") for target in new]
+    partials = [partial_of(target) for target in new]
     try:
         for partial in partials:
             partial.write_text(json.dumps(splits, indent=4) + "\n", encoding="utf-8")
@@ -37,7 +38,8 @@ def write_splits(splits: Sequence[Split], targets: Sequence[Path]) -> list[Path]
         for path in (*partials, *written):
             path.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise SystemExit(f"Writing failed, and no {SPLITS_FILE} was left behind: {error}") from error
+            failure = describe_failure(Path(error.filename or new[0]), error)
+            raise SystemExit(f"Writing failed, and no {SPLITS_FILE} was left behind: {failure}") from error
         raise
     return written
 
@@ -69,8 +71,9 @@ def new_dataset(dataset: Dataset, parts: Parts, target: Path, seed: int) -> None
     description = {key: value for key, value in dataset.description.items() if key != "dataset"}
     description["numTraining"] = len(parts["training"]) + len(parts["validation"])
     description["split"] = {"of": dataset.folder.name, "scheme": "paper", "seed": seed}
-    staging = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    staging = partial_of(target)
     try:
+        shutil.rmtree(staging, ignore_errors=True)  # what a killed command has left
         for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
             (staging / name).mkdir(parents=True)
         for part, identifiers in parts.items():

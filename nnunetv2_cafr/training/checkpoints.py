@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunetv2_cafr.files import write_atomically
+
 TERMINATED = 128 + signal.SIGTERM  # the exit status that shells and SLURM show for a terminated program
 
 # What nnU-Net's checkpoints hold besides tensors and plain values: numbers of the logged curves.
@@ -55,40 +57,20 @@ def on_sigterm(react: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file beside `target`, brings it to the disk, and gives it the name in one step.
-
-    Raises:
-        OSError, RuntimeError: as `write` does (torch.save has both for a full disk); `target` is then what it was.
-    """
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        write(partial)
-        _flush(partial)
-        partial.replace(target)
-        _flush(target.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def refuse_code(checkpoint: Path) -> None:
-    """Makes sure that a checkpoint is whole and holds values only, nothing that could run when it is loaded.
+    """Makes sure that a checkpoint is whole and holds values only; raises ValueError as `read_values`."""
+    read_values(checkpoint)
+
+
+def read_values(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's content on the CPU, as far as it is looked at, if it is whole and holds nothing that could run.
 
     Raises:
         ValueError: if it is damaged, or holds anything but tensors, numbers, text and containers of these.
     """
     try:
         with torch.serialization.safe_globals(HARMLESS):
-            torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+            return torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{checkpoint} holds more than weights and settings, so loading it could run a stranger's code; it was not "
@@ -120,6 +102,7 @@ class SafeCheckpoints:
     epochs_between_saves = 10
     best_is_trustworthy = True
     _best_was_saved = True
+    _told_of_fsync = False
     _termination_requested = False
     _epoch_start: io.BytesIO | None = None
 
@@ -141,7 +124,7 @@ class SafeCheckpoints:
             self.print_to_log_file(f"{target.name} stays as it was, because of this epoch's alarm")
             return
         try:
-            write_atomically(target, write)
+            flushed = write_atomically(target, write)
         except (OSError, RuntimeError) as error:
             self._best_was_saved &= not is_best
             before = "the previous one stays" if target.exists() else "there is no previous one"
@@ -149,6 +132,13 @@ class SafeCheckpoints:
             if target.name == "checkpoint_final.pth":
                 raise OSError(f"{message} Make room, then: {self.command_to_go_on()}") from error
             self.print_to_log_file(f"ALARM: {message} Training goes on.")
+            return
+        if not flushed and not self._told_of_fsync:
+            self._told_of_fsync = True
+            self.print_to_log_file(
+                f"{target.parent} lies where files cannot be flushed to the disk (fsync is refused): checkpoints are "
+                "written all the same, but a power failure could take the last one. This is said once."
+            )
 
     def load_checkpoint(self: Any, filename_or_checkpoint: dict | str) -> None:
         if not isinstance(filename_or_checkpoint, dict):

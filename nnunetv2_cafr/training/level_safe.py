@@ -7,19 +7,43 @@ square. Here the up/down axis is never mirrored, in training or at test time, an
 Everything else is nnU-Net's own pipeline, plus the elastic deformation that the paper names (training section).
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_cafr.training.orientation import superior_inferior_axis
+from nnunetv2_cafr.training.orientation import OrientedCases
 from nnunetv2_cafr.training.recipe import AdamWRecipe
 from nnunetv2_cafr.training.robust import RobustTraining
+
+
+def _with_none_for_no_axes(
+    predict: Callable[[nnUNetPredictor, torch.Tensor], torch.Tensor],
+) -> Callable[[nnUNetPredictor, torch.Tensor], torch.Tensor]:
+    """nnU-Net's prediction of a patch, which fails on "no mirroring" unless that is written as None.
+
+    Level-safe trainers wrote it as () once, and their checkpoints live on. nnU-Net's predictor reads it before it knows
+    the trainer; looking up the trainer is what brings it here.
+    """
+
+    @functools.wraps(predict)
+    def wrapper(self: nnUNetPredictor, x: torch.Tensor) -> torch.Tensor:
+        self.allowed_mirroring_axes = self.allowed_mirroring_axes or None
+        return predict(self, x)
+
+    return wrapper
+
+
+nnUNetPredictor._internal_maybe_mirror_and_predict = _with_none_for_no_axes(
+    nnUNetPredictor._internal_maybe_mirror_and_predict
+)
 
 
 def loaded_patch_size(patch_size: Sequence[int], rotation: tuple[float, float]) -> np.ndarray:
@@ -27,8 +51,8 @@ def loaded_patch_size(patch_size: Sequence[int], rotation: tuple[float, float]) 
     return get_patch_size(patch_size, rotation, rotation, rotation, (0.85, 1.25))  # nnU-Net's range of scales
 
 
-class LevelSafeAugmentation:
-    """Mixin before any nnUNetTrainer: no up/down mirroring, at most 15 degrees of rotation, shifts, elastic deformation.
+class LevelSafeAugmentation(OrientedCases):
+    """Mixin before any nnUNetTrainer: no up/down mirroring, at most 15 degrees of rotation, shifts, elasticity.
 
     The up/down axis comes from the direction cosines of the preprocessed cases. Where they are missing, or differ
     between cases, nothing is mirrored at all, and the log says so.
@@ -44,7 +68,7 @@ class LevelSafeAugmentation:
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802 - nnU-Net's name
         self: Any,
-    ) -> tuple[tuple[float, float], bool, np.ndarray, tuple[int, ...]]:
+    ) -> tuple[tuple[float, float], bool, np.ndarray, tuple[int, ...] | None]:
         rotation, dummy_2d, _, stock_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # type: ignore[misc]
         limit = np.deg2rad(self.max_rotation_degrees)
         rotation = (max(rotation[0], -limit), min(rotation[1], limit))
@@ -56,24 +80,19 @@ class LevelSafeAugmentation:
 
         up_down = self.find_superior_inferior_axis()
         if up_down is None:
-            mirror_axes: tuple[int, ...] = ()
+            mirror_axes = None
             self.print_to_log_file("Level-safe: the up/down axis is unknown or differs between cases: no mirroring")
         else:
             # 2-D patches are planes of the last two axes.
             patch_axis = up_down - (3 - len(patch_size))
-            mirror_axes = tuple(axis for axis in stock_axes if axis != patch_axis)
+            mirror_axes = tuple(axis for axis in stock_axes if axis != patch_axis) or None
             self.print_to_log_file(f"Level-safe: up/down is patch axis {patch_axis}, mirroring axes {mirror_axes}")
         self.inference_allowed_mirroring_axes = mirror_axes
         return rotation, dummy_2d, initial_patch_size, mirror_axes
 
     def find_superior_inferior_axis(self: Any) -> int | None:
         """The axis that all preprocessed cases share, or None."""
-        dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
-        dataset = dataset_class(self.preprocessed_dataset_folder)
-        axes = {
-            superior_inferior_axis(dataset.load_case(case)[3], self.plans_manager.transpose_forward)
-            for case in dataset.identifiers
-        }
+        axes = {orientation.up_down for orientation in self._orientations}
         return axes.pop() if len(axes) == 1 else None
 
     @classmethod

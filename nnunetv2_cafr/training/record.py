@@ -12,6 +12,7 @@ import platform
 import random
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
-from nnunetv2_cafr.training.checkpoints import write_atomically
+from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.training.network_identity import identity_of
+from nnunetv2_cafr.training.orientation import OrientedCases
 
+ENDINGS = (".b2nd", "_seg.b2nd", ".npz", ".pkl")  # of preprocessed data
 RECORD_FILE, CURVES_FILE = "training_record.json", "training_curves.json"
 PACKAGES = (
     "nnunetv2-cafr",
@@ -98,7 +102,7 @@ def _describe(value: object) -> str:
     return repr(value) if type(value).__module__.startswith("batchgeneratorsv2.helpers") else ""
 
 
-class RecordedTraining:
+class RecordedTraining(OrientedCases):
     """Mixin before any nnUNetTrainer: seeds everything, writes a record of the training and its curves.
 
     The network is initialised from `seed`; dropout and the contrastive sampling of an epoch follow from seed, epoch and
@@ -127,8 +131,11 @@ class RecordedTraining:
 
     def on_train_start(self: Any) -> None:
         super().on_train_start()  # type: ignore[misc]
+        self.print_to_log_file(self.describe_voxel_orders(), also_print_to_console=True)
         record = self.record()
-        text = json.dumps(record, indent=2, default=str)
+        # Without the cases' files, which would fill pages of it.
+        shown = {**record, "data": {key: value for key, value in record["data"].items() if key != "cases"}}
+        text = json.dumps(shown, indent=2, default=str)
         self.print_to_log_file(f"Record of this training:\n{text}", also_print_to_console=False)
         if self.local_rank == 0:
             file = Path(self.output_folder) / RECORD_FILE
@@ -154,33 +161,61 @@ class RecordedTraining:
             "seed": self.seed,
             "command": sys.argv,
             "trainer": f"{type(self).__module__}.{type(self).__name__}",
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,  # with its CUDA version
-                **{name: _version(name) for name in PACKAGES},
-            },
+            "versions": versions(),
             "nnunetv2-cafr git revision": git_revision(),
             "nnunetv2-cafr code": code_digest(),
-            "platform": platform.platform(),
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device),
-            "threads": torch.get_num_threads(),
-            "ranks": torch.distributed.get_world_size() if self.is_ddp else 1,
+            **self.machine_record(),
             "environment": {key: value for key, value in os.environ.items() if key.startswith("nnUNet_")},
             "settings": settings,
             "plans": self.plans_manager.plans_name,
             "configuration": self.configuration_manager.configuration,
-            "data": {
-                "dataset": self.plans_manager.dataset_name,
-                "identifier": self.configuration_manager.data_identifier,
-                "dataset.json": hashlib.sha256(json.dumps(self.dataset_json, sort_keys=True).encode()).hexdigest(),
-                "fingerprint": file_digest(Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"),
-            },
+            "data": {**self.data_record(), "cases": data_files(self.preprocessed_dataset_folder, self._cases())},
+            "network": identity_of(self.network, self.num_input_channels, self.configuration_manager.patch_size),
+            "voxel orders": self.count_voxel_orders(),
             "augmentation": self._augmentation,
             "mirroring": self.inference_allowed_mirroring_axes,
             "optimizer": repr(self.optimizer),
             "loss": repr(self.loss),
             "split": self._split,
         }
+
+    def machine_record(self: Any) -> dict[str, Any]:
+        """What this training runs on."""
+        return {
+            "platform": platform.platform(),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device),
+            "threads": torch.get_num_threads(),
+            "ranks": torch.distributed.get_world_size() if self.is_ddp else 1,
+        }
+
+    def data_record(self: Any) -> dict[str, Any]:
+        """Which data set this is, with digests of what describes it."""
+        return {
+            "dataset": self.plans_manager.dataset_name,
+            "identifier": self.configuration_manager.data_identifier,
+            "dataset.json": hashlib.sha256(json.dumps(self.dataset_json, sort_keys=True).encode()).hexdigest(),
+            "fingerprint": file_digest(Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"),
+        }
+
+    def _cases(self: Any) -> list[str]:
+        return sorted({case for part in (self._split or {}).values() for case in part})
+
+
+def versions() -> dict[str, str | None]:
+    """Of all packages that decide what a training does."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,  # with its CUDA version
+        **{name: _version(name) for name in PACKAGES},
+    }
+
+
+def data_files(folder: str, cases: Iterable[str]) -> dict[str, list[int]]:
+    """Bytes of each case's preprocessed files, which are compressed: other content takes another number of them."""
+    return {
+        case: [file.stat().st_size for ending in ENDINGS if (file := Path(folder) / f"{case}{ending}").is_file()]
+        for case in cases
+    }
 
 
 def _write_json(target: Path, content: object) -> None:

@@ -2,8 +2,13 @@
 
 from nnunetv2_cafr.training.alarms import AlarmedTraining
 from nnunetv2_cafr.training.checkpoints import SafeCheckpoints
+from nnunetv2_cafr.training.continuation import ContinuedTraining
+from nnunetv2_cafr.training.preflight import CheckedTraining
 from nnunetv2_cafr.training.record import RecordedTraining
 
 
-class RobustTraining(AlarmedTraining, SafeCheckpoints, RecordedTraining):
-    """Mixin before any nnUNetTrainer: seeded and recorded, watched, and never lost. Changes no result."""
+class RobustTraining(AlarmedTraining, SafeCheckpoints, ContinuedTraining, RecordedTraining, CheckedTraining):
+    """Mixin before any nnUNetTrainer: checked, seeded, recorded, watched, never lost, gone on with as it began.
+
+    Changes no result.
+    """

@@ -167,7 +167,7 @@ def test_target_that_comes_into_being_is_left_as_it_is(tmp_path: Path) -> None:
 def test_nobodys_remains_do_no_harm(tmp_path: Path) -> None:
     """Remains without settings, or with a record that was cut off."""
     (tmp_path / f".{TARGET}.partial-1").mkdir()
-    assert staging.check_target(tmp_path / TARGET) == []
+    assert staging.check_target(tmp_path / TARGET, []) == []
     with staging.staged_directory(tmp_path / TARGET, {}) as (folder, notes):
         assert "left over" in notes[0]
         case = Case("a", tmp_path / "image", None, patient="a")

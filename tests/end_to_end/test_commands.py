@@ -144,4 +144,4 @@ def test_demo_in_small_and_again(make_nnunet_folders, tmp_path):
     assert other.returncode != 0
     assert "other settings" in other.stdout
     foreign = folders.run("nnUNetv2_cafr", "demo", "--out", folders.root, check=False)
-    assert "holds no demo" in foreign.stdout
+    assert "which is not a demo's" in foreign.stdout

@@ -72,12 +72,39 @@ def test_writes_over_nothing_of_others(copy, command, tmp_path, capsys):
     assert files_of(copy) == before
 
 
+def test_a_full_disk_or_a_kill_stops_no_later_check(copy, command, tmp_path, capsys):
+    """Linux's device that is always full, where page or table are written; and what a kill leaves of both."""
+    for name in ("report.html", "findings.csv"):
+        target = tmp_path / "new" / "folder"
+        target.mkdir(parents=True, exist_ok=True)
+        (target / f".{name}.partial").symlink_to("/dev/full")
+        assert command("-d", "511", "-o", str(target)) == EXIT_NOT_CHECKED
+        message = capsys.readouterr().err
+        assert str(target) in message and "No space left" in message and "Make room" in message
+        assert list(target.iterdir()) == []
+    for name in ("report.html", "findings.csv"):
+        (target / f".{name}.partial").write_text("half a")
+    (target / "findings.csv").write_text("case,severity,check,structure,found,expected,remedy,file\r\n")
+    assert command("-d", "511", "-o", str(target)) == EXIT_CLEAN
+    assert sorted(path.name for path in target.iterdir()) == ["findings.csv", "report.html"]
+
+
+def test_notes_on_the_whole_data_set_are_shown(command, capsys):
+    command("-d", "511", "-np", "1")
+    assert "2d 0 will end with an error" in capsys.readouterr().out
+
+
 def test_data_sets_that_are_not_there(copy, command, capsys, monkeypatch):
     assert command("-d", "512") == EXIT_NOT_CHECKED
     assert "Dataset512_*" in capsys.readouterr().err
     shutil.copytree(copy.folder, copy.folder.with_name("Dataset511_Other"))
     assert command("-d", "511") == EXIT_NOT_CHECKED
     assert "several" in capsys.readouterr().err
+    monkeypatch.setenv("nnUNet_raw", "~/raw")
+    assert command("-d", "511") == EXIT_NOT_CHECKED
+    assert "~ stands for a home folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command("-d", "")
     monkeypatch.delenv("nnUNet_raw")
     assert command("-d", "511") == EXIT_NOT_CHECKED
     assert "nnUNet_raw is not set" in capsys.readouterr().err

@@ -2,15 +2,21 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunetv2_cafr.check import check_dataset
 from nnunetv2_cafr.quality import levels
 from nnunetv2_cafr.quality.checks import Source, check_discs, check_grey_values
 from nnunetv2_cafr.quality.dataset import LabelTable, NotADatasetError, read_dataset
+from nnunetv2_cafr.quality.description import check_description
 from nnunetv2_cafr.quality.findings import Severity
 from nnunetv2_cafr.quality.measures import fingerprint, intensities, structures
 
@@ -67,12 +73,39 @@ def test_swapped_levels(copy, number):
     assert found.structure == "L4, L2"
 
 
+def turn(path: Path, order: str) -> None:
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), order), str(path))
+
+
 def test_order_is_told_by_the_header_not_by_the_array(copy, number):
-    """Any orientation of the same spine is in order; a header that turns it is not."""
-    for path in (copy.image(number), copy.mask(number)):
-        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LAS"), str(path))
+    """Any orientation of the same spine is in order, and so is that of its mask: nnU-Net's reader turns them."""
+    turn(copy.image(number), "LAS")
+    turn(copy.mask(number), "ASL")
+    assert copy.findings("orientation", "spacing", "size") == []
+    # A plain reader takes voxels as they are stored.
+    copy.describe(overwrite_image_reader_writer="SimpleITKIO")
+    turn(copy.mask(number), "LAS")
     file = f"imagesTr/SpineMRI_{number:03d}_0000.nii.gz"
-    only(copy, "orientation", file=file, severity="warning", remedy="DICOMOrient")
+    only(copy, "orientation", file=file, severity="warning", remedy="SimpleITKIOWithReorient")
+
+
+def test_as_many_orders_as_cases(copy):
+    copy.describe(overwrite_image_reader_writer="SimpleITKIO")
+    cases = sorted(path.name.removesuffix("_0000.nii.gz") for path in (copy.folder / "imagesTr").iterdir())
+    for case, order in zip(cases, ("PSR", "RAS", "LPS", "PIL"), strict=True):
+        turn(copy.folder / "imagesTr" / f"{case}_0000.nii.gz", order)
+        turn(copy.folder / "labelsTr" / f"{case}.nii.gz", order)
+    (found,) = only(copy, "orientation", file="dataset.json", severity="warning", remedy="SimpleITKIOWithReorient")
+    assert found.found.startswith("5 voxel orders in 5 cases: ")  # the test case is PIR
+
+
+def test_header_with_two_orientations(copy, number):
+    image = nibabel.load(copy.image(number))
+    image.set_qform(np.diag([-1, 1, 1, 1]) @ image.affine, code=1)  # mirrored left to right
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj), None, image.header), copy.image(number))
+    file = f"imagesTr/SpineMRI_{number:03d}_0000.nii.gz"
+    (found,) = only(copy, "unusable file", file=file, severity="error", remedy="which orientation is right")
+    assert "PIL by the qform, PIR by the sform" in found.found
 
 
 @pytest.mark.parametrize(("orientation", "way"), [("PSR", "downwards"), ("IPR", "front/back")])
@@ -98,7 +131,9 @@ def test_level_missing_between_two_others(copy, number, name, severity):
 def test_discs_absent_everywhere_are_not_missing(copy):
     for path in copy.folder.glob("labelsTr/*"):
         copy.change(path, lambda labels: np.where(labels > VALUES["T9"], 0, labels).astype(np.uint8))
-    assert copy.findings("missing level", "absent structure") == []
+    (found,) = copy.findings("missing level", "absent structure")
+    assert (found.check, found.severity.word) == ("labels in no case", "warning")
+    assert found.structure.startswith("L5/S, L4/L5, ") and "9 of 19 labels" in found.found
 
 
 @pytest.mark.parametrize(("size", "check", "severity"), [(1, "tiny island", "note"), (4, "island", "warning")])
@@ -155,6 +190,17 @@ def test_disc_touches_within_three_millimetres_and_its_own_vertebrae(gap, neighb
     labels[:, 20:25] = VALUES["L3/L4"]
     labels[:, 25 + gap : 35] = VALUES[neighbour]
     mask = sitk.GetImageFromArray(labels)  # 1 mm
+    found = list(check_discs(structures(mask, labels, {v: k for k, v in VALUES.items()}), labels, mask, Source("", "")))
+    assert bool(found) is alone
+
+
+@pytest.mark.parametrize(("empty", "alone"), [(0, False), (1, True)])
+def test_discs_on_coarse_pixels_touch_what_they_lie_beside(empty, alone):
+    labels = np.zeros((3, 20, 6), np.int32)
+    labels[:, 8:10] = VALUES["L3/L4"]
+    labels[:, 10 + empty : 14] = VALUES["L4"]
+    mask = sitk.GetImageFromArray(labels)
+    mask.SetSpacing((3.5, 3.5, 9))
     found = list(check_discs(structures(mask, labels, {v: k for k, v in VALUES.items()}), labels, mask, Source("", "")))
     assert bool(found) is alone
 
@@ -258,6 +304,18 @@ def test_fractions_and_empty_masks(copy, number):
     assert "fractional labels" in {f.check for f in copy.findings()}
 
 
+def test_what_nnunet_reads_of_a_float_mask(copy, number):
+    """A hair below an integer is trained as the level before; nnU-Net's own preprocessing says what it makes of it."""
+    copy.change(copy.mask(number), lambda labels: np.where(labels == 3, np.nextafter(np.float32(3), 0), labels))
+    file = f"labelsTr/SpineMRI_{number:03d}.nii.gz"
+    (found,) = only(copy, "labels beside whole numbers", file=file, severity="error", remedy="round the mask")
+    read, _ = SimpleITKIO().read_seg(str(copy.mask(number)))
+    assert 3 not in read.astype(np.int8)
+    assert found.found.startswith("2.9999998 (") and "which nnU-Net reads as 2" in found.found
+    copy.change(copy.mask(number), lambda labels: np.rint(labels).astype(np.float64) * (1 + 1e-12))  # gone in float32
+    assert copy.findings() == []
+
+
 def test_mask_on_another_grid(copy, number):
     file = f"labelsTr/SpineMRI_{number:03d}.nii.gz"
     mask = sitk.ReadImage(str(copy.mask(number)))
@@ -311,31 +369,113 @@ def test_unusual_volumes(copy, number):
 
 def test_data_that_are_no_spine(copy, number):
     """Regions, an ignore label and other names: no level is checked, and nothing crashes."""
-    copy.describe(labels={"background": 0, "bone": list(range(1, 11)), "disc": list(range(10, 20)), "ignore": 20})
+    labels = {"background": 0, "bone": list(range(1, 11)), "disc": list(range(10, 20)), "ignore": 20}
+    copy.describe(labels=labels, regions_class_order=[1, 11])
     copy.change(copy.mask(number), swap("L4", "L2"))
     assert copy.findings() == []
     table = LabelTable.from_json({"background": 0, "whole": [1, 2], "core": [2], "ignore": 3})
     assert dict(table.names) == {1: "label 1 of whole", 2: "core"} and table.ignore == 3
 
 
-def test_other_formats_and_pictures(tmp_path):
-    """MetaImage volumes, and 2-D colour pictures, as nnU-Net takes them."""
+def write_pictures(folder, channel_names: dict[str, str]) -> None:
+    """Five colour pictures with masks, as nnU-Net takes them."""
     rng = np.random.default_rng(0)
     for name in ("imagesTr", "labelsTr"):
-        (tmp_path / name).mkdir()
-    for case in "ab":
+        (folder / name).mkdir()
+    for case in "abcde":
         colours = sitk.GetImageFromArray(rng.integers(0, 255, (20, 30, 3), np.uint8), isVector=True)
-        sitk.WriteImage(colours, str(tmp_path / "imagesTr" / f"{case}_0000.png"))
+        sitk.WriteImage(colours, str(folder / "imagesTr" / f"{case}_0000.png"))
         labels = np.zeros((20, 30), np.uint8)
         labels[4:9, 5:12] = 1
-        sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / "labelsTr" / f"{case}.png"))
-    labels = {"background": 0, "cell": 1}
-    description = {"labels": labels, "channel_names": {"0": "RGB"}, "file_ending": ".png", "numTraining": 2}
-    (tmp_path / "dataset.json").write_text(json.dumps(description))
+        sitk.WriteImage(sitk.GetImageFromArray(labels), str(folder / "labelsTr" / f"{case}.png"))
+    description = {"labels": {"background": 0, "cell": 1}, "file_ending": ".png", "numTraining": 5}
+    (folder / "dataset.json").write_text(json.dumps({**description, "channel_names": channel_names}))
+
+
+def test_colour_pictures_hold_three_channels_each(tmp_path):
+    write_pictures(tmp_path, {"0": "R", "1": "G", "2": "B"})
     _, cases, findings = check_dataset(tmp_path, 1)
     assert findings == []
-    assert [case.geometry.orientation for case in cases] == ["2-D", "2-D"]
+    assert {case.geometry.orientation for case in cases} == {"2-D"}
     assert [outline.name for outline in cases[0].picture.outlines] == ["cell"]
+
+
+def test_nnunets_own_check_has_the_last_word(tmp_path):
+    """Three channels in the files, one in dataset.json: nothing that our own checks look for."""
+    write_pictures(tmp_path, {"0": "RGB"})
+    findings = check_dataset(tmp_path, 1)[2]
+    assert {(f.check, f.severity.word) for f in findings} == {("nnU-Net's own check", "error")}
+    assert "Expected: 1. Got: 3" in findings[0].found
+
+
+def test_files_that_dataset_json_names(copy):
+    """Images elsewhere, by the entry `dataset`."""
+    entries = {
+        path.name.removesuffix(".nii.gz"): {
+            "images": [f"../images/{path.name.replace('.nii.gz', '_0000.nii.gz')}"],
+            "label": str(path),
+        }
+        for path in copy.folder.glob("labelsTr/*")
+    }
+    (copy.folder / "imagesTr").rename(copy.folder.parent / "images")
+    copy.describe(dataset=entries)
+    assert copy.findings() == []
+    (copy.folder.parent / "images" / f"{min(entries)}_0000.nii.gz").unlink()
+    assert [f.check for f in copy.findings()] == ["missing file"]
+
+
+SOUND = {"labels": {"background": 0, "a": 1, "b": 2}, "channel_names": {"0": "MR"}, "file_ending": ".nii.gz"}
+REGIONS = {"background": 0, "all": [1, 2], "core": 2}
+REFUSED = {
+    "consecutive": ({"labels": {"background": 0, "a": 1, "b": 3}}, "2 is missing"),
+    "no background": ({"labels": {"a": 1, "b": 2}}, "no label is called background"),
+    "background not 0": ({"labels": {"background": 1, "a": 2}}, "background is 1"),
+    "background alone": ({"labels": {"background": 0}}, "no label but the background"),
+    "ignore not the highest": ({"labels": {"background": 0, "ignore": 1, "a": 2}}, "ignore is 1"),
+    "ignore above a gap": ({"labels": {"background": 0, "a": 1, "ignore": 3}}, "ignore is 3, the highest label 1"),
+    "ignore a list": ({"labels": {"background": 0, "a": 1, "ignore": [2, 3]}}, "ignore is the list"),
+    "regions without order": ({"labels": REGIONS}, "there is no regions_class_order"),
+    "order too short": ({"labels": REGIONS, "regions_class_order": [1]}, "regions_class_order is [1]"),
+    "channels as a list": ({"channel_names": ["MR"]}, "channel_names is a list"),
+    "no such format": ({"file_ending": "nii.gz"}, "no reader of nnU-Net takes"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_nnunet_refuses_in_dataset_json(case, tmp_path):
+    """Each is an error of ours, and nnU-Net's own classes refuse it."""
+    changes, words = REFUSED[case]
+    description = {**SOUND, "numTraining": 0, **changes}
+    (found,) = [f for f in check_description(description) if words in f.found]
+    assert found.severity is Severity.ERROR and found.expected and found.remedy
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / name).mkdir()
+    image = sitk.GetImageFromArray(np.zeros((3, 4, 5), np.uint8))
+    ending = description["file_ending"]
+    for file in (f"imagesTr/x_0000{ending}", f"labelsTr/x{ending}"):
+        sitk.WriteImage(image, str(tmp_path / "image.nii.gz"))
+        shutil.move(tmp_path / "image.nii.gz", tmp_path / file)
+    (tmp_path / "dataset.json").write_text(json.dumps({**description, "numTraining": 1}))
+    if case != "background alone":  # which dies in training
+        with pytest.raises((AssertionError, RuntimeError, AttributeError)):
+            verify_dataset_integrity(str(tmp_path), 1)
+
+
+def test_all_that_is_wrong_with_dataset_json_is_said_at_once():
+    assert check_description(SOUND) == []
+    assert check_description({**SOUND, "labels": REGIONS, "regions_class_order": [1, 2]}) == []
+    wrong = {**SOUND, "labels": {"a": 1, "b": 4, "ignore": 9}, "channel_names": ["MR"], "file_ending": ".jpg"}
+    assert [f.check for f in check_description(wrong)] == ["channels", "labels", "labels", "labels", "reader"]
+
+
+def test_few_cases_say_what_nnunet_will_do(copy, monkeypatch):
+    (found,) = [f for f in copy.findings("few cases") if f.check == "few cases"]
+    assert "4 training cases of 4 patients" in found.found
+    assert "2d 0 will end with an error" in found.remedy and "2d all -tr nnUNetTrainer_CAFR" in found.remedy
+    with pytest.raises(ValueError, match="n_splits=5"):
+        generate_crossval_split(list("abcd"), n_splits=5)
+    (copy.folder / "splits_final.json").write_text('[{"train": [], "val": []}]')
+    assert copy.findings("few cases") == []
 
 
 def test_not_a_dataset(tmp_path):

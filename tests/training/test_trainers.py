@@ -238,7 +238,9 @@ def test_up_down_axis_is_read_from_the_geometry(properties, transpose, expected)
 def test_unknown_orientation_means_no_mirroring(monkeypatch, construct):
     trainer = construct("nnUNetTrainer_LevelSafe")
     monkeypatch.setattr(trainer, "find_superior_inferior_axis", lambda: None)
-    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == ()
+    # () makes nnU-Net's predictor fail
+    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] is None
+    assert trainer.inference_allowed_mirroring_axes is None
 
 
 def test_padding_reaches_the_loss_as_minus_one(construct):

@@ -1,0 +1,34 @@
+"""nnU-Net's folders, which environment variables name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def folder_of(variable: str) -> Path:
+    """The folder that `variable` (nnUNet_raw, nnUNet_preprocessed, nnUNet_results) names; it need not exist yet.
+
+    Raises:
+        ValueError: if the variable is not set, or holds what a shell would have expanded: a folder of that very name
+            would be made in the working directory, and the data would be lost in it.
+    """
+    value = os.environ.get(variable, "")
+    if not value.strip():
+        raise ValueError(f"{variable} is not set: export {variable}=/path/to/folder")
+    path = Path(value)
+    wrong = [
+        reason
+        for reason, applies in (
+            ("quotes are part of the value", value[0] in "'\"" or value[-1] in "'\""),
+            ("~ stands for a home folder in a shell only, and there without quotes", value.startswith("~")),
+            ("blanks are part of the value", value != value.strip()),
+            ("a variable in it was not expanded", "$" in value and not path.is_dir()),
+        )
+        if applies
+    ]
+    if wrong:
+        raise ValueError(
+            f"{variable} is {value!r}: {'; '.join(wrong)}. Give the full path: export {variable}=/path/to/folder"
+        )
+    return path

@@ -1,0 +1,201 @@
+"""What nnU-Net will refuse or misread in a dataset.json: asked of nnU-Net's own classes, before any image is opened.
+
+LabelManager ends at the first thing that it dislikes. So what is known to be refused is looked for here, all of it at
+once, and LabelManager has the last word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.reader_writer_registry import (
+    determine_reader_writer_from_dataset_json,
+    recursive_find_reader_writer_by_name,
+)
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from nnunetv2_cafr.quality.findings import Finding, Severity
+
+FILE = "dataset.json"
+
+
+def _error(check: str, found: str, expected: str, remedy: str, structure: str = "") -> Finding:
+    return Finding("", Severity.ERROR, check, structure, found, expected, remedy, FILE)
+
+
+def check_description(description: Mapping[str, Any]) -> list[Finding]:
+    """All that is wrong with the labels, channels and file ending of a dataset.json (its content)."""
+    findings = [
+        *_check_channels(description["channel_names"]),
+        *_check_labels(description),
+        *_check_reader(description),
+    ]
+    if not any(finding.check in ("labels", "regions") for finding in findings):
+        _, refusal = ask_label_manager(description)
+        if refusal:
+            findings.append(
+                _error("labels", refusal, "labels that nnU-Net's LabelManager takes", "correct dataset.json")
+            )
+    return findings
+
+
+def ask_label_manager(description: Mapping[str, Any]) -> tuple[list[int] | None, str]:
+    """The values that nnU-Net expects in a mask, or None and what it says against the labels."""
+    try:
+        manager = LabelManager(dict(description["labels"]), description.get("regions_class_order"))
+    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+        return None, str(error) or type(error).__name__
+    ignore = [] if manager.ignore_label is None else [manager.ignore_label]
+    return [*map(int, manager.all_labels), *ignore], ""
+
+
+def _check_channels(channels: Any) -> Iterator[Finding]:
+    if not isinstance(channels, Mapping):
+        names = ", ".join(f'"{number}": "{name}"' for number, name in enumerate(channels))
+        yield _error(
+            "channels", f"channel_names is a {type(channels).__name__}", f"an object: {{{names}}}", "write it so"
+        )
+    elif not channels:
+        yield _error("channels", "channel_names is empty", "a name for each channel", "name them")
+    elif list(channels) != [str(number) for number in range(len(channels))]:
+        # nnU-Net takes normalisations in the order of the entries, and files in the order of their numbers.
+        yield _error(
+            "channels",
+            f"channel_names has the keys {', '.join(map(str, channels))}",
+            f"0 to {len(channels) - 1}, in this order, as the files' numbers",
+            "number the channels so",
+        )
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _check_labels(description: Mapping[str, Any]) -> Iterator[Finding]:
+    labels: Mapping[str, Any] = description["labels"]
+    number = "number the labels 0 (background), 1, 2, ... in dataset.json, and in the masks with them"
+    odd = [name for name, value in labels.items() if any(type(member) is not int for member in _values(value))]
+    if odd:
+        found = ", ".join(f"{name}: {labels[name]!r}" for name in odd)
+        yield _error("labels", found, "whole numbers, or lists of them", "write whole numbers without quotes", odd[0])
+    if "background" not in labels:
+        yield _error("labels", "no label is called background", '"background": 0', f"add it; {number}")
+    elif labels["background"] not in (0, "0"):
+        yield _error("labels", f"background is {labels['background']}", "background: 0", number, "background")
+    known = {int(v) for name, value in labels.items() if name != "ignore" for v in _values(value)}
+    numbers = sorted(known | {0})
+    gaps = sorted(set(range(numbers[-1])) - known - {0})
+    if gaps or numbers[0] < 0:
+        found = f"labels {_ranges(numbers)}" + (f"; {_ranges(gaps)} is missing" if gaps else "")
+        yield _error("labels", found, f"consecutive values, 0 to {len(numbers) - 1}", number)
+    if numbers == [0]:
+        yield _error("labels", "no label but the background", "at least one structure", "add the structures' labels")
+    if "ignore" in labels:
+        ignore = labels["ignore"]
+        if isinstance(ignore, list | tuple):
+            yield _error("labels", f"ignore is the list {ignore}", "one value", "give it one value", "ignore")
+        elif int(ignore) != numbers[-1] + 1:
+            yield _error(
+                "labels",
+                f"ignore is {ignore}, the highest label {numbers[-1]}",
+                f"ignore: {numbers[-1] + 1}, one above all others",
+                "give it this value, in dataset.json and in the masks",
+                "ignore",
+            )
+    by_value: dict[int, list[str]] = {}
+    for name, value in labels.items():
+        if not isinstance(value, list | tuple):
+            by_value.setdefault(int(value), []).append(name)
+    for value, names in by_value.items():
+        if len(names) > 1:
+            yield Finding(
+                "",
+                Severity.WARNING,
+                "labels",
+                ", ".join(names),
+                f"{' and '.join(names)} are all {value}: nnU-Net trains them as one",
+                "a value of its own for each label",
+                "remove a name, or give it another value",
+                FILE,
+            )
+    yield from _check_regions(description, known)
+
+
+def _check_regions(description: Mapping[str, Any], known: set[int]) -> Iterator[Finding]:
+    labels, order = description["labels"], description.get("regions_class_order")
+    if not any(isinstance(value, list | tuple) and len(value) > 1 for value in labels.values()):
+        return
+    regions = [name for name, value in labels.items() if name != "ignore" and any(int(v) for v in _values(value))]
+    expected = f"regions_class_order: a value for each of {', '.join(regions)}"
+    remedy = "list for each region, in their order, the label that a voxel of it is given; later ones paint over others"
+    if order is None:
+        yield _error("regions", "labels are regions, and there is no regions_class_order", expected, remedy)
+    elif not isinstance(order, list) or len(order) != len(regions):
+        found = f"regions_class_order is {order}"
+        yield _error("regions", found, f"{expected} ({len(regions)})", remedy)
+    elif foreign := [value for value in order if value not in known]:
+        found = f"regions_class_order holds {', '.join(map(str, foreign))}"
+        yield _error("regions", found, f"labels: {_ranges(sorted(known))}", remedy)
+
+
+def _check_reader(description: Mapping[str, Any]) -> Iterator[Finding]:
+    named = description.get("overwrite_image_reader_writer")
+    if named not in (None, "None"):
+        try:
+            recursive_find_reader_writer_by_name(str(named))
+        except RuntimeError:
+            yield Finding(
+                "",
+                Severity.WARNING,
+                "reader",
+                "",
+                f"overwrite_image_reader_writer is {named}, which nnU-Net does not find: it will take another reader",
+                "the name of a class in nnunetv2.imageio",
+                "correct the name, or remove the entry",
+                FILE,
+            )
+    try:
+        reader_of(description)
+    except RuntimeError:
+        yield _error(
+            "reader",
+            f"file_ending is {description['file_ending']}, which no reader of nnU-Net takes",
+            "an ending such as .nii.gz, .mha, .nrrd, .png or .tif, with its dot",
+            "correct file_ending, or write the files in another format",
+        )
+
+
+def reader_of(description: Mapping[str, Any], example: Path | None = None) -> type[BaseReaderWriter]:
+    """nnU-Net's reader for a data set; an example file decides where several take its ending.
+
+    Raises:
+        RuntimeError: if there is none.
+    """
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it tells of each try
+        return determine_reader_writer_from_dataset_json(
+            dict(description), None if example is None else str(example), verbose=False
+        )
+
+
+def channels_in(files: list[Path], reader: type[BaseReaderWriter]) -> int:
+    """How many channels nnU-Net reads from these files: a colour picture or a 4-D file holds several.
+
+    Raises:
+        RuntimeError, OSError, ValueError, AssertionError: as the reader does.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        images, _ = reader().read_images([str(file) for file in files])
+    return len(images)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """0, 1, 2, 5 as 0 to 2, 5."""
+    array = np.asarray(numbers)
+    runs = np.split(array, np.flatnonzero(np.diff(array) != 1) + 1)
+    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)

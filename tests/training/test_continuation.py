@@ -1,0 +1,174 @@
+"""`--c` goes on with what a training began, refuses by name what is no longer so, and tells what is only different."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.training.network_identity import differences, identity_of
+
+TRAINER = "nnUNetTrainer_CAFR_budget2x1"
+DATASET = "Dataset511_SpineMRI"
+
+
+@pytest.fixture
+def data(nnunet_environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the preprocessed phantoms that may be changed."""
+    copy = tmp_path / "nnUNet_preprocessed"
+    shutil.copytree(os.environ["nnUNet_preprocessed"], copy)
+    monkeypatch.setenv("nnUNet_preprocessed", str(copy))
+    return copy / DATASET
+
+
+@pytest.fixture
+def begun(data: Path) -> Path:
+    """Checkpoint and record of a training that has begun."""
+    trainer = make()
+    trainer.initialize()
+    trainer.on_train_start()
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+    return Path(trainer.output_folder) / "checkpoint_latest.pth"
+
+
+def make(name: str = TRAINER, continue_training: bool = False) -> nnUNetTrainer:
+    return get_trainer_from_args("511", "2d", 0, name, continue_training=continue_training, device=torch.device("cpu"))
+
+
+def go_on(checkpoint: Path) -> str:
+    """What the log says after `--c` has loaded the checkpoint."""
+    trainer = make(continue_training=True)
+    trainer.load_checkpoint(str(checkpoint))
+    return Path(trainer.log_file).read_text()
+
+
+def rewrite(file: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def settings(plans: dict) -> dict:
+    return plans["configurations"]["2d"]
+
+
+PLANS = {
+    "patch": lambda plans: settings(plans).update(patch_size=[32, 32]),
+    "batch": lambda plans: settings(plans).update(batch_size=3),
+    "spacing": lambda plans: settings(plans).update(spacing=[1.0, 1.0]),
+    "normalisation": lambda plans: settings(plans).update(normalization_schemes=["NoNormalization"]),
+    "transpose_forward": lambda plans: plans.update(transpose_forward=[2, 1, 0]),
+}
+
+
+@pytest.mark.parametrize("what", PLANS)
+def test_changed_plans_are_refused(what, begun, data):
+    rewrite(data / "nnUNetPlans.json", PLANS[what])
+    words = rf"can't be gone on with by --c.*\n- {what}: .*, now .*\nIt was trained by nnunetv2-cafr"
+    with pytest.raises(SystemExit, match=words):
+        go_on(begun)
+
+
+def test_changed_classes_are_refused_also_in_validation(begun, data):
+    rewrite(data / "dataset.json", lambda content: content["labels"].update(more=20))
+    with pytest.raises(SystemExit, match=r"\n- classes: none, now {'more': 20}\n"):
+        go_on(begun)
+    with pytest.raises(SystemExit, match="can't be validated"):
+        make().load_checkpoint(str(begun))
+
+
+def test_another_batch_is_no_matter_in_validation(begun, data):
+    rewrite(data / "nnUNetPlans.json", PLANS["batch"])
+    make().load_checkpoint(str(begun))
+
+
+def test_another_split_is_refused_with_the_cases(begun, data):
+    splits = json.loads((data / "splits_final.json").read_text())
+    moved = splits[0]["train"].pop()
+    splits[0]["val"].append(moved)
+    (data / "splits_final.json").write_text(json.dumps(splits))
+    with pytest.raises(SystemExit, match=rf"split of fold 0, train: 1 case \({moved}\) no longer\n.*{moved}\) new"):
+        go_on(begun)
+
+
+def test_other_data_are_refused_by_case(begun, data):
+    (file, *_) = (data / "nnUNetPlans_2d").glob("*_seg.b2nd")
+    with file.open("ab") as stream:
+        stream.write(b"more")
+    with pytest.raises(SystemExit, match=rf"data: 1 case \({file.name.removesuffix('_seg.b2nd')}\) preprocessed anew"):
+        go_on(begun)
+    trainer = make()
+    trainer.load_checkpoint(str(begun))  # references that were corrected may be validated against
+    assert "preprocessed anew" in Path(trainer.log_file).read_text()
+
+
+def test_versions_and_machine_are_only_told(begun):
+    def older(records: list) -> None:
+        records[0]["versions"]["nnunetv2-cafr"] = "0.0.1"
+        records[0]["device"] = "a GPU"
+
+    assert "WARNING" not in go_on(begun)
+    rewrite(begun.parent / "training_record.json", older)
+    log = go_on(begun)
+    assert "nnunetv2-cafr 0.0.1, now " in log
+    assert "device a GPU, now cpu" in log
+
+
+def test_a_network_that_computes_something_else_is_refused(begun, monkeypatch):
+    """The weights fit; what is done with them is another thing."""
+    record = begun.parent / "training_record.json"
+    rewrite(record, lambda records: records[0]["versions"].update({"nnunetv2-cafr": "9"}))
+    encode = CAFRNet.encode
+    monkeypatch.setattr(CAFRNet, "encode", lambda self, x: encode(self, x).tanh())
+    words = r"network: the same weights, of which its code computes something else\n.* by nnunetv2-cafr 9"
+    with pytest.raises(SystemExit, match=words):
+        go_on(begun)
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_version_that_trained_them(begun, monkeypatch):
+    checkpoint = torch.load(begun, weights_only=False)
+    weights = checkpoint["network_weights"]
+    gone = next(key for key in weights if weights[key].ndim > 1)
+    weights["old"] = weights.pop(gone)
+    torch.save(checkpoint, begun)
+    with pytest.raises(SystemExit, match=r"(?s)network: of the weights 1 are missing .*trained by nnunetv2-cafr \d"):
+        go_on(begun)
+    (begun.parent / "training_record.json").unlink()  # the log has it too
+    with pytest.raises(SystemExit, match=r"trained by nnunetv2-cafr \d"):
+        go_on(begun)
+    # In prediction, where nnU-Net builds the network and loads the weights itself.
+    trainer = make()
+    arguments = (trainer.plans_manager, trainer.configuration_manager, 1, trainer.label_manager.num_segmentation_heads)
+    with pytest.raises(RuntimeError, match=r"of another network than nnUNetTrainer_CAFR.* which version"):
+        type(trainer).build_network_architecture(*arguments, False).load_state_dict(weights)
+
+
+def test_a_finished_training_says_so_and_trains_nothing(begun, monkeypatch):
+    trainer = make(continue_training=True)
+    trainer.initialize()
+    trainer.current_epoch = 1
+    final = begun.with_name("checkpoint_final.pth")
+    trainer.save_checkpoint(str(final))
+    again = make(continue_training=True)
+    again.load_checkpoint(str(final))
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda _: pytest.fail("there is nothing to train"))
+    again.run_training()
+    assert "This training is finished: 2 epochs" in Path(again.log_file).read_text()
+
+
+def small(**changes: object) -> CAFRNet:
+    arguments = {"embed_dim": 48, "num_heads": 2, "head_dim": 8, "ffn_dim": 48, "tap_channels": 8, "projection_dim": 8}
+    return CAFRNet(1, 4, **{**arguments, **changes})  # type: ignore[arg-type]
+
+
+def test_the_identity_of_a_network_is_that_of_its_function():
+    first = identity_of(small(), 1, [48, 48])
+    assert differences(first, json.loads(json.dumps(identity_of(small(), 1, [48, 48])))) == []
+    for changes in ({"dropout": 0.1}, {"logit_scale": 1.0}, {"num_heads": 4, "head_dim": 4}, {"use_lafr": False}):
+        assert differences(first, identity_of(small(**changes), 1, [48, 48])) != []

@@ -1,0 +1,99 @@
+"""What can't be trained is refused by name before any data is loaded; what only looks odd trains."""
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_cafr.training.preflight import impossible_step
+
+DATASET = "Dataset511_SpineMRI"
+
+
+@pytest.fixture
+def data(nnunet_environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the preprocessed phantoms that may be changed."""
+    copy = tmp_path / "nnUNet_preprocessed"
+    shutil.copytree(os.environ["nnUNet_preprocessed"], copy)
+    monkeypatch.setenv("nnUNet_preprocessed", str(copy))
+    return copy / DATASET
+
+
+def make(data: Path, name: str = "nnUNetTrainer_CAFR_budget1x1", **changes: object) -> nnUNetTrainer:
+    file = data / "nnUNetPlans.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"]["2d"].update(changes)
+    file.write_text(json.dumps(plans))
+    return get_trainer_from_args("511", "2d", 0, name, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"patch_size": [64, 0]}, r"patch_size is \[64, 0\]"),
+        ({"patch_size": [64, 56, 4]}, r"spacing \[4.4.*expected as many numbers in both"),
+        ({"batch_size": 2.5}, r"batch_size is 2.5"),
+        ({"spacing": [4.4, math.nan]}, r"spacing is \[4.4, nan\]"),
+        ({"normalization_schemes": []}, r"expected one for each of 1 channels"),
+        ({"data_identifier": "gone"}, r"gone is not there; make it: nnUNetv2_preprocess"),
+    ],
+)
+def test_plans_that_make_no_training(changes, words, data):
+    with pytest.raises(SystemExit, match=f"(?s)nnUNetPlans.json .*can't be trained, 2d:\n- .*{words}"):
+        make(data, **changes).initialize()
+
+
+def test_the_background_alone_is_nothing_to_learn(data):
+    file = data / "dataset.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "labels": {"background": 0}}))
+    with pytest.raises(SystemExit, match="expected one besides the background"):
+        make(data).initialize()
+
+
+@pytest.mark.parametrize("trainer", ["nnUNetTrainer_CAFR_budget1x1", "nnUNetTrainer_LevelSafe_budget1x1"])
+def test_a_step_that_a_norm_refuses_is_known_before(trainer, data):
+    """A single cell has no variance: with batch norm at a batch of one, with instance norm at any."""
+    sound = make(data, trainer)
+    sound.initialize()
+    assert impossible_step(sound) is None
+    sound.network.train()
+    before = {name: value.clone() for name, value in sound.network.state_dict().items()}
+    impossible_step(sound)
+    assert all(torch.equal(before[name], value) for name, value in sound.network.state_dict().items())
+
+    tiny = make(data, trainer, patch_size=[4, 4] if "CAFR" in trainer else [8, 8], batch_size=1)
+    tiny.initialize()
+    with pytest.raises(ValueError, match="Expected more than 1"):
+        tiny.network.train()(torch.zeros(1, 1, *tiny.configuration_manager.patch_size))
+    with pytest.raises(SystemExit, match=r"can't be trained on 1 patches of . x .: Expected more than 1"):
+        tiny.run_training()
+
+
+def test_a_patch_smaller_than_a_token_trains(data):
+    trainer = make(data, patch_size=[12, 8], batch_size=2)
+    trainer.initialize()
+    assert impossible_step(trainer) is None
+    batch = {"data": torch.randn(2, 1, 12, 8), "target": torch.randint(0, 3, (2, 1, 12, 8)), "keys": ["a", "b"]}
+    trainer.on_train_epoch_start()
+    assert math.isfinite(trainer.train_step(batch)["loss"])
+
+
+@pytest.mark.parametrize(
+    ("fold", "words"),
+    [
+        ({"train": ["nobody"], "val": ["SpineMRI_001"]}, r"does not hold \(nobody\)"),
+        ({"train": ["SpineMRI_001"], "val": []}, "no case in val"),
+    ],
+)
+def test_splits_without_data(fold, words, data):
+    (data / "splits_final.json").write_text(json.dumps([fold]))
+    trainer = make(data)
+    trainer.initialize()
+    with pytest.raises(SystemExit, match=words):
+        trainer.get_tr_and_val_datasets()
