@@ -23,6 +23,7 @@ LABELS = {"background": 0, **{structure.name: label for label, structure in TABL
 class _Description:
     def __init__(self, transpose: list[int]) -> None:
         self.dataset_json = {"labels": LABELS}
+        self.voxel_order = None
         self.plans = PlansManager({"transpose_backward": transpose})
 
 
@@ -32,7 +33,7 @@ def test_sampled_logits_decode_as_all_probabilities_do(tmp_path, transpose, by_s
     """Labels are shifted in the middle, which the labels alone cannot settle; the logits can."""
     _, mask = make_case(1, size=(128, 96, 8))
     truth = sitk.GetArrayFromImage(mask).astype(np.uint8)
-    geometry = {"direction": mask.GetDirection(), "spacing": mask.GetSpacing()}
+    geometry = {"direction": mask.GetDirection(), "spacing": mask.GetSpacing(), "origin": mask.GetOrigin()}
     wrong = truth.copy()
     for label in (*range(5, 9), *range(14, 18)):
         wrong[truth == label] = label - 1
