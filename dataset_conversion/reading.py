@@ -20,13 +20,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.dicom import read_series
-from dataset_conversion.nifti import check_orientations
+from dataset_conversion.nifti import check_header, check_orientations, check_place
 from dataset_conversion.report import Problem
 
 ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")  # of the files that are understood, in lower case
 FILE_ENDINGS = (*ENDINGS, ".mhd")  # MetaImage's header with its voxels in a file beside it; converters want one file
 NIFTI_FLOATS = (16, 64)  # data type codes of float32 and float64
 NIFTI_HEADER_SIZES = (348, 540)  # of NIfTI-1 and NIfTI-2; read in the wrong byte order, the number is another one
+NO_ORIENTATION = "a header without orientation (qform_code and sform_code are 0)"
 COPY_AGAIN = "copy the file again from its source, or leave the case out"
 BYTES = {
     sitk.sitkInt8: 1, sitk.sitkUInt8: 1, sitk.sitkInt16: 2, sitk.sitkUInt16: 2, sitk.sitkInt32: 4, sitk.sitkUInt32: 4,
@@ -76,6 +77,8 @@ def read_volume(path: Path) -> tuple[Volume | None, list[Problem]]:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NiftiImageIO" if nifti else "NrrdImageIO" if ending == ".nrrd" else "MetaImageIO")
+    if nifti and (problem := check_header(path, content)):
+        return None, [problem]
     try:
         reader.ReadImageInformation()
         if problem := _check_kind(path, reader):
@@ -87,13 +90,17 @@ def read_volume(path: Path) -> tuple[Volume | None, list[Problem]]:
         if problem:
             return None, [problem]
         image = reader.Execute()
-        not_finite = _not_finite_in_nifti(reader, content) if nifti else _not_finite(sitk.GetArrayViewFromImage(image))
+        not_finite = _not_finite(sitk.GetArrayViewFromImage(image))
+        if nifti:
+            not_finite = max(not_finite, _not_finite_in_nifti(reader, content))
+            if problem := _check_orientation(path, reader, content, image):
+                return None, [problem, *_check_finite(path, image, not_finite)]
     except RuntimeError as error:
         return None, [_itk_problem(path, error)]
     volume = Volume(image, hashlib.sha256(stored).hexdigest(), stored if nifti else None)
     if image.GetDimension() == 4:
         volume = replace(volume, image=image[:, :, :, 0], stored=None)
-    return volume, _check_finite(path, volume, not_finite)
+    return volume, _check_finite(path, image, not_finite)
 
 
 def ending_of(name: str) -> str | None:
@@ -105,14 +112,14 @@ def _read_folder(path: Path) -> tuple[Volume | None, list[Problem]]:
     series, problems = read_series(path)
     if series is None:
         return None, problems
-    volume = Volume(series.image, series.sha256, None, series.notes)
-    return volume, _check_finite(path, volume, _not_finite(sitk.GetArrayViewFromImage(series.image)))
+    not_finite = _not_finite(sitk.GetArrayViewFromImage(series.image))
+    return Volume(series.image, series.sha256, None, series.notes), _check_finite(path, series.image, not_finite)
 
 
-def _check_finite(path: Path, volume: Volume, not_finite: int) -> list[Problem]:
+def _check_finite(path: Path, image: sitk.Image, not_finite: int) -> list[Problem]:
     if not not_finite:
         return []
-    found = f"NaN or infinity in {not_finite} of {volume.image.GetNumberOfPixels()} voxels"
+    found = f"NaN or infinity in {not_finite} of {image.GetNumberOfPixels()} voxels"
     remedy = "replace them by a value that makes sense, or leave the case out"
     return [Problem(path, found, "finite values only", remedy)]
 
@@ -178,14 +185,16 @@ def _check_nifti(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Pr
     expected = offset + int(np.prod(size, dtype=np.int64)) * bits // 8
     if len(content) < expected:
         return _truncated(path, len(content), expected, size)
-    if reader.GetMetaData("qform_code") == reader.GetMetaData("sform_code") == "0":
-        return Problem(
-            path,
-            "a header without orientation (qform_code and sform_code are 0)",
-            "voxel axes in patient coordinates: which way is up, and which is left?",
-            "convert again from DICOM, or write the right affine into the header",
-        )
     return check_orientations(path, content)
+
+
+def _check_orientation(path: Path, reader: sitk.ImageFileReader, content: bytes, image: sitk.Image) -> Problem | None:
+    if reader.GetMetaData("qform_code") == reader.GetMetaData("sform_code") == "0":
+        expected = "voxel axes in patient coordinates: which way is up, and which is left?"
+        return Problem(
+            path, NO_ORIENTATION, expected, "convert again from DICOM, or write the right affine into the header"
+        )
+    return check_place(path, content, _affine_in_ras(image)) if image.GetDimension() > 2 else None
 
 
 def _not_finite_in_nifti(reader: sitk.ImageFileReader, content: bytes) -> int:
@@ -196,6 +205,15 @@ def _not_finite_in_nifti(reader: sitk.ImageFileReader, content: bytes) -> int:
     byte_order = "<" if int.from_bytes(content[:4], "little") in NIFTI_HEADER_SIZES else ">"
     voxels = int(np.prod(reader.GetSize(), dtype=np.int64))
     return _not_finite(np.frombuffer(content, f"{byte_order}f{bits // 8}", voxels, offset))
+
+
+def _affine_in_ras(image: sitk.Image) -> np.ndarray:
+    """(4, 4), from the index (x, y, z) to mm towards right, front and head."""
+    dimensions = image.GetDimension()
+    affine = np.eye(4)
+    affine[:3, :3] = (np.reshape(image.GetDirection(), (dimensions, -1)) * image.GetSpacing())[:3, :3]
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
 def _not_finite(values: np.ndarray) -> int:

@@ -1,0 +1,78 @@
+"""Volume files as converters, `check` and `predict` read them, held against nibabel."""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+
+from dataset_conversion.reading import Volume, read_volume
+
+from .files import Nifti, niftis, sound_niftis
+from .harness import assert_named, fuzz
+
+COSINE_TOLERANCE = 0.012  # qform and sform may differ by so much before a file is refused
+
+
+def reference(path: Path) -> nibabel.Nifti1Image | None:
+    """What nibabel reads, None where it refuses."""
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            image = nibabel.load(path)
+            image.get_fdata()
+            return image
+    except Exception:
+        return None
+
+
+def affine_in_ras(image: sitk.Image) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return np.diag([-1.0, -1, 1, 1]) @ affine
+
+
+def assert_same(volume: Volume, expected: nibabel.Nifti1Image | None) -> None:
+    """The same voxels in the same place."""
+    assert expected is not None, "read, where nibabel refuses"
+    values = expected.get_fdata()
+    values = values[..., 0] if values.ndim == 4 else values
+    found = sitk.GetArrayFromImage(volume.image).transpose()
+    assert found.shape == values.shape
+    np.testing.assert_allclose(found.astype(float), values, rtol=1e-5, atol=1e-5 * np.abs(values).max())
+    factor = {1: 1000.0, 3: 0.001}.get(int(expected.header["xyzt_units"]) & 7, 1.0)
+    affine = np.diag([factor] * 3 + [1]) @ expected.affine
+    ours = affine_in_ras(volume.image)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    np.testing.assert_allclose(ours[:3, :3] / lengths, affine[:3, :3] / lengths, atol=COSINE_TOLERANCE)
+    np.testing.assert_allclose(ours[:3, 3], affine[:3, 3], rtol=1e-5, atol=1e-3 * lengths.min())
+
+
+def read(nifti: Nifti) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"scan{nifti.ending}"
+        path.write_bytes(nifti.content())
+        volume, problems = read_volume(path)
+        if problems:
+            assert_named(problems, path)
+            return f"refused: {problems[0].found.split('(')[0][:40]}"
+        assert volume is not None
+        assert_same(volume, reference(path))
+        return "read"
+
+
+@fuzz(200, nifti=sound_niftis())
+def test_sound_nifti(nifti: Nifti) -> str:
+    """What scanners and converters write is read, not refused."""
+    outcome = read(nifti)
+    assert outcome == "read"
+    return outcome
+
+
+@fuzz(400, nifti=niftis())
+def test_any_nifti(nifti: Nifti) -> str:
+    """Wrong fields, bytes and ends: nibabel's voxels in nibabel's place, or a refusal."""
+    return read(nifti)
