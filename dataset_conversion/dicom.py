@@ -11,6 +11,7 @@ own rescaling casts all slices to the pixel type of the first, and turns MONOCHR
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import tempfile
@@ -128,8 +129,13 @@ def is_dicom(path: Path) -> bool:
     return begins and (head[4:6].isalpha() or head[6:8] == b"\0\0")
 
 
-def has_slices(paths: Sequence[Path]) -> bool:
-    """Whether one of these DICOM files is an image that has its place in the patient."""
+def holds_images(paths: Sequence[Path]) -> bool:
+    """Whether one of these DICOM files is an image, or so damaged that it might be one."""
+    return any(not isinstance(_read_header(path), _NoImage) for path in paths)
+
+
+def holds_slices(paths: Sequence[Path]) -> bool:
+    """Whether one of these DICOM files is an image that has its place in the patient, or several frames."""
     objects = map(_read_header, paths)
     return any(isinstance(one, _Image) and (one.place is not None or one.frames > 1) for one in objects)
 
@@ -431,15 +437,14 @@ def _stored_values(dataset: Any) -> np.ndarray:
         syntax = dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     if not syntax.is_encapsulated:
         return dataset.pixel_array
-    copy = pydicom.Dataset(dataset)
-    copy.file_meta = dataset.file_meta
-    copy.PhotometricInterpretation = "MONOCHROME2"
+    plain = copy.deepcopy(dataset)  # which GDCM neither rescales nor turns round
+    plain.PhotometricInterpretation = "MONOCHROME2"
     for key in RESCALING:
-        if key in copy:
-            del copy[key]
+        if key in plain:
+            del plain[key]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "slice.dcm"
-        copy.save_as(file, enforce_file_format=True)
+        plain.save_as(file, enforce_file_format=True)
         return sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))[0]
 
 

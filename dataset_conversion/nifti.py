@@ -8,8 +8,6 @@ word what nibabel refuses, or repairs otherwise. So what SimpleITK made of a hea
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 
 import nibabel
@@ -30,6 +28,7 @@ CONVERT_AGAIN = "convert again from DICOM, or write the right value into the hea
 MAGIC = {348: (slice(344, 347), (b"n+1", b"ni1")), NIFTI2_SIZE: (slice(4, 7), (b"n+2", b"ni2"))}
 
 
+<<<<<<< HEAD
 def read_header(path: Path) -> bytes:
     """The first bytes of a NIfTI file, decompressed; empty where they cannot be read, which its reader will say."""
     try:
@@ -116,6 +115,8 @@ def check_place(path: Path, content: bytes, found: np.ndarray) -> Problem | None
     )
 
 
+=======
+>>>>>>> check
 def check_orientations(path: Path, content: bytes) -> Problem | None:
     """Check that a header holds one orientation and one spacing.
 

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import re
 import stat
+import tempfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,18 +43,23 @@ class Volume:
     Attributes:
         stored: the NIfTI file as it lies on the disk, compressed or not; None where it is more or less than the volume.
         notes: what was left out or taken for granted.
+        squeezed: whether the file has a fourth axis, of length one.
     """
 
     image: sitk.Image
     sha256: str
     stored: bytes | None
     notes: tuple[str, ...] = ()
+    squeezed: bool = False
 
 
-def read_volume(path: Path) -> tuple[Volume | None, list[Problem]]:
+def read_volume(path: Path, flat: bool = False) -> tuple[Volume | None, list[Problem]]:
     """Read a volume file (NIfTI, MetaImage, NRRD), or a folder with one DICOM series.
 
     A file with a fourth axis of length one holds a volume as well.
+
+    Args:
+        flat: whether an image of two dimensions will do.
 
     Returns:
         The volume, or None, and what is wrong. NaN and infinity are a problem of a volume that is returned: its
@@ -70,6 +76,12 @@ def read_volume(path: Path) -> tuple[Volume | None, list[Problem]]:
     if isinstance(stored, Problem):
         return None, [stored]
     nifti = ending in (".nii", ".nii.gz")
+    if nifti and path.name[-len(ending) :] not in (ending, ending.upper()):  # some capitals, which ITK does not know
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, f"volume{ending}")
+            file.write_bytes(stored)
+            volume, problems = read_volume(file, flat)
+        return volume, [replace(problem, path=path) for problem in problems]
     content = _decompress(path, stored) if ending == ".nii.gz" else stored
     if isinstance(content, Problem):
         return None, [content]
@@ -81,7 +93,7 @@ def read_volume(path: Path) -> tuple[Volume | None, list[Problem]]:
         return None, [problem]
     try:
         reader.ReadImageInformation()
-        if problem := _check_kind(path, reader):
+        if problem := _check_kind(path, reader, flat):
             return None, [problem]
         if nifti:
             problem = _check_nifti(path, reader, content)
@@ -99,8 +111,24 @@ def read_volume(path: Path) -> tuple[Volume | None, list[Problem]]:
         return None, [_itk_problem(path, error)]
     volume = Volume(image, hashlib.sha256(stored).hexdigest(), stored if nifti else None)
     if image.GetDimension() == 4:
-        volume = replace(volume, image=image[:, :, :, 0], stored=None)
+        volume = replace(volume, image=image[:, :, :, 0], stored=None, squeezed=True)
     return volume, _check_finite(path, image, not_finite)
+
+
+def fault_of(path: Path) -> str | None:
+    """What is wrong with the file of a label map, in a sentence; None where nothing is, or its format is not looked at.
+
+    It may be of two dimensions, and say nothing about its orientation: nnU-Net reads such files.
+    """
+    if not ending_of(path.name):
+        return None
+    _, problems = read_volume(path, flat=True)
+    faults = [
+        f"{problem.path}: found {problem.found}, expected {problem.expected}; {problem.remedy}"
+        for problem in problems
+        if problem.found != NO_ORIENTATION
+    ]
+    return "; ".join(faults) or None
 
 
 def ending_of(name: str) -> str | None:
@@ -162,9 +190,9 @@ def _decompress(path: Path, stored: bytes) -> bytes | Problem:
         return Problem(path, f"a damaged gzip file ({error})", expected, COPY_AGAIN)
 
 
-def _check_kind(path: Path, reader: sitk.ImageFileReader) -> Problem | None:
+def _check_kind(path: Path, reader: sitk.ImageFileReader, flat: bool) -> Problem | None:
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
-    if len(size) != 3 and not (len(size) == 4 and size[3] == 1):
+    if len(size) != 3 and not (len(size) == 4 and size[3] == 1) and not (flat and len(size) == 2):
         found = f"{len(size)} dimensions, size {tuple(size)}"
         return Problem(path, found, "one 3-D volume", "export the volume alone, as 3-D")
     if components != 1 or reader.GetPixelID() not in BYTES:

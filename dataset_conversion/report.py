@@ -26,13 +26,17 @@ class ConversionError(Exception):
         count = len(self.problems)
         lines = [f"{count} {'problem' if count == 1 else 'problems'} found; nothing was written."]
         for number, problem in enumerate(self.problems, 1):
-            lines += [
-                f"{number}. {_printable(str(problem.path))}",
-                f"   found:    {_printable(problem.found)}",
-                f"   expected: {_printable(problem.expected)}",
-                f"   to do:    {_printable(problem.remedy)}",
-            ]
+            lines += [f"{number}. {_printable(str(problem.path))}", *lines_of(problem)]
         super().__init__("\n".join(lines))
+
+
+def lines_of(problem: Problem) -> list[str]:
+    """What was found, what was expected and what to do, a line each."""
+    return [
+        f"   found:    {_printable(problem.found)}",
+        f"   expected: {_printable(problem.expected)}",
+        f"   to do:    {_printable(problem.remedy)}",
+    ]
 
 
 def _printable(text: str) -> str:

@@ -17,6 +17,7 @@ EPILOG = """examples:
   nnUNetv2_cafr benchmark -d 511 --dry-run    every network under equal conditions: one page, tables
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
   nnUNetv2_cafr predict -m model.onnx -i IN -o OUT --precision bf16
+  nnUNetv2_cafr relabel -i MAPS -p MAPS -o OUT  consistent spine levels, after any network
   nnUNetv2_cafr doctor                        versions, device, folders, trainers
 
 Training and inference are nnU-Net's own commands: nnUNetv2_train DATASET 2d 0 -tr nnUNetTrainer_CAFR
@@ -35,6 +36,7 @@ VERBS = {
     "cost": ("MACs, parameters and latency beside nnU-Net's network", "cost"),
     "export": ("a trained network as one ONNX file, with all that prediction needs", "deployment.export"),
     "predict": ("label maps from an exported network, without the training stack", "deployment.predict"),
+    "relabel": ("consistent spine levels in label maps, nnU-Net's or another tool's", "relabel"),
     "doctor": ("versions, device, folders, and whether nnU-Net finds the trainers", "doctor"),
 }
 

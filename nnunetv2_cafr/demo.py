@@ -1,8 +1,8 @@
 """`nnUNetv2_cafr demo`: the whole chain on synthetic spines, through the commands that a user types.
 
-phantom -> nnUNetv2_convert_SpineMRI -> nnUNetv2_plan_and_preprocess -> nnUNetv2_train -> nnUNetv2_predict -> score and
-picture. Everything lies in one folder; an interrupted demo goes on where it stopped. The training is far too short for
-a result: it shows that the chain works and that the network learns.
+phantom -> nnUNetv2_convert_SpineMRI -> nnUNetv2_plan_and_preprocess -> nnUNetv2_train -> nnUNetv2_predict ->
+nnUNetv2_cafr relabel -> score and picture. Everything lies in one folder; an interrupted demo goes on where it stopped.
+The training is far too short for a result: it shows that the chain works and that the network learns.
 """
 
 import argparse
@@ -23,11 +23,12 @@ import torch
 from tqdm import tqdm
 
 from nnunetv2_cafr import options, phantom
-from nnunetv2_cafr.evaluation.means import per_case, values_by_policy
+from nnunetv2_cafr.evaluation.means import level_summary, per_case, values_by_policy
 from nnunetv2_cafr.evaluation.pictures import PictureRow, side_by_side
 from nnunetv2_cafr.evaluation.reading import CasePair, label_table
 from nnunetv2_cafr.evaluation.scoring import evaluate_folders
 from nnunetv2_cafr.files import check_folder
+from nnunetv2_cafr.levels.files import STATISTICS_FILE
 
 EXAMPLES = """examples:
   nnUNetv2_cafr demo                          6 minutes on two CPU cores, result in ./cafr_demo
@@ -122,6 +123,7 @@ class Demo:
         self.dataset = self.raw / f"Dataset{DATASET_ID}_SpineMRI"
         self.held_out = self.raw / f"Dataset{HELD_OUT_ID}_SpineMRI"
         self.predictions = folder / "predictions"
+        self.levels = folder / "level_consistent"
         self.log = folder / "demo.log"
         # nnU-Net's defaults start eight processes which each import torch: more than small machines bear.
         self.workers = max(1, min(8, (os.cpu_count() or 1) // 2))
@@ -142,7 +144,9 @@ class Demo:
             train.append("--c")
         predict = ["nnUNetv2_predict", "-d", dataset, "-c", "2d", "-f", "0", "-tr", trainer, *on]
         predict += ["-i", str(self.held_out / "imagesTr"), "-o", str(self.predictions)]
-        predict += ["-npp", workers, "-nps", workers]
+        predict += ["--save_probabilities", "-npp", workers, "-nps", workers]
+        relabel = ["nnUNetv2_cafr", "relabel", "-i", str(self.predictions), "-p", str(self.predictions)]
+        relabel += ["-o", str(self.levels)]
 
         steps: list[tuple[str, Path, Callable[[], None]]] = [
             ("Drawing phantoms", self.folder / "held_out", self._draw_phantoms),
@@ -159,6 +163,7 @@ class Demo:
             ),
             ("Training", model / "validation" / "summary.json", lambda: self._train(train, epochs)),
             ("Predicting the held-out cases", self.predictions / "plans.json", lambda: self._call(predict)),
+            ("Making levels consistent", self.levels / STATISTICS_FILE, lambda: self._call(relabel)),
         ]
         for number, (title, result, action) in enumerate(steps, start=1):
             already = result.exists()
@@ -248,27 +253,38 @@ class Demo:
         """Writes scores.csv and demo.png, prints the table; returns it."""
         references = self.held_out / "labelsTr"
         table = label_table(json.loads((self.dataset / "dataset.json").read_text(encoding="utf-8"))["labels"])
-        pairs = [
-            CasePair(path.name.removesuffix(ENDING), path.name, path, self.predictions / path.name)
-            for path in sorted(references.glob(f"*{ENDING}"))
-        ]
-        evaluation = evaluate_folders(pairs, table, num_processes=1, progress=False)
+        names = sorted(path.name for path in references.glob(f"*{ENDING}"))
+        predicted, consistent = (
+            evaluate_folders(
+                [CasePair(name.removesuffix(ENDING), name, references / name, folder / name) for name in names],
+                table,
+                num_processes=1,
+                progress=False,
+            )
+            for folder in (self.predictions, self.levels)
+        )
         scores = pd.DataFrame(
             {
-                "foreground_dice": per_case(evaluation, "dice", "present", view="foreground"),
-                "present_class_dice": per_case(evaluation, "dice", "present"),
-                "classes_present": values_by_policy(evaluation, "dice", "present").groupby("case").size(),
+                "foreground_dice": per_case(predicted, "dice", "present", view="foreground"),
+                "present_class_dice": per_case(predicted, "dice", "present"),
+                "level_consistent_dice": per_case(consistent, "dice", "present"),
+                "classes_present": values_by_policy(predicted, "dice", "present").groupby("case").size(),
             }
         )
         scores.to_csv(self.folder / "scores.csv", index_label="case")
-        print(f"\n{'held-out case':<20}{'all structures':>16}{'level by level':>16}{'levels present':>16}   (Dice)")
-        for case, foreground, by_level, present in scores.itertuples():
-            print(f"{case:<20}{foreground:>16.3f}{by_level:>16.3f}{present:>16}")
-        print(f"{'mean':<20}{scores['foreground_dice'].mean():>16.3f}{scores['present_class_dice'].mean():>16.3f}")
+        columns = ("all structures", "level by level", "consistent")
+        print(f"\n{'held-out case':<20}" + "".join(f"{title:>16}" for title in columns) + f"{'levels':>8}   (Dice)")
+        for case, foreground, by_level, decoded, present in scores.itertuples():
+            print(f"{case:<20}{foreground:>16.3f}{by_level:>16.3f}{decoded:>16.3f}{present:>8}")
+        print(f"{'mean':<20}" + "".join(f"{scores[column].mean():>16.3f}" for column in list(scores)[:3]))
+        print(f"\n{'':<20}{'right level':>16}{'all right':>16}   (vertebrae, cases)")
+        for title, evaluation in (("as predicted", predicted), ("level-consistent", consistent)):
+            levels = level_summary(evaluation)
+            print(f"{title:<20}{levels['right_level']:>16.1%}{levels['patients_all_right']:>16.1%}")
         print(
-            "\nDice of all structures together against background, and the mean over the classes that are present in "
-            f"the reference.\n{self.settings.trainer_with_budget} is a short training on phantoms: it says nothing "
-            "about real images."
+            "\nDice of all structures together against background, and the mean over the classes that the reference\n"
+            "holds: as predicted, and after nnUNetv2_cafr relabel.\n"
+            f"{self.settings.trainer_with_budget} is a short training on phantoms: it says nothing about real images."
         )
 
         rows = [
@@ -278,7 +294,7 @@ class Demo:
                 reference=references / f"{case}{ENDING}",
                 prediction=self.predictions / f"{case}{ENDING}",
             )
-            for case, foreground, by_level, _ in scores[:3].itertuples()
+            for case, foreground, by_level, _, _ in scores[:3].itertuples()
         ]
         picture = self.folder / "demo.png"
         side_by_side(rows, {label: name for label, name in table.items() if isinstance(label, int)}, picture)

@@ -28,9 +28,10 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunetv2_cafr import phantom
-from nnunetv2_cafr.benchmark.cost import WARM_UP, MeasuredArm, processor
+from nnunetv2_cafr.benchmark.cost import WARM_UP, MeasuredArm
 from nnunetv2_cafr.benchmark.jobs import installed
 from nnunetv2_cafr.benchmark.matrix import Matrix
+from nnunetv2_cafr.benchmark.stepping import machine
 from nnunetv2_cafr.cost import count_macs, in_turns, infer, plain_conv_unet
 from nnunetv2_cafr.files import begins_with, check_folder, write_atomically
 from nnunetv2_cafr.network import CAFRNet
@@ -184,7 +185,7 @@ def bench(target: Path, device: str, rounds: int) -> list[Measurement]:
 
 def conditions(device: str, *packages: str) -> str:
     """Date, device, and versions of Python, PyTorch, nnU-Net and these packages."""
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {torch.get_num_threads()} threads"
+    name = machine(torch.device(device))
     versions = [f"{package} {version(package)}" for package in ("torch", "nnunetv2", *packages)]
     return f"{time.strftime('%Y-%m-%d')}, {device}: {name}, Python {platform.python_version()}, {', '.join(versions)}"
 

@@ -2,10 +2,12 @@
 
 nnU-Net's own split is random by case. Here all cases of a patient (provenance.json says whose they are) stay together,
 and patients are divided by the labels that their masks hold: of 172 SpineMRI cases, 8 show T9.
-  folds   5 folds, written where nnUNetv2_train and the planner look for them; never over an existing file
-  paper   70/15/15 of the patients, as a new data set: training and validation as its only fold, the test part in
-          imagesTs and labelsTs, out of reach of planning and training. Its files are hard links, which take no space;
-          the data set that it is made from stays as it is
+  folds    5 folds, written where nnUNetv2_train and the planner look for them; never over an existing file
+  holdout  a quarter of the patients held out: one fold, written there too, that trains on the others and validates on
+           these. Nothing is selected on them where the last checkpoint counts, as in nnUNetv2_cafr benchmark
+  paper    70/15/15 of the patients, as a new data set: training and validation as its only fold, the test part in
+           imagesTs and labelsTs, out of reach of planning and training. Its files are hard links, which take no space;
+           the data set that it is made from stays as it is
 """
 
 import argparse
@@ -27,11 +29,13 @@ from nnunetv2_cafr.splits.writing import SPLITS_FILE, Parts, Split, new_dataset,
 
 EXAMPLES = """examples:
   nnUNetv2_cafr split -d 511                         5 folds
+  nnUNetv2_cafr split -d 511 --scheme holdout        one fold, which holds a quarter out
   nnUNetv2_cafr split -d 511 --scheme paper -t 512   70/15/15 as Dataset512_..._paper
 """
 
 SCHEMES = {  # parts, and how the patients are shared out among them
     "folds": {f"fold {fold}": 1 for fold in range(5)},
+    "holdout": {"training": 3, "held out": 1},
     "paper": {"training": 70, "validation": 15, "test": 15},
 }
 DEFAULT_SEED = 12345  # nnU-Net's
@@ -85,6 +89,11 @@ def cross_validation(parts: Parts) -> list[Split]:
     """Folds that validate on one part each, and train on all others."""
     everything = {identifier for part in parts.values() for identifier in part}
     return [{"train": sorted(everything - set(part)), "val": list(part)} for part in parts.values()]
+
+
+def one_fold(parts: Parts) -> list[Split]:
+    """The only fold of `--scheme holdout`."""
+    return [{"train": list(parts["training"]), "val": list(parts["held out"])}]
 
 
 def table(dataset: Dataset, parts: Parts) -> str:
@@ -158,7 +167,7 @@ def _describe(dataset: Dataset) -> list[str]:
 def run(arguments: argparse.Namespace) -> int:
     scheme, seed = arguments.scheme, arguments.seed
     if scheme != "paper" and arguments.t is not None:
-        raise SystemExit("-t belongs to --scheme paper; 5 folds are written for the data set itself")
+        raise SystemExit("-t belongs to --scheme paper; other schemes are written for the data set itself")
     if seed < 0:
         raise SystemExit(f"--seed {seed}: expected 0 or more")
     folder = find_dataset(arguments.d)
@@ -166,7 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
     dataset = read_dataset(folder, arguments.np)
     parts = divide(dataset, scheme, seed)
     print("\n".join(_describe(dataset)))
-    print(f"\nScheme {scheme}, seed {seed}; cases of each {'part' if target else 'validation part'}:\n")
+    print(f"\nScheme {scheme}, seed {seed}; cases of each {'validation part' if scheme == 'folds' else 'part'}:\n")
     print(table(dataset, parts), end="\n\n")
     for warning in warnings(dataset, parts, scheme):
         print(warning)
@@ -183,11 +192,14 @@ def run(arguments: argparse.Namespace) -> int:
     if preprocessed is not None and preprocessed.is_dir():
         folders.append(preprocessed)
     targets = [path / SPLITS_FILE for path in folders]
-    written = write_splits(cross_validation(parts), targets)
+    written = write_splits(cross_validation(parts) if scheme == "folds" else one_fold(parts), targets)
     for path in targets:
         print(f"{'Wrote' if path in written else 'The same splits are already in'} {path}")
     dataset_id = convert_dataset_name_to_id(folder.name)
-    print("Next, for folds 0 to 4:" if len(folders) > 1 else "Next (planning takes the splits over):")
+    if scheme == "holdout":
+        print(textwrap.fill(f"Held out ({len(parts['held out'])}): {', '.join(parts['held out'])}", 120))
+    which = "the only fold, 0" if scheme == "holdout" else "folds 0 to 4"
+    print(f"Next, for {which}:" if len(folders) > 1 else "Next (planning takes the splits over):")
     if len(folders) == 1:
         print(f"  nnUNetv2_plan_and_preprocess -d {dataset_id}")
     print(f"  nnUNetv2_train {dataset_id} 2d 0 -tr nnUNetTrainer_CAFR")

@@ -24,7 +24,9 @@ from nibabel.orientations import (
 
 # nnU-Net's readers that turn every volume to RAS, and label maps back.
 REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
+PLAIN_READERS = ("SimpleITKIO", "NibabelIO")  # these keep directions, and turn nothing
 RECOMMENDED_READER = "SimpleITKIOWithReorient"
+NO_ORDER = "none"  # of pictures, and whatever else has no directions
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # SimpleITK's world, and nibabel's
 
 

@@ -174,6 +174,19 @@ def test_folds_keep_patients_together(raw: Path, capsys: pytest.CaptureFixture[s
     assert not {"ignore", "background", "Warning"} & rows.keys()
 
 
+def test_holdout_is_one_fold_that_validates_on_a_quarter_of_the_patients(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--scheme", "holdout") == 0
+    (fold,) = read(raw / "splits_final.json")
+    held_out = patients_of(fold["val"])
+    assert len(held_out) == 3 and len(fold["val"]) == 6, "a quarter of 12 patients, with both of their cases"
+    assert not patients_of(fold["train"]) & held_out
+    assert sorted([*fold["train"], *fold["val"]]) == [f"case_{number:02d}" for number in range(24)]
+    assert held_out & set(range(5)) and patients_of(fold["train"]) & set(range(5)), "T9 is in both parts"
+    assert f"Held out (6): {', '.join(fold['val'])}" in capsys.readouterr().out
+
+
 def test_without_provenance_each_case_is_a_patient(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (raw / "provenance.json").unlink()
     assert run() == 0
@@ -383,6 +396,24 @@ def test_bad_options(raw: Path, options: tuple[str, ...], message: str) -> None:
     with pytest.raises(SystemExit, match=message):
         run(*options)
     assert tree(raw.parents[1]) == before
+
+
+def test_next_names_our_trainer(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    assert "nnUNetv2_train 42 2d 0 -tr nnUNetTrainer_CAFR" in capsys.readouterr().out
+
+
+def test_too_few_patients_are_told_what_nnunet_will_do(raw: Path) -> None:
+    change(raw / "provenance.json", cases={f"case_{number:02d}": {"patient": f"p{number % 3}"} for number in range(24)})
+    with pytest.raises(SystemExit, match=r"3 patients, .* train and validate on the same patients.* 2d all -tr"):
+        run()
+
+
+def test_values_beside_whole_numbers_are_shown_as_they_are(raw: Path) -> None:
+    mask = np.full((4, 4, 4), np.nextafter(np.float32(3), 0))
+    sitk.WriteImage(sitk.GetImageFromArray(mask), raw / "labelsTr" / "case_03.mha")
+    with pytest.raises(SystemExit, match=r"case_03.mha holds 1 values .* casts down: 2.9999998 as 2\. Round the mask"):
+        run()
 
 
 # Bad input

@@ -15,7 +15,8 @@ OWN_PLANS = {"nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM", "nnUNetResEncUNet
 SAME_PLANS = ""  # the benchmark's plans
 
 _SGD = "SGD, Nesterov momentum 0.99, polynomial decay from 1e-2"
-_ADAM = "Adam, cosine from 1e-4 to 1e-6"
+_ADAMW = "AdamW, warm-up and cosine per iteration"
+_ADAM = "Adam, cosine from 1e-4 to 1e-6"  # the paper's
 _POLYNOMIAL = "polynomial decay from"
 
 
@@ -28,8 +29,14 @@ ARMS = {
     arm.name: arm
     for arm in (
         _arm("nnU-Net", "nnUNetTrainer", STOCK, f"PlainConvUNet; {_SGD}"),
-        _arm("CAFR-stockDA", "nnUNetTrainer_CAFR_nnUNetDA", STOCK, f"CAFR-Net; {_ADAM}"),
+        _arm("CAFR-stockDA", "nnUNetTrainer_CAFR_nnUNetDA", STOCK, f"CAFR-Net; {_ADAMW}"),
         _arm("LevelSafe", "nnUNetTrainer_LevelSafe", LEVEL_SAFE, f"nnU-Net's PlainConvUNet; {_SGD}"),
+        _arm(
+            "LevelSafe-AdamW",
+            "nnUNetTrainer_LevelSafe_AdamW",
+            LEVEL_SAFE,
+            f"nnU-Net's PlainConvUNet under CAFR's recipe; {_ADAMW}",
+        ),
         _arm(
             "LevelSafe-CLR",
             "nnUNetTrainer_LevelSafe_CLR",
@@ -78,21 +85,27 @@ ARMS = {
             f"TransUNet R50-ViT-B/16 from scratch; SGD, momentum 0.9, {_POLYNOMIAL} 1e-2",
             "TransUNet",
         ),
-        _arm("CAFR", "nnUNetTrainer_CAFR", LEVEL_SAFE, f"CAFR-Net; {_ADAM}", "CAFR-Net"),
-        _arm("CAFR-noLAFR", "nnUNetTrainer_CAFR_noLAFR", LEVEL_SAFE, f"CAFR-Net without LAFR; {_ADAM}", "+ CLR"),
-        _arm("CAFR-noCLR", "nnUNetTrainer_CAFR_noCLR", LEVEL_SAFE, f"CAFR-Net without CLR; {_ADAM}", "+ LAFR"),
+        _arm("CAFR", "nnUNetTrainer_CAFR", LEVEL_SAFE, f"CAFR-Net; {_ADAMW}", "CAFR-Net"),
+        _arm("CAFR-noLAFR", "nnUNetTrainer_CAFR_noLAFR", LEVEL_SAFE, f"CAFR-Net without LAFR; {_ADAMW}", "+ CLR"),
+        _arm("CAFR-noCLR", "nnUNetTrainer_CAFR_noCLR", LEVEL_SAFE, f"CAFR-Net without CLR; {_ADAMW}", "+ LAFR"),
         _arm(
             "CAFR-noLAFR-noCLR",
             "nnUNetTrainer_CAFR_noLAFR_noCLR",
             LEVEL_SAFE,
-            f"CAFR-Net without LAFR and CLR; {_ADAM}",
+            f"CAFR-Net without LAFR and CLR; {_ADAMW}",
             "neither",
         ),
         _arm(
             "CAFR-noTransformer",
             "nnUNetTrainer_CAFR_noTransformer",
             LEVEL_SAFE,
-            f"CAFR-Net without its Transformer; {_ADAM}",
+            f"CAFR-Net without its Transformer; {_ADAMW}",
+        ),
+        _arm(
+            "CAFR-paperRecipe",
+            "nnUNetTrainer_CAFR_paperRecipe",
+            LEVEL_SAFE,
+            f"CAFR-Net under the paper's optimiser and schedule; {_ADAM}",
         ),
         _arm("CAFR-paper", "nnUNetTrainer_CAFR_paper", RECIPE, "CAFR-Net as the paper trains it; Adam, early stopping"),
     )
@@ -106,6 +119,11 @@ class Budget:
     name: str
     epochs: int | None = None
     iterations: int | None = None
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Epochs and iterations; nnU-Net's own where a trainer's own length counts."""
+        return self.epochs or 1000, self.iterations or 250
 
     @property
     def suffix(self) -> str:

@@ -8,10 +8,11 @@ which runs the jobs: here, or on a cluster.
 """
 
 import argparse
+import re
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -19,8 +20,9 @@ import torch
 from nnunetv2_cafr import options
 from nnunetv2_cafr.benchmark import fairness, planning, reporting, workflow
 from nnunetv2_cafr.benchmark.arms import ARMS, BUDGETS, parse_budget
-from nnunetv2_cafr.benchmark.jobs import jobs_of, missing
-from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE, Matrix
+from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Clock
+from nnunetv2_cafr.benchmark.jobs import jobs_of, missing, timing
+from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE, Matrix, compared
 from nnunetv2_cafr.evaluation.report import check_folder as check_report
 from nnunetv2_cafr.files import check_folder
 from nnunetv2_cafr.splits.cases import find_dataset
@@ -30,12 +32,14 @@ EXAMPLES = """examples:
   nnUNetv2_cafr benchmark -d 511 --arms LevelSafe CAFR --budget short -f 0
   nnUNetv2_cafr benchmark -d 511 --budget full --jobs 4           4 GPUs of this node, one training each
   nnUNetv2_cafr benchmark -d 511 --train-fraction 0.1 0.25 1 --external 520
+  nnUNetv2_cafr benchmark -d 511 -f 0 --budget 80x50 --budget-seconds LevelSafe --seeds 0 1 2
   nnUNetv2_cafr benchmark -d 511 --budget full --jobs 50 -- --executor slurm \\
       --default-resources slurm_partition=gpu runtime=2880 mem_mb=48000 cpus_per_task=12 --retries 5
 """
 ENVIRONMENT = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 # Parts of a benchmark that its folder stands for; arms, folds and the like may grow.
 FIXED = ("dataset", "configuration", "plans", "budget")
+SECONDS = "budget_seconds"  # may be added to a benchmark, and not be changed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +64,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_budget,
         default="full",
         help=f"{', '.join(budget.words for budget in BUDGETS.values())}; or EPOCHSxITERATIONS (default full)",
+    )
+    parser.add_argument(
+        "--budget-seconds",
+        type=_seconds,
+        metavar="S",
+        help="compare a second time, with trainings that take as many seconds of stepping on this machine; or the arm "
+        "whose training of --budget gives the seconds",
+    )
+    parser.add_argument(
+        "--measure-seconds",
+        action="store_true",
+        help="with --budget-seconds: measure seconds per step, print each arm's length, and end. The machine has to be "
+        "quiet for this, and need not be for the trainings",
     )
     parser.add_argument(
         "--train-fraction",
@@ -98,6 +115,12 @@ def _budget(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _seconds(text: str) -> str:
+    if text in ARMS or re.fullmatch(r"[1-9]\d*", text):
+        return text
+    raise argparse.ArgumentTypeError(f"whole seconds, or the name of an arm ({', '.join(ARMS)}), got {text!r}")
+
+
 def _percent(text: str) -> int:
     try:
         percent = float(text) * 100
@@ -121,14 +144,23 @@ def run(arguments: argparse.Namespace) -> int:
         percents=tuple({100, *arguments.train_fraction}),
         externals=tuple(find_dataset(dataset).name for dataset in arguments.external),
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        budget_seconds=arguments.budget_seconds or "",
     )
+    if arguments.measure_seconds and not matrix.budget_seconds:
+        raise SystemExit("--measure-seconds belongs to --budget-seconds: the lengths that follow from the seconds")
+    names = [arm.name for arm in compared(matrix.selected_arms())]
+    if matrix.budget_seconds in ARMS and matrix.budget_seconds not in names:
+        raise SystemExit(f"--budget-seconds {matrix.budget_seconds} is no arm of this comparison: add it to --arms")
     folder = (arguments.o or Path(f"benchmark_{matrix.dataset}_{matrix.budget}")).resolve()
     if problem := fairness.impossible_folds(matrix):
         raise SystemExit(f"Nothing was started: {problem}")
+    matrix = replace(matrix, clock=Clock.read(folder))
     jobs = jobs_of(matrix, folder)
     if arguments.dry_run:
         for command in (*planning.missing_plans(matrix), *(job.command for job in missing(jobs) if job.is_of_nnunet)):
             print(shlex.join(command))
+        if untimed := matrix.untimed():
+            print(f"# And those of equal seconds, when the steps of {', '.join(untimed)} have been measured")
         print("# Scores, costs and the report: the same line without --dry-run")
         return 0
     workflow.require_snakemake()
@@ -136,6 +168,16 @@ def run(arguments: argparse.Namespace) -> int:
     fairness.check_before(matrix)
     _claim(folder, matrix)
     gpus = _gpus(matrix, arguments.snakemake)
+    if measurement := timing(matrix, folder):
+        print(f"Measuring seconds per step of {', '.join(matrix.untimed())}, to be kept in {folder / CLOCK_FOLDER}")
+        if status := workflow.run(measurement, folder, 1, gpus, arguments.snakemake):
+            return status
+        matrix = Matrix.read(folder)
+        jobs = jobs_of(matrix, folder)
+    for line in lengths(matrix):
+        print(line)
+    if arguments.measure_seconds:
+        return 0
     print(
         f"{len(missing(jobs))} of {len(jobs)} jobs are left to do; their output goes to {folder / 'logs'}", flush=True
     )
@@ -148,6 +190,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def lengths(matrix: Matrix) -> Iterator[str]:
+    """A line for each arm's training of equal seconds."""
+    for name, training in matrix.first_trainings(equal_seconds=True).items():
+        step, steps = matrix.clock.step_seconds[name], matrix.length_of(training).steps
+        yield f"{name}: {step:.3g} s a step, {steps} in {matrix.seconds:.0f} s"
+
+
 def _claim(folder: Path, matrix: Matrix) -> None:
     """Marks a folder as this benchmark's.
 
@@ -157,6 +206,8 @@ def _claim(folder: Path, matrix: Matrix) -> None:
     if (folder / MATRIX_FILE).is_file():
         found, wanted = (asdict(one) for one in (Matrix.read(folder), matrix))
         differing = [f"{name} {found[name]}, not {wanted[name]}" for name in FIXED if found[name] != wanted[name]]
+        if found[SECONDS] and wanted[SECONDS] not in ("", found[SECONDS]):
+            differing.append(f"{SECONDS} {found[SECONDS]}, not {wanted[SECONDS]}")
         if differing:
             raise SystemExit(f"{folder} holds a benchmark of {'; '.join(differing)}: choose another -o")
     try:

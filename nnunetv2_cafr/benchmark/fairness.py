@@ -3,7 +3,8 @@
 Every training leaves a record of what made it (training/record.py). Within a report all arms must agree in budget,
 data, split, preprocessing, patch, batch, augmentation (per family), code, library versions and device. Two exceptions,
 both told in the report: arms with plans of their own may have another patch and batch, and the paper's own recipe is
-held to data, split and code alone, because it is compared with nothing.
+held to data, split and code alone, because it is compared with nothing. In the comparison at equal seconds each arm has
+its own number of epochs, and only that which follows from the measured seconds per step.
 """
 
 import contextlib
@@ -40,9 +41,18 @@ def differences(matrix: Matrix) -> list[str]:
     values: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for training in matrix.trainings():
         for record in records_of(matrix, training):
+            who = f"{training.arm.name} fold {training.fold} seed {training.seed}"
+            who += ", equal seconds" if training.equal_seconds else ""
             for condition, value in _conditions(training, record):
-                who = f"{training.arm.name} fold {training.fold} seed {training.seed}"
                 values[condition][_short(value)].append(who)
+            if training.equal_seconds:
+                name = f"num_epochs of {training.arm.name} at equal seconds"
+                values[name][_short(record["settings"]["num_epochs"])].append(who)
+                values[name][_short(matrix.length_of(training).epochs)].append("the length by its seconds per step")
+    for number, measurement in enumerate(matrix.clock.measurements if matrix.budget_seconds else (), 1):
+        who = f"measurement {number} of seconds per step"
+        values["device"][_short(measurement.device)].append(who)
+        values["version of nnunetv2-cafr's code"][_short(measurement.code)].append(who)
     return [
         f"{condition}: "
         + "; ".join(f"{value} in {_several(list(dict.fromkeys(who)))}" for value, who in by_value.items())
@@ -65,7 +75,8 @@ def _conditions(training: Training, record: Record) -> Iterator[tuple[str, objec
         return
     settings, plans = record["settings"], record["configuration"]
     for name in _BUDGET:
-        yield name, settings[name]
+        if name != "num_epochs" or not training.equal_seconds:  # see differences
+            yield name, settings[name]
     for name in _OF_PLANS:
         yield f"{name} of the plans", plans[name]
     yield f"test-time mirroring ({training.arm.family})", record["mirroring"]
@@ -128,6 +139,7 @@ def check_before(matrix: Matrix) -> None:
 
 def _wrong_plans(matrix: Matrix) -> Iterator[str]:
     identifiers: dict[str, list[str]] = defaultdict(list)
+    spacings: dict[str, list[str]] = defaultdict(list)
     for plans in dict.fromkeys([matrix.plans, *(arm.plans for arm in matrix.selected_arms())]):
         file = matrix.plans_file(plans)
         if not file.is_file():
@@ -146,8 +158,14 @@ def _wrong_plans(matrix: Matrix) -> Iterator[str]:
                     f"{folder} is missing: run nnUNetv2_preprocess -d {matrix.dataset} -c {matrix.configuration} "
                     f"-plans_name {plans}"
                 )
+            spacings[str(configuration["spacing"])].append(plans)
     if len(identifiers) > 1:
         yield f"the plans do not share one set of preprocessed data: {dict(identifiers)}"
+    if len(spacings) > 1:
+        yield (
+            f"the plans do not share one spacing: {dict(spacings)}; give nnUNetv2_plan_experiment -pl ... the "
+            f"-overwrite_target_spacing that {matrix.plans} had"
+        )
 
 
 def impossible_folds(matrix: Matrix) -> str | None:
@@ -234,7 +252,7 @@ def check_after(matrix: Matrix) -> None:
     Raises:
         SystemExit: with all that is missing or differs.
     """
-    problems = []
+    problems = [f"the seconds per step of {name} are not measured" for name in matrix.untimed()]
     for training in matrix.trainings():
         folder = matrix.fold_folder(training)
         records = records_of(matrix, training)

@@ -18,6 +18,7 @@ from nnunetv2_cafr.evaluation.scores import SETTINGS_FILE
 from nnunetv2_cafr.evaluation.study import Arm
 
 COST_FILE = "cost.json"
+EQUAL_SECONDS = "equal-seconds"  # section of the second comparison
 COMPLETE = "complete"  # nnU-Net leaves nothing that tells a finished folder of predictions from half a one
 FINAL_CHECKPOINT = "checkpoint_final.pth"
 
@@ -52,12 +53,22 @@ class Job:
 
 def jobs_of(matrix: Matrix, folder: Path) -> list[Job]:
     """All jobs, in an order that respects what they need."""
-    trainings = [_training(matrix, training) for training in matrix.trainings()]
+    # A training that is as long in seconds as in iterations serves both comparisons.
+    trainings = {job.output: job for job in (_training(matrix, training) for training in matrix.trainings())}
     scorings = [_scoring_of_fold(matrix, training, folder) for training in matrix.trainings()]
     external = list(_external(matrix, folder))
     scored = tuple(job.output for job in (*scorings, *external) if job.output.name == SETTINGS_FILE)
     cost = Job("cost", _module("cost", folder), folder / COST_FILE, scored, gpu=matrix.device == "cuda")
-    return [*trainings, *scorings, *external, cost]
+    return [*trainings.values(), *scorings, *external, cost]
+
+
+def timing(matrix: Matrix, folder: Path) -> list[Job]:
+    """The job that measures seconds per step for arms which need them and have none; none where all have."""
+    if not (untimed := matrix.untimed()):
+        return []
+    output = matrix.clock.next_file(folder)
+    command = _module("stepping", folder, output, *matrix.clock.to_measure(untimed))
+    return [Job(f"seconds-per-step-{output.stem}", command, output, gpu=matrix.device == "cuda")]
 
 
 def section_of(percent: int) -> str:
@@ -89,7 +100,8 @@ def _training(matrix: Matrix, training: Training) -> Job:
 
 
 def _scoring_of_fold(matrix: Matrix, training: Training, folder: Path) -> Job:
-    section, part = section_of(training.percent), f"fold{training.fold}"
+    section = EQUAL_SECONDS if training.equal_seconds else section_of(training.percent)
+    part = f"fold{training.fold}"
     target = score_folder(folder, section, training.arm.name, training.seed, part)
     predictions = matrix.fold_folder(training) / "validation"
     return _scoring(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunetv2_cafr.benchmark.arms import ARMS, RECIPE, SAME_PLANS, Budget, parse_budget
+from nnunetv2_cafr.benchmark.clock import Clock
 from nnunetv2_cafr.evaluation.study import Arm
 
 MATRIX_FILE = "benchmark.json"
@@ -17,12 +18,18 @@ MATRIX_FILE = "benchmark.json"
 
 @dataclass(frozen=True)
 class Training:
-    """One call of nnUNetv2_train."""
+    """One call of nnUNetv2_train.
+
+    Args:
+        percent: of the patients that the fold trains on.
+        equal_seconds: whether it is as long as the others in seconds of stepping, and not in iterations.
+    """
 
     arm: Arm
     seed: int
-    percent: int  # of the patients that the fold trains on
+    percent: int
     fold: int
+    equal_seconds: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Matrix:
         arms: names in ARMS.
         percents: shares of the training patients, in percent, with 100 among them.
         externals: full names of data sets that every arm predicts without training on them.
+        budget_seconds: of stepping, for a second comparison; or the arm whose training of `budget` gives them.
+        clock: what was measured of the seconds per training step (see clock.py); none before that.
     """
 
     dataset: str
@@ -47,20 +56,46 @@ class Matrix:
     percents: tuple[int, ...]
     externals: tuple[str, ...]
     device: str
+    budget_seconds: str = ""
+    clock: Clock = field(default_factory=Clock)
 
     def write(self, folder: Path) -> None:
-        (folder / MATRIX_FILE).write_text(json.dumps(asdict(self), indent=2))
+        """Writes all but the clock, which has files of its own."""
+        content = {name: value for name, value in asdict(self).items() if name != "clock"}
+        (folder / MATRIX_FILE).write_text(json.dumps(content, indent=2))
 
     @classmethod
     def read(cls, folder: Path) -> "Matrix":
         """Raises FileNotFoundError if the folder holds no benchmark."""
         content = json.loads((folder / MATRIX_FILE).read_text(encoding="utf-8"))
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return cls(**values)
+        return cls(**values, clock=Clock.read(folder))
 
     @cached_property
     def length(self) -> Budget:
         return parse_budget(self.budget)
+
+    def untimed(self) -> list[str]:
+        """The arms whose seconds per step the second comparison needs and nobody has measured."""
+        wanted = [arm.name for arm in compared(self.selected_arms())] if self.budget_seconds else []
+        return [name for name in wanted if name not in self.clock.step_seconds]
+
+    @cached_property
+    def seconds(self) -> float:
+        """Of stepping, the same for every arm of the second comparison."""
+        if self.budget_seconds not in ARMS:
+            return float(self.budget_seconds)
+        epochs, iterations = self.length.counts
+        return epochs * iterations * self.clock.step_seconds[self.budget_seconds]
+
+    def length_of(self, training: Training) -> Budget:
+        """How long it trains: at equal seconds, the epochs of the budget's iterations that come closest to them."""
+        if not training.equal_seconds:
+            return self.length
+        iterations = self.length.counts[1]
+        epochs = max(1, round(self.seconds / (iterations * self.clock.step_seconds[training.arm.name])))
+        # The arm that gives the seconds trains once for both comparisons.
+        return self.length if (epochs, iterations) == self.length.counts else Budget("", epochs, iterations)
 
     def selected_arms(self) -> list[Arm]:
         """The arms with the plans that they train under."""
@@ -68,17 +103,33 @@ class Matrix:
         return [replace(arm, plans=self.plans) if arm.plans == SAME_PLANS else arm for arm in arms]
 
     def trainings(self) -> Iterator[Training]:
-        """All trainings; those that take part in the main comparison first, fold by fold over all arms."""
+        """All trainings; those that take part in the main comparison first, fold by fold over all arms.
+
+        Those of equal seconds come last, and only when every arm's step has been timed.
+        """
         for percent in sorted(self.percents, reverse=True):
             for seed in self.seeds:
                 for fold in self.folds:
                     for arm in self.selected_arms():
                         yield Training(arm, seed, percent, fold)
+        if self.budget_seconds and not self.untimed():
+            for seed in self.seeds:
+                for fold in self.folds:
+                    for arm in compared(self.selected_arms()):
+                        yield Training(arm, seed, 100, fold, equal_seconds=True)
+
+    def first_trainings(self, *, equal_seconds: bool = False) -> dict[str, Training]:
+        """The first training of every arm in one of the two comparisons, by the arm's name."""
+        found: dict[str, Training] = {}
+        for training in self.trainings():
+            if training.equal_seconds == equal_seconds:
+                found.setdefault(training.arm.name, training)
+        return found
 
     def trainer(self, training: Training) -> str:
         """The trainer's name with seed, share and budget: what nnUNetv2_train -tr takes."""
         share = f"_train{training.percent}percent" if training.percent < 100 else ""
-        return f"{training.arm.trainer}_seed{training.seed}{share}{self.length.suffix}"
+        return f"{training.arm.trainer}_seed{training.seed}{share}{self.length_of(training).suffix}"
 
     def model_folder(self, training: Training) -> Path:
         """Where nnU-Net writes the folds of this trainer."""

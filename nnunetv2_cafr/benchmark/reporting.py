@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ import pandas as pd
 
 from nnunetv2_cafr.benchmark import fairness
 from nnunetv2_cafr.benchmark.arms import RECIPE
-from nnunetv2_cafr.benchmark.jobs import COST_FILE, external_section, score_folder, section_of
-from nnunetv2_cafr.benchmark.matrix import Matrix, Training
+from nnunetv2_cafr.benchmark.jobs import COST_FILE, EQUAL_SECONDS, external_section, score_folder, section_of
+from nnunetv2_cafr.benchmark.matrix import Matrix, Training, compared
 from nnunetv2_cafr.evaluation.reading import label_table
 from nnunetv2_cafr.evaluation.report import check_folder, write_report
 from nnunetv2_cafr.evaluation.scores import Evaluation
-from nnunetv2_cafr.evaluation.study import CaseFiles, Cost, Curve, Section, Study
+from nnunetv2_cafr.evaluation.study import CaseFiles, Cost, Curve, Lengths, Section, Study
 from nnunetv2_cafr.splits.cases import find_dataset
+from nnunetv2_cafr.splits.writing import SPLITS_FILE
 from nnunetv2_cafr.training.record import CURVES_FILE
 
 REPORT = "report"  # folder of the page
@@ -55,32 +56,48 @@ def study_of(matrix: Matrix, folder: Path, command: str) -> Study:
         curves={arm.name: list(_curves(matrix, arm.name)) for arm in matrix.selected_arms()},
         settings={arm.name: _settings(matrix, arm.name) for arm in matrix.selected_arms()},
         files={arm.name: dict(_files(matrix, arm.name, description["file_ending"])) for arm in matrix.selected_arms()},
+        lengths=_lengths(matrix),
         notes=_notes(matrix),
     )
 
 
 def _sections(matrix: Matrix, folder: Path) -> Iterator[Section]:
     folds = [f"fold{fold}" for fold in matrix.folds]
+    # A single fold validates on patients that are held out of all trainings.
+    splits = json.loads((matrix.preprocessed / SPLITS_FILE).read_text(encoding="utf-8"))
+    main_title = "Cross-validation" if len(splits) > 1 else "Held-out patients"
     for percent in sorted(matrix.percents, reverse=True):
         key = section_of(percent)
-        title = "Cross-validation" if percent == 100 else f"Trained on {percent} % of the patients"
+        title = main_title if percent == 100 else f"Trained on {percent} % of the patients"
         note = f"Validation cases of fold {_list(matrix.folds)}, each predicted by the training that did not see it."
         if percent < 100:
             note += " The patients trained on are a part of those of every larger share, and the same for all arms."
         yield Section(key, title, note, _scores(matrix, folder, key, folds))
+    if matrix.budget_seconds:
+        note = (
+            f"The same cases, predicted by trainings that take {matrix.seconds:,.0f} s of stepping each, to the "
+            "nearest epoch, as measured in turns before them: a cheaper step gives more of them. Reading, augmentation "
+            "and nnU-Net's validation are not counted."
+        )
+        title = f"Equal seconds: {matrix.seconds:,.0f} s"
+        scores = _scores(matrix, folder, EQUAL_SECONDS, folds, [arm.name for arm in compared(matrix.selected_arms())])
+        yield Section(EQUAL_SECONDS, title, note, scores)
     for dataset in matrix.externals:
         note = f"{dataset}, never trained on, predicted by the ensemble of fold {_list(matrix.folds)} of each arm."
         key = external_section(dataset)
         yield Section(key, f"External: {dataset}", note, _scores(matrix, folder, key, ["all-folds"]))
 
 
-def _scores(matrix: Matrix, folder: Path, section: str, parts: list[str]) -> dict[str, dict[int, Evaluation]]:
+def _scores(
+    matrix: Matrix, folder: Path, section: str, parts: list[str], arms: Sequence[str] = ()
+) -> dict[str, dict[int, Evaluation]]:
+    """Of these arms; of all without them."""
     return {
         arm: {
             seed: _pool([Evaluation.read(score_folder(folder, section, arm, seed, part)) for part in parts])
             for seed in matrix.seeds
         }
-        for arm in matrix.arms
+        for arm in arms or matrix.arms
     }
 
 
@@ -93,8 +110,29 @@ def _pool(evaluations: list[Evaluation]) -> Evaluation:
 
 
 def _trainings(matrix: Matrix, arm: str) -> Iterator[Training]:
-    """The trainings of an arm on all of the data."""
-    return (training for training in matrix.trainings() if training.arm.name == arm and training.percent == 100)
+    """The trainings of an arm on all of the data, at equal iterations."""
+    return (training for training in matrix.trainings() if _is_of(training, arm))
+
+
+def _is_of(training: Training, arm: str) -> bool:
+    return training.arm.name == arm and training.percent == 100 and not training.equal_seconds
+
+
+def _lengths(matrix: Matrix) -> Lengths | None:
+    """How long the arms trained in both comparisons; None where there is one."""
+    if not matrix.budget_seconds:
+        return None
+    iterations = {
+        section: {
+            name: epochs * per_epoch
+            for name, training in matrix.first_trainings(equal_seconds=equal_seconds).items()
+            for epochs, per_epoch in [matrix.length_of(training).counts]
+        }
+        for section, equal_seconds in ((section_of(100), False), (EQUAL_SECONDS, True))
+    }
+    first, *later = (measurement.conditions for measurement in matrix.clock.measurements)
+    conditions = "; ".join([first, *(f"arms that joined later, in turns with the first arm: {one}" for one in later)])
+    return Lengths(EQUAL_SECONDS, matrix.seconds, iterations, matrix.clock.step_seconds, conditions)
 
 
 def _curves(matrix: Matrix, arm: str) -> Iterator[Curve]:
@@ -162,10 +200,17 @@ def _notes(matrix: Matrix) -> list[str]:
             "The paper's recipe has its own patch, batch and augmentation, and without a budget its own length: it is "
             "shown, and compared with nothing."
         )
-    if matrix.length.epochs is not None:
+    if matrix.budget_seconds:
         notes.append(
-            f"Every arm trained for {matrix.length.steps}, where nnU-Net's own length is 1000 epochs of 250. A ranking "
-            "after a short training is one of how fast arms learn; nothing here says how a full training would end."
+            f"The arms are compared twice: after equal iterations, and after {matrix.seconds:,.0f} s of stepping, for "
+            "which each has its own number of iterations. All else is equal in both; see 'Equal iterations beside "
+            "equal seconds'."
+        )
+    if matrix.length.epochs is not None:
+        every = "At equal iterations every" if matrix.budget_seconds else "Every"
+        notes.append(
+            f"{every} arm trained for {matrix.length.steps}, where nnU-Net's own length is 1000 epochs of 250. A "
+            "ranking after a short training is one of how fast arms learn; nothing here says how a full one would end."
         )
     return notes
 

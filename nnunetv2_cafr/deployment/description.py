@@ -1,14 +1,20 @@
-"""The JSON file beside an exported network: all that is needed to predict as nnU-Net would, and what the network is."""
+"""The JSON file beside an exported network: all that is needed to predict as nnU-Net would, and what the network is.
+
+nnU-Net's classes, and torch with them, take seconds to import; that waits until they are asked for.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+if TYPE_CHECKING:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 FORMAT = "nnunetv2_cafr export 1"  # the number is raised when a description changes its meaning
 
@@ -28,7 +34,7 @@ class Description:
     content: dict[str, Any]
 
     @classmethod
-    def read(cls, model: Path) -> "Description":
+    def read(cls, model: Path) -> Description:
         """The description of an exported network.
 
         Raises:
@@ -45,17 +51,39 @@ class Description:
             raise SystemExit(f"{file} cannot be read ({error}): {export_it}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise SystemExit(f"{file} does not describe an exported network: {export_it}")
-        if content["sha256"] != checksum(model.read_bytes()):
+        if content.get("sha256") != checksum(model.read_bytes()):
             raise SystemExit(f"{model} is not the file that {file} describes (SHA-256 differs): export it again")
         return cls(content)
 
     @cached_property
     def plans(self) -> PlansManager:
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
         return PlansManager(self.content["plans"])
 
     @property
     def dataset_json(self) -> dict[str, Any]:
         return self.content["dataset_json"]
+
+    @property
+    def file_ending(self) -> str:
+        """Of images and label maps, as the data set has it."""
+        return self.dataset_json["file_ending"]
+
+    @property
+    def reader(self) -> str:
+        """Name of nnU-Net's reader that the network was trained with."""
+        return self.content["plans"]["image_reader_writer"]
+
+    @property
+    def reads_volumes(self) -> bool:
+        """Whether that reader knows medical volumes, in patient coordinates; others read pictures and TIFF."""
+        return "SimpleITK" in self.reader or "Nibabel" in self.reader
+
+    @property
+    def flat(self) -> bool:
+        """Whether the network was trained on single slices."""
+        return list(self.content["plans"].get("original_median_shape_after_transp", ()))[:1] == [1]
 
     @cached_property
     def configuration(self) -> ConfigurationManager:
@@ -70,11 +98,6 @@ class Description:
         return list(self.content["channel_names"].values())
 
     @property
-    def reader(self) -> str:
-        """Name of nnU-Net's reader that the network was trained with."""
-        return self.content["plans"]["image_reader_writer"]
-
-    @property
     def training_voxel_orders(self) -> dict[str, int]:
         """How many training cases are stored in which voxel order; empty where that is unknown, as in older exports."""
         return self.content.get("training_voxel_orders") or {}
@@ -87,4 +110,4 @@ class Description:
     @property
     def mirroring_axes(self) -> tuple[int, ...]:
         """Axes of a patch along which nnU-Net mirrors at inference."""
-        return tuple(self.content["inference_allowed_mirroring_axes"])
+        return tuple(self.content["inference_allowed_mirroring_axes"] or ())

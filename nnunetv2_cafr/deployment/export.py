@@ -30,9 +30,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from nnunetv2_cafr.deployment.description import FORMAT, Description, checksum, description_file
-from nnunetv2_cafr.deployment.orders import order_to_predict_in, orders_of_training, warning_of_unknown_order
+from nnunetv2_cafr.deployment.orders import order_to_predict_in, warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
-from nnunetv2_cafr.deployment.studies import find_studies, preprocess
+from nnunetv2_cafr.deployment.studies import UnusableStudyError, find_studies, preprocess
+from nnunetv2_cafr.deployment.training_orders import orders_of_training
 from nnunetv2_cafr.files import check_place, describe_failure, sha256, write_atomically
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import crop_to
@@ -263,15 +264,20 @@ def load_samples(description: Description) -> tuple[list[np.ndarray], str]:
     dataset, settings = description.content["dataset"], description.configuration
     preprocessed = Path(nnUNet_preprocessed.get() or "") / dataset / settings.data_identifier
     images = Path(nnUNet_raw.get() or "") / dataset / "imagesTr"
+    names: list[str] = []
+    volumes: list[np.ndarray] = []
     if nnUNet_preprocessed.is_set() and preprocessed.is_dir() and any(preprocessed.iterdir()):
         cases = infer_dataset_class(str(preprocessed))(str(preprocessed))
         names = list(cases.identifiers)[:CASES_COMPARED]
         volumes = [np.asarray(cases.load_case(name)[0]) for name in names]
     elif nnUNet_raw.is_set() and images.is_dir() and any(images.iterdir()):
-        studies = find_studies([images], description)[:CASES_COMPARED]
-        names = [study.name for study in studies]
-        volumes = [preprocess(study, description)[0] for study in studies]
-    else:
+        for study in find_studies([images], description, notify=lambda text: None):
+            with contextlib.suppress(UnusableStudyError):
+                volumes.append(preprocess(study, description)[0])
+                names.append(study.name)
+            if len(names) == CASES_COMPARED:
+                break
+    if not volumes:
         depth = [1] * (3 - len(settings.patch_size))
         shape = (len(description.channel_names), *depth, *settings.patch_size)
         noise = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)

@@ -1,78 +1,37 @@
-"""Predicts scans in any voxel order by a network that was trained on one: which one that was, turning, and back.
+"""Predicts scans in any voxel order by a network that was trained on one: turning them to it, and label maps back.
 
 nnU-Net's reorienting readers do this themselves. What its plain readers give is turned here, channel by channel.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
-from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from tqdm import tqdm
 
-from dataset_conversion.nifti import check_orientations, read_header
+from dataset_conversion.report import Problem
 from nnunetv2_cafr.voxel_order import (
+    NO_ORDER,
+    PLAIN_READERS,
     REORIENTING_READERS,
     affine_of,
     largest_shift,
     order_of,
-    stored_order_of,
     turned,
     turned_affine,
     turned_spacing,
 )
 
-PLAIN_READERS = (SimpleITKIO.__name__, NibabelIO.__name__)  # keep directions, and turn nothing
 ORDER_READ = "voxel_order_read"  # key of the properties of a scan that was turned: the order that its reader gave
 SHIFT_TOLERANCE = 0.5  # voxels by which the corners of channels may lie apart without a word
-
-
-def orders_of_training(folder: Path, dataset: str, data_identifier: str, ending: str) -> dict[str, int]:
-    """How many training cases are stored in which voxel order, from the first place that tells.
-
-    These are the preprocessed cases, the raw images, and the label maps of the folds' validation, which are stored as
-    their cases are.
-
-    Args:
-        folder: of the trained model.
-        data_identifier: of the preprocessed cases.
-        ending: of raw images and label maps.
-    """
-    orders: list[str | None] = []
-    if nnUNet_preprocessed.is_set():
-        preprocessed = Path(nnUNet_preprocessed.get(), dataset, data_identifier)
-        if preprocessed.is_dir() and any(preprocessed.iterdir()):
-            cases = infer_dataset_class(str(preprocessed))(str(preprocessed))
-            orders = [stored_order_of(cases.load_case(name)[3]) for name in cases.identifiers]
-    if not orders and nnUNet_raw.is_set():
-        orders = [_order_of_file(file) for file in Path(nnUNet_raw.get(), dataset, "imagesTr").glob(f"*_0000{ending}")]
-    if not orders:
-        orders = [_order_of_file(file) for file in folder.glob(f"fold_*/validation/*{ending}")]
-    return dict(Counter(order for order in orders if order is not None).most_common())
-
-
-def _order_of_file(file: Path) -> str | None:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return None
-    return order_of({"sitk_stuff": {"direction": reader.GetDirection()}})
 
 
 def order_to_predict_in(reader: str, orders: Mapping[str, int]) -> str | None:
     """The voxel order of the arrays that a network saw in training; None where that is unknown, or more than one."""
     if reader in REORIENTING_READERS:
         return "RAS"
-    return next(iter(orders)) if reader in PLAIN_READERS and len(orders) == 1 else None
+    return next(iter(orders)) if reader in PLAIN_READERS and len(orders) == 1 and NO_ORDER not in orders else None
 
 
 def warning_of_unknown_order(reader: str, orders: Mapping[str, int]) -> str | None:
@@ -92,18 +51,23 @@ def warning_of_unknown_order(reader: str, orders: Mapping[str, int]) -> str | No
     )
 
 
-def read_in_order(reader: BaseReaderWriter, files: Sequence[str], order: str | None) -> tuple[np.ndarray, dict]:
+class UnknownOrderError(ValueError):
+    """A scan that says nothing about how its voxels lie in the patient, for a network that needs to know."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(f"{problem.path}: {problem.found}; expected {problem.expected}: {problem.remedy}")
+        self.problem = problem
+
+
+def read_in_order(reader: Any, files: Sequence[str], order: str | None) -> tuple[np.ndarray, dict]:
     """Channels (c, z, y, x) in the voxel order `order` (None: of the first channel), and their properties.
 
     The properties are those of the file but for the spacing, which is the array's.
 
     Raises:
-        ValueError: if a file holds two orientations, or none and the network needs one, or channels differ in size or
-            spacing.
+        UnknownOrderError: if a file holds no orientation, and the network needs one.
+        ValueError: if channels differ in size or spacing.
     """
-    for file in files:
-        if problem := check_orientations(Path(file), read_header(Path(file))):
-            raise ValueError(f"{problem.path} has {problem.found}, expected {problem.expected}: {problem.remedy}")
     if type(reader).__name__ not in PLAIN_READERS:
         return reader.read_images(files)
     channels, all_properties = zip(*(reader.read_images([file]) for file in files), strict=True)
@@ -115,10 +79,9 @@ def read_in_order(reader: BaseReaderWriter, files: Sequence[str], order: str | N
     for file, channel, properties, own in zip(files, channels, all_properties, orders, strict=True):
         affine = affine_of(properties)
         if own is None or affine is None:
-            raise ValueError(
-                f"{file} says nothing about how its voxels lie in the patient, expected are directions, because the "
-                f"network was trained on the voxel order {target}: convert the scan again from DICOM"
-            )
+            found, remedy = "no directions of its axes", "convert the scan again from DICOM"
+            expected = f"voxel axes in patient coordinates: the network was trained on the voxel order {target}"
+            raise UnknownOrderError(Problem(Path(file), found, expected, remedy))
         turned_channels.append(turned(channel, own, target))
         spacings.append(turned_spacing(properties["spacing"], own, target))
         affines.append(turned_affine(affine, channel.shape[1:], own, target))

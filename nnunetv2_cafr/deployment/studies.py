@@ -1,73 +1,134 @@
 """Finds the images to predict, and hands each to nnU-Net's own reader.
 
-An image is a NIfTI, MetaImage or NRRD file or a folder with one DICOM series. Names are nnU-Net's, CASE_0000.nii.gz
-with the number of the channel, or anything else for networks with one channel. DICOM is read as by the converters,
-which refuse a series with gaps or doubled slices.
+An image is a NIfTI, MetaImage or NRRD file, a folder with DICOM files, or a file as the network was trained on. Names
+are nnU-Net's, CASE_0000.nii.gz with the number of the channel, or anything else for networks with one channel. Files
+are read as by the converters, which refuse what is damaged or cannot be a volume; what is not read is named.
 """
 
 import re
+import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import unicodedata
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from dataset_conversion.dicom import list_slices, read_series
+from dataset_conversion.dicom import holds_images, holds_slices, is_dicom, list_dicom
+from dataset_conversion.geometry import check_same_grid
+from dataset_conversion.reading import FILE_ENDINGS, Volume, read_volume
+from dataset_conversion.report import Problem, lines_of
 from nnunetv2_cafr.deployment.description import Description
-from nnunetv2_cafr.deployment.orders import read_in_order
+from nnunetv2_cafr.deployment.orders import UnknownOrderError, read_in_order
 
-ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+SHOWN = 10  # files left out that are named one by one
+FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
+LARGEST_RATIO = 20  # between an image's pixels and those that the network was trained on; ours
+
+
+class UnusableStudyError(ValueError):
+    """A study that cannot be predicted; its text says what was found, what was expected and what to do."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(line for one in problems for line in (str(one.path), *lines_of(one))))
 
 
 @dataclass
 class Study:
-    """One case to predict: the image of each channel, a file or a folder with a DICOM series."""
+    """One case to predict: the image of each channel, a file or a folder with a DICOM series.
+
+    `notes` is filled when it is read: what was left out or taken for granted.
+    """
 
     name: str
     images: dict[int, Path] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
-def find_studies(paths: Sequence[Path], description: Description) -> list[Study]:
-    """All studies in files and folders. A folder holds images, or one DICOM series, or such a folder for each study.
+def find_studies(
+    paths: Sequence[Path],
+    description: Description,
+    out: Path | None = None,
+    notify: Callable[[str], object] = print,
+) -> list[Study]:
+    """All studies in files and folders. A folder holds images, or DICOM files, or a folder of these for each study.
+
+    Args:
+        out: a folder that is not looked into: that of the label maps.
+        notify: is told which files and folders are left out.
 
     Raises:
         SystemExit: if a path does not exist or holds nothing, or two images would be the same channel of a study.
     """
-    endings = (*ENDINGS, description.dataset_json["file_ending"])
+    endings = _endings(description)
     studies: dict[str, Study] = {}
     for path in paths:
-        images = _images_in(path, endings)
+        images, left_out = _images_in(path, endings, description.reads_volumes, out)
+        expected = f"{', '.join(endings)}{', or folders with DICOM series' if description.reads_volumes else ''}"
         if not images:
-            raise SystemExit(f"{path} holds no images: expected are {', '.join(endings)}, or folders with DICOM series")
+            raise SystemExit(f"{path} holds no images: expected are {expected}")
+        if left_out:
+            names = ", ".join(left_out[:SHOWN]) + (f" and {len(left_out) - SHOWN} more" if left_out[SHOWN:] else "")
+            notify(f"Left out of {path}: {names} (read are {expected})")
         for image in images:
             name, channel = _case_and_channel(image, endings, len(description.channel_names))
-            study = studies.setdefault(name, Study(name))
-            if channel in study.images:
+            # Some file systems take two names for one that differ in upper and lower case, or in how accents are coded.
+            study = studies.setdefault(unicodedata.normalize("NFC", name).casefold(), Study(name))
+            if channel in study.images or name != study.name:
+                other = study.images.get(channel) or next(iter(study.images.values()))
                 raise SystemExit(
-                    f"{study.images[channel]} and {image} would both be {name}, channel {channel}: rename one, or "
+                    f"{other} and {image} would both be {name}, channel {channel}: rename one, or "
                     "predict them into different folders"
                 )
             study.images[channel] = image
     return list(studies.values())
 
 
-def _images_in(path: Path, endings: tuple[str, ...]) -> list[Path]:
+def _endings(description: Description) -> tuple[str, ...]:
+    """Endings of the files that can be read, in lower case."""
+    own = description.file_ending.lower()
+    return tuple(dict.fromkeys((*FILE_ENDINGS, own) if description.reads_volumes else (own,)))
+
+
+def _images_in(path: Path, endings: tuple[str, ...], volumes: bool, out: Path | None) -> tuple[list[Path], list[str]]:
+    """Images, and the names of what else there is."""
     if not path.exists():
         raise SystemExit(f"There is no {path}")
     if path.is_file():
-        return [path]
-    inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    images = [entry for entry in inside if (list_slices(entry) if entry.is_dir() else entry.name.endswith(endings))]
-    return images or ([path.absolute()] if list_slices(path) else [])
+        return [path], []
+    inside = [
+        entry
+        for entry in sorted(path.iterdir())
+        if not entry.name.startswith(".")
+        and not (out is not None and out.exists() and entry.exists() and entry.samefile(out))
+    ]
+    images = [entry for entry in inside if not entry.is_dir() and entry.name.lower().endswith(endings)]
+    others = [entry for entry in inside if entry not in images]
+    if volumes:
+        loose = [entry for entry in others if is_dicom(entry)]
+        if any(entry.name.upper() == "DICOMDIR" for entry in loose) or holds_slices(loose):
+            # One study, with all folders in it: as a CD holds it, or a series with reports in a folder beside.
+            images.append(path.absolute())
+            others = [entry for entry in others if not entry.is_dir() and entry not in loose]
+        else:
+            series = [entry for entry in others if entry.is_dir() and holds_images(list_dicom(entry))]
+            images += series
+            others = [entry for entry in others if entry not in series]
+        # The voxels of a MetaImage header are read by its name.
+        headers = {image.stem for image in images if image.suffix.lower() == ".mhd"}
+        others = [one for one in others if not (one.suffix.lower() in (".raw", ".zraw") and one.stem in headers)]
+    return sorted(images), [f"{one.name}/" if one.is_dir() else one.name for one in others]
 
 
 def _case_and_channel(image: Path, endings: tuple[str, ...], channels: int) -> tuple[str, int]:
     name = image.name
-    if image.is_file():
-        name = name.removesuffix(next((ending for ending in endings if name.endswith(ending)), image.suffix))
+    if not image.is_dir():
+        ending = next((ending for ending in endings if name.lower().endswith(ending)), image.suffix)
+        name = name[: len(name) - len(ending)]
     match = re.fullmatch(r"(.+)_(\d{4})", name)
     if match and int(match[2]) < channels:
         return match[1], int(match[2])
@@ -81,43 +142,134 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
     begin with) goes through a temporary file.
 
     Raises:
-        ValueError: if channels are missing or lie on several grids, a DICOM series cannot be a volume, or a file does
-            not tell its orientation.
+        UnusableStudyError: if channels are missing, or an image is damaged, no volume, or nothing that this network
+            can have been trained for.
     """
     names = description.channel_names
-    if missing := [f"{number} ({name})" for number, name in enumerate(names) if number not in study.images]:
-        raise ValueError(
-            f"of the {len(names)} channels of the network, {', '.join(missing)} is missing: expected are files "
-            f"{study.name}_0000{description.dataset_json['file_ending']} and so on"
-        )
+    first = next(iter(study.images.values()))
+    one_file = not description.reads_volumes and len(study.images) == 1  # all channels of a picture are in one
+    missing = [f"{number} ({name})" for number, name in enumerate(names) if number not in study.images]
+    if missing and not one_file:
+        found = f"of the {len(names)} channels of the network, {', '.join(missing)} is missing"
+        expected = f"files {study.name}_0000{description.file_ending} and so on"
+        raise UnusableStudyError([Problem(first, found, expected, "put the missing channels beside it")])
     reader = description.plans.image_reader_writer_class()
-    supported = tuple(reader.supported_file_endings)
-    handover = next(ending for ending in (".mha", description.dataset_json["file_ending"]) if ending in supported)
     with tempfile.TemporaryDirectory() as folder:
-        files = []
-        for channel, image in sorted(study.images.items()):
-            if image.is_dir() or not image.name.endswith(supported):
-                file = Path(folder) / f"{channel}{handover}"
-                sitk.WriteImage(_read_series(image) if image.is_dir() else sitk.ReadImage(image), file)
-            else:
-                file = image
-            files.append(str(file))
-        return read_in_order(reader, files, description.voxel_order)
+        channels = [image for _, image in sorted(study.images.items())]
+        if description.reads_volumes:
+            _check_grids(volumes := {image: _read(image, description, study.notes) for image in channels})
+            files = [str(_volume_for(image, volumes[image], Path(folder), reader)) for image in channels]
+        else:
+            files = [str(_picture_for(image, Path(folder), description)) for image in channels]
+        try:
+            image, properties = read_in_order(reader, files, description.voxel_order)
+        except UnknownOrderError as error:
+            raise UnusableStudyError([replace(error.problem, path=first)]) from error
+        except Exception as error:  # of a damaged picture, or channels that do not fit, readers raise nearly anything
+            reason = (str(error).strip().splitlines() or ["channels of different size or spacing?"])[-1]
+            found = f"an image that nnU-Net's {description.reader} cannot read ({reason})"
+            expected = f"an intact {description.file_ending} file for each channel, on one grid"
+            raise UnusableStudyError([Problem(first, found, expected, "export it again")]) from error
+    if problem := _check_image(first, image, properties, description):
+        raise UnusableStudyError([problem])
+    for name, channel in zip(names, image, strict=True):
+        if channel.min() == channel.max():
+            study.notes.append(f"the value {channel.min():g} in every voxel of {name}: its label map means nothing")
+    return image, properties
+
+
+def _read(image: Path, description: Description, notes: list[str]) -> Volume | None:
+    """A volume as the converters read it; None for formats that only nnU-Net's reader knows."""
+    if (
+        not image.is_dir()
+        and not image.name.lower().endswith(FILE_ENDINGS)
+        and image.name.endswith(description.file_ending)
+    ):
+        return None
+    volume, problems = read_volume(image, flat=description.flat)
+    if volume is None or problems:
+        raise UnusableStudyError(problems)
+    notes += volume.notes
+    return volume
+
+
+def _check_grids(volumes: Mapping[Path, Volume | None]) -> None:
+    """Makes sure that the channels of a study lie in one place; their voxel order may differ."""
+    (first, one), *others = volumes.items()
+    for path, other in others:
+        if one is None or other is None or not one.image.GetDimension() == other.image.GetDimension() == 3:
+            continue
+        remedy = f"resample it to the grid of {first.name}, or find the channel that belongs to it"
+        if problems := check_same_grid(path, other.image, first, one.image):
+            raise UnusableStudyError([replace(problem, remedy=remedy) for problem in problems])
+
+
+def _volume_for(image: Path, volume: Volume | None, folder: Path, reader: Any) -> Path:
+    """The file that nnU-Net's reader is given for a volume: the image itself, if it can read that."""
+    supported = tuple(reader.supported_file_endings)
+    if volume is None or (not image.is_dir() and image.name.endswith(supported) and not volume.squeezed):
+        return image
+    ending = next(ending for ending in (".mha", ".nii.gz") if ending in supported)
+    file = folder / f"{len(list(folder.iterdir()))}{ending}"
+    sitk.WriteImage(volume.image, file)
+    return file
+
+
+def _picture_for(image: Path, folder: Path, description: Description) -> Path:
+    """The file that nnU-Net's reader is given for a picture, or another image that is no medical volume."""
+    ending = description.file_ending
+    if image.is_dir() or not image.name.lower().endswith(ending.lower()):
+        found = f"a file of the format {image.suffix!r}" if not image.is_dir() else "a folder"
+        expected = f"{ending}, as the network was trained on"
+        raise UnusableStudyError([Problem(image, found, expected, f"convert it to {ending}, without loss")])
+    if image.name.endswith(ending):
+        return image
+    return Path(shutil.copy(image, folder / f"{len(list(folder.iterdir()))}{ending}"))
+
+
+def _check_image(path: Path, image: np.ndarray, properties: dict[str, Any], description: Description) -> Problem | None:
+    """Whether the network can have been trained for an image (c, z, y, x) of this size and spacing."""
+    plans, configuration = description.plans, description.configuration
+    if len(image) != len(description.channel_names):
+        names = ", ".join(description.channel_names)
+        found = f"{len(image)} channels"
+        return Problem(path, found, f"{len(description.channel_names)}: {names}", "find the image that has them")
+    if not np.isfinite(image).all():
+        found = "NaN, infinity or values that are too large for float32"
+        return Problem(path, found, "finite values only", "replace them by a value that makes sense")
+    order = plans.transpose_forward
+    size = [image.shape[1 + axis] for axis in order][1:]
+    if min(size) < FEWEST_PIXELS:
+        found = f"slices of {' x '.join(map(str, size))} pixels"
+        return Problem(
+            path, found, f"at least {FEWEST_PIXELS} along each side", "find the scan itself, not a part of it"
+        )
+    spacing = [float(properties["spacing"][axis]) for axis in order][1:]
+    trained = [float(step) for step in configuration.spacing][-2:]
+    ratios = np.divide(spacing, trained)
+    if not ((ratios >= 1 / LARGEST_RATIO) & (ratios <= LARGEST_RATIO)).all():
+        found = f"pixels of {_mm(spacing)}"
+        expected = f"mm, near the {_mm(trained)} that the network was trained on (within {LARGEST_RATIO} times)"
+        remedy = "correct the spacing in the header, which may be in metres or of another scan"
+        return Problem(path, found, expected, remedy)
+    return None
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{step:.4g}" for step in spacing) + " mm"
 
 
 def preprocess(study: Study, description: Description) -> tuple[np.ndarray, dict[str, Any]]:
     """The image (c, d, h, w) as the network sees it, by nnU-Net's preprocessor, and how to get back from there."""
-    image, properties = read_study(study, description)
     preprocessor = description.configuration.preprocessor_class(verbose=False)
-    image, _, properties = preprocessor.run_case_npy(
-        image, None, properties, description.plans, description.configuration, description.dataset_json
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, over values that are looked at here
+        image, properties = read_study(study, description)
+        image, _, properties = preprocessor.run_case_npy(
+            image, None, properties, description.plans, description.configuration, description.dataset_json
+        )
+    if not np.isfinite(image).all():
+        first = next(iter(study.images.values()))
+        found = "values that are NaN or infinite after nnU-Net's normalisation"
+        raise UnusableStudyError([Problem(first, found, "an image with contrast", "look at the image")])
     return image, properties
-
-
-def _read_series(folder: Path) -> sitk.Image:
-    volume, _, problems = read_series(folder)
-    if volume is None:
-        reasons = [f"{one.path} has {one.found}, expected {one.expected}: {one.remedy}" for one in problems]
-        raise ValueError("; ".join(reasons))
-    return volume

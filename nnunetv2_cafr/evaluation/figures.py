@@ -175,10 +175,15 @@ def differences(key: str, family: FamilyResults) -> Figure | None:
     if family.reference is None or not family.measures:
         return None
     names = [arm.name for arm in family.arms if arm is not family.reference]
-    canvas, axes = _canvas(1.1 + 0.42 * len(names), 1, len(family.measures))
-    for axis, found in zip(axes[0], family.measures.values(), strict=True):
+    per_row = min(4, len(family.measures))
+    rows = -(-len(family.measures) // per_row)
+    canvas, axes = _canvas(rows * (1.1 + 0.42 * len(names)), rows, per_row)
+    for axis, found in itertools.zip_longest(axes.flat, family.measures.values()):
+        if found is None:
+            axis.set_visible(False)
+            continue
         _rows_of_arms(axis, names, None)
-        if axis is not axes[0, 0]:
+        if axis not in axes[:, 0]:
             axis.set_yticklabels([])
         axis.axvline(0, color=ACCENT, linewidth=1, linestyle=":")
         for row, name in enumerate(names):

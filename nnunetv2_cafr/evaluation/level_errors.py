@@ -11,6 +11,9 @@ two labels all find their place. Then
   right, shifted  of the found ones: the level is the reference's, or the next one up (towards the head) or down
 Pieces that touch no reference vertebra are not judged here: references leave out vertebrae that the image cuts off. All
 of this is ours; the paper has nothing of the kind.
+
+`level_accuracy` asks less, and of discs too: whose label do most of the voxels of a reference structure carry that were
+predicted as any structure?
 """
 
 import math
@@ -20,9 +23,10 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
-from nnunetv2_cafr.quality.levels import OPTIONAL, VERTEBRAE, is_vertebra
+from nnunetv2_cafr.quality.levels import OPTIONAL, VERTEBRAE, is_vertebra, position
 
 FOUND_DICE = 0.5
+EXTRA = 0.25  # of the median vertebra of the reference
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,46 @@ def level_errors(reference: np.ndarray, prediction: np.ndarray, names: Mapping[i
     Args:
         names: of the labels; those that are vertebrae, sacrum included, count.
     """
-    chain = [label for label, name in names.items() if is_vertebra(name)]
-    chain.sort(key=lambda label: VERTEBRAE.index(names[label]))
+    match = match_vertebrae(reference, prediction, names)
+    spine = [names[label] for label in chain_of(names)]
+    pairs = [(name, level) for name, level in match.levels.items() if level]
+    right = sum(name == level for name, level in pairs)
+    return LevelErrors(
+        vertebrae=len(match.levels),
+        found=len(pairs),
+        right_level=right,
+        shifted_up=sum(_follows(spine, name, level) for name, level in pairs),
+        shifted_down=sum(_follows(spine, level, name) for name, level in pairs),
+        all_right=float(right == len(match.levels)) if match.levels else math.nan,
+        instance_dice=float(np.mean(list(match.dice.values()))) if match.dice else math.nan,
+    )
+
+
+@dataclass(frozen=True)
+class Match:
+    """Vertebrae of a reference, from the sacrum upwards, and what a prediction has in their place.
+
+    Args:
+        dice: of each with its instance.
+        levels: name of the level that each is called; '' if it is not found.
+        extra: pieces that touch no vertebra of the reference and have at least EXTRA of its median vertebra's voxels.
+    """
+
+    dice: dict[str, float]
+    levels: dict[str, str]
+    extra: int
+
+
+def chain_of(names: Mapping[int, str]) -> list[int]:
+    """Labels of the vertebrae, from the sacrum upwards."""
+    return sorted(
+        (label for label, name in names.items() if is_vertebra(name)), key=lambda label: VERTEBRAE.index(names[label])
+    )
+
+
+def match_vertebrae(reference: np.ndarray, prediction: np.ndarray, names: Mapping[int, str]) -> Match:
+    """Finds the vertebrae of a reference in a prediction, whatever they are called; arguments as for `level_errors`."""
+    chain = chain_of(names)
     size = max(chain) + 1
     is_counted = np.zeros(int(max(reference.max(), prediction.max(), size - 1)) + 1, bool)
     is_counted[chain] = True
@@ -61,25 +103,35 @@ def level_errors(reference: np.ndarray, prediction: np.ndarray, names: Mapping[i
     owner = np.where(shared[:, 1:].any(1), shared[:, 1:].argmax(1) + 1, 0)
     owner[0] = 0
 
-    present = [label for label in chain if in_reference[label]]
-    dice, levels = [], []
-    for label in present:
+    dice, levels = {}, {}
+    for label in (label for label in chain if in_reference[label]):
         mine = owner == label
-        dice.append(2 * shared[mine, label].sum() / (in_piece[mine].sum() + in_reference[label]))
+        name = names[label]
+        dice[name] = float(2 * shared[mine, label].sum() / (in_piece[mine].sum() + in_reference[label]))
         votes = np.bincount(label_of[mine], weights=shared[mine, label], minlength=size)
-        levels.append(int(votes.argmax()) if dice[-1] >= FOUND_DICE else 0)
-    spine = [names[label] for label in chain]
-    pairs = [(names[label], names[level]) for label, level in zip(present, levels, strict=True) if level]
-    right = sum(name == level for name, level in pairs)
-    return LevelErrors(
-        vertebrae=len(present),
-        found=len(pairs),
-        right_level=right,
-        shifted_up=sum(_follows(spine, name, level) for name, level in pairs),
-        shifted_down=sum(_follows(spine, level, name) for name, level in pairs),
-        all_right=float(right == len(present)) if present else math.nan,
-        instance_dice=float(np.mean(dice)) if present else math.nan,
-    )
+        levels[name] = names[int(votes.argmax())] if dice[name] >= FOUND_DICE else ""
+    lone = in_piece[1:][owner[1:] == 0]
+    typical = np.median(in_reference[1:][in_reference[1:] > 0]) if levels else math.inf
+    return Match(dice, levels, int((lone >= EXTRA * typical).sum()))
+
+
+def level_accuracy(reference: np.ndarray, prediction: np.ndarray, names: Mapping[int, str]) -> tuple[int, int]:
+    """Structures (vertebrae and discs) of the reference, and those of them in which their own label wins.
+
+    A label wins a structure if no other label has as many of its voxels, background aside.
+
+    Args:
+        reference, prediction: integer label maps (0 = background) of one shape.
+        names: of the labels; those that are vertebrae, sacrum included, and discs count as structures.
+    """
+    structures = [label for label, name in names.items() if position(name) is not None]
+    size = int(max(reference.max(), prediction.max(), *names)) + 1
+    votes = np.bincount(reference.ravel().astype(np.int64) * size + prediction.ravel(), minlength=size * size)
+    votes = votes.reshape(size, size)  # voxels by [label of the reference, predicted label]
+    present = [label for label in structures if votes[label].any()]
+    own = [votes[label, label] for label in present]
+    others = [np.delete(votes[label], [0, label]).max() for label in present]
+    return len(present), sum(bool(mine > other) for mine, other in zip(own, others, strict=True))
 
 
 def _follows(spine: Sequence[str], lower: str, upper: str) -> bool:

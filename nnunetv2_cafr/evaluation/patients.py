@@ -12,6 +12,7 @@ import pandas as pd
 from nnunetv2_cafr.evaluation.means import per_case
 from nnunetv2_cafr.evaluation.scores import Evaluation
 from nnunetv2_cafr.evaluation.study import Section
+from nnunetv2_cafr.quality.levels import is_vertebra, neighbours_of_disc
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,30 @@ class Measure:
         return f"{self.title}, {self.unit}"
 
 
-def _right_levels(evaluation: Evaluation) -> pd.Series:
+def _dice_of(kind: Callable[[str], bool]) -> Callable[[Evaluation], pd.Series]:
+    """Dice over vertebrae or over discs; NaN everywhere where the references hold only one of the two."""
+
+    def per_case_of_kind(evaluation: Evaluation) -> pd.Series:
+        names = set(evaluation.classes.loc[evaluation.classes["reference_mm3"] > 0, "name"])
+        both = any(map(is_vertebra, names)) and any(map(is_disc, names))
+        return 100 * per_case(evaluation, "dice", "present", [name for name in names if both and kind(name)])
+
+    return per_case_of_kind
+
+
+def is_disc(name: str) -> bool:
+    return neighbours_of_disc(name) is not None
+
+
+def _own_label_wins(evaluation: Evaluation) -> pd.Series:
+    """Share of each case's structures."""
     levels = evaluation.levels.set_index("case")
-    return 100 * levels["right_level"] / levels["vertebrae"].where(levels["vertebrae"] > 0)
+    return levels["own_label_wins"] / levels["structures"].where(levels["structures"] > 0)
+
+
+def _all_levels_right(evaluation: Evaluation) -> pd.Series:
+    share = _own_label_wins(evaluation)
+    return share.eq(1).where(share.notna())
 
 
 DICE = Measure(
@@ -64,16 +86,28 @@ HD95 = Measure(
     "diagonal of the image",
     lambda evaluation: per_case(evaluation, "hd95_mm", "present"),
 )
+DICE_VERTEBRAE = Measure(
+    "dice-vertebrae", "Dice of vertebrae", "%", True, "as Dice, sacrum included", _dice_of(is_vertebra)
+)
+DICE_DISCS = Measure("dice-discs", "Dice of discs", "%", True, "as Dice", _dice_of(is_disc))
 LEVELS = Measure(
     "levels",
-    "Right levels",
+    "Level accuracy",
     "%",
     True,
-    "share of a case's vertebrae that are found and carry the right level",
-    _right_levels,
+    "share of a case's structures whose own label wins: no other has as many of their voxels, background aside",
+    lambda evaluation: 100 * _own_label_wins(evaluation),
+)
+ALL_LEVELS = Measure(
+    "all-levels",
+    "All levels right",
+    "%",
+    True,
+    "share of cases in which that holds for every structure",
+    lambda evaluation: 100 * _all_levels_right(evaluation).astype(float),
 )
 # The measures that are tested; the first one decides the order of tables.
-TESTED = (DICE, NSD, HD95, LEVELS)
+TESTED = (DICE, DICE_VERTEBRAE, DICE_DISCS, NSD, HD95, LEVELS, ALL_LEVELS)
 
 
 def check_same_cases(section: Section) -> None:

@@ -116,11 +116,11 @@ def outlined_slice(image: Path, reference: Path, prediction: Path, label_names: 
         ValueError: if the three do not have one size.
     """
     volumes = [sitk.ReadImage(str(file)) for file in (image, reference, prediction)]
-    if len({volume.GetSize() for volume in volumes}) > 1:
-        sizes = [volume.GetSize() for volume in volumes]
-        raise ValueError(f"{image}, {reference}, {prediction}: sizes {sizes}, expected one grid")
     flat = volumes[0].GetDimension() == 2 or volumes[0].GetSize()[2] == 1
     views = volumes if flat else [orient(volume) for volume in volumes]
+    if len({view.GetSize() for view in views}) > 1:
+        sizes = [volume.GetSize() for volume in volumes]
+        raise ValueError(f"{image}, {reference}, {prediction}: sizes {sizes}, expected one grid")
     column, row = views[0].GetSpacing()[:2]
     values, truth, guess = (np.atleast_3d(sitk.GetArrayFromImage(view)) for view in views)
     if views[0].GetDimension() == 2:

@@ -120,7 +120,7 @@ def _read(path: Path, allowed: frozenset[int], reader: type[BaseReaderWriter]) -
         shown = ", ".join(np.format_float_positional(value, trim="-") for value in between[:5])
         more = f" and {len(between) - 5} more" if len(between) > 5 else ""
         raise ValueError(
-            f"{path} holds {shown}{more}, which are no whole numbers; expected is a label map. Round it and store it "
+            f"{path} holds {shown}{more}, which are no integers; expected is a label map. Round it and store it "
             "as integers, or export it again without interpolation"
         )
     foreign = sorted(set(pd.unique(labels.ravel()).tolist()) - allowed - {0})

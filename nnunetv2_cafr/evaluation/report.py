@@ -118,7 +118,11 @@ class _Page:
         yield from self._verdict(families)
         yield self._heading("results", "All arms")
         yield self._missing_arms(self.first)
+        if self.study.lengths:
+            second = self.families[self.study.lengths.section]
+            yield self._table(tables.side_by_side(self.study, families, second, self.study.lengths), tall=True)
         yield self._table(tables.results(self.study, self.first, families))
+        yield from self._seeds(self.first, families)
         yield self._heading("certainty", "How certain")
         yield from self._certainty(self.first, families)
         yield self._heading("averaging", "Other ways to count")
@@ -153,13 +157,17 @@ class _Page:
 
     def _verdict(self, families: Sequence[FamilyResults]) -> Iterator[str]:
         yield '<div class="verdicts">' + "".join(map(self._verdict_of, families)) + "</div>"
+        if self.study.lengths:
+            when = f"At {self.study.lengths.seconds:,.0f} s of stepping: "
+            second = self.families[self.study.lengths.section]
+            yield '<div class="verdicts">' + "".join(self._verdict_of(family, when) for family in second) + "</div>"
         yield '<div class="sentence">' + "".join(f"<p>{line}</p>" for line in self._conclusions(families)) + "</div>"
         for index, family in enumerate(families):
             if family.reference:
                 yield _figure(figures.overview(f"overview-{index}", family, self.study.costs))
 
-    def _verdict_of(self, family: FamilyResults) -> str:
-        title = f"{escape(family.name)} augmentation family, {_count(len(family.arms), 'arm')}, "
+    def _verdict_of(self, family: FamilyResults, when: str = "") -> str:
+        title = f"{when}{escape(family.name)} augmentation family, {_count(len(family.arms), 'arm')}, "
         title = f"<h3>{title}{_count(family.patients, 'patient')}</h3>"
         found = family.measures.get(DICE.key)
         if found is None:
@@ -333,6 +341,7 @@ class _Page:
             if family.reference:
                 yield _figure(figures.overview(f"{key}-overview-{index}", family, {}))
         yield self._table(tables.results(self.study, section, families))
+        yield from self._seeds(section, families)
         if any(family.reference for family in families):
             yield self._table(tables.statistics(self.study, section, families))
             ranking = self._table(tables.rankings(self.study, section, families), tall=True)
@@ -363,6 +372,8 @@ class _Page:
         shown = [figures.learning("learning", names, self.study.curves)]
         shown.append(figures.loss_terms("loss-terms", names, self.study.curves))
         yield from map(_figure, shown)
+        if table := tables.course(self.study):
+            yield self._table(table)
         lacking = [name for name in names if not self.study.curves.get(name)]
         if lacking:
             yield f"<p>No training curves: {escape(', '.join(lacking))}.</p>"
@@ -450,6 +461,10 @@ class _Page:
     def _heading(self, key: str, title: str) -> str:
         self.headings.append((key, title))
         return f'<h2 id="{key}">{escape(title)}</h2>'
+
+    def _seeds(self, section: Section, families: Sequence[FamilyResults]) -> Iterator[str]:
+        if table := tables.seeds(self.study, section, families):
+            yield self._table(table, tall=True)
 
     def _missing_arms(self, section: Section) -> str:
         lacking = [arm.name for arm in self.study.arms if not section.scores.get(arm.name)]

@@ -35,7 +35,8 @@ METRICS = (*OVERLAPS, *DISTANCES)
 # spine levels. "foreground": all labels as one.
 VIEWS = ("volume", "slices", "junctions", "foreground")
 # One row per case; `vertebrae` counts those of the reference, `right_level` those of them that carry the right level.
-# `all_right` is 1 or 0; it and `instance_dice` are NaN in a case whose reference holds no vertebra.
+# `all_right` is 1 or 0; it and `instance_dice` are NaN in a case whose reference holds no vertebra. `structures` counts
+# vertebrae and discs of the reference, `own_label_wins` those of them whose own label has most voxels.
 LEVEL_COLUMNS = (
     "case",
     "patient",
@@ -47,6 +48,8 @@ LEVEL_COLUMNS = (
     "shifted_down",
     "all_right",
     "instance_dice",
+    "structures",
+    "own_label_wins",
 )
 CLASSES_FILE, LEVELS_FILE, SETTINGS_FILE = "classes.csv", "levels.csv", "evaluation.json"
 
@@ -86,7 +89,7 @@ class Evaluation:
 
     @classmethod
     def read(cls, folder: Path) -> "Evaluation":
-        """Raises FileNotFoundError if a file is missing."""
+        """Raises FileNotFoundError if a file is missing, ValueError if an earlier version wrote it."""
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         classes, levels = (
             pd.read_csv(
@@ -98,4 +101,10 @@ class Evaluation:
             )
             for name in (CLASSES_FILE, LEVELS_FILE)
         )
+        for name, table, columns in ((CLASSES_FILE, classes, CLASS_COLUMNS), (LEVELS_FILE, levels, LEVEL_COLUMNS)):
+            if lacking := sorted(set(columns) - set(table)):
+                raise ValueError(
+                    f"{folder / name} lacks {', '.join(lacking)}: an earlier version scored these predictions; remove "
+                    f"{folder} and score them again"
+                )
         return cls(classes, levels, settings)

@@ -22,7 +22,7 @@ from scipy.ndimage import find_objects
 from tqdm import tqdm
 
 from nnunetv2_cafr.evaluation.junctions import BAND_MM, junction_band, junctions
-from nnunetv2_cafr.evaluation.level_errors import FOUND_DICE, level_errors
+from nnunetv2_cafr.evaluation.level_errors import FOUND_DICE, level_accuracy, level_errors
 from nnunetv2_cafr.evaluation.overlap import overlap
 from nnunetv2_cafr.evaluation.reading import CasePair, Classes, Label, LabelMaps, members, read_pair
 from nnunetv2_cafr.evaluation.scores import CLASS_COLUMNS, DISTANCES, LEVEL_COLUMNS, METRICS, Evaluation
@@ -55,7 +55,9 @@ DEFINITIONS = {
         "most voxels with; together they are its instance. instance_dice: mean over the reference's vertebrae (with "
         f"sacrum) of the Dice of vertebra and instance. found: that Dice is at least {FOUND_DICE:g}. right_level: "
         "found, and most of the shared voxels carry the reference's level; shifted_up, shifted_down: the next level "
-        "towards the head, the feet. all_right: 1 where every vertebra of the reference is found at the right level"
+        "towards the head, the feet. all_right: 1 where every vertebra of the reference is found at the right level. "
+        "structures: vertebrae and discs of the reference; own_label_wins: of these, where no other label has as many "
+        "of the structure's voxels, background aside"
     ),
     "ignore": "voxels with the ignore label in the reference are background in both label maps",
     "single slices": "an image of one slice is 2-D: its volumes are areas in mm^2",
@@ -162,7 +164,10 @@ class _Scorer:
             rows = [{**who, **row} for row in (*self._class_rows(maps), *self._junction_rows(maps))]
             diagonal = float(np.linalg.norm(np.multiply(maps.reference.shape, maps.spacing)))
             spine = self.classes.spine
-            levels = asdict(level_errors(maps.reference, maps.prediction, spine)) if spine else {}
+            levels: dict[str, Any] = {}
+            if spine:
+                levels = asdict(level_errors(maps.reference, maps.prediction, spine))
+                levels["structures"], levels["own_label_wins"] = level_accuracy(maps.reference, maps.prediction, spine)
             return _CaseScores(rows, {**who, "diagonal_mm": diagonal, **levels})
         except Exception as error:
             raise EvaluationError(f"{pair.case}: {str(error) or type(error).__name__}") from error

@@ -64,6 +64,25 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """How long each arm trained in the first section, of equal iterations, and in the one of equal seconds.
+
+    Args:
+        section: key of the section of equal seconds.
+        seconds: of stepping, in that section.
+        iterations: by section key, then by arm.
+        step_seconds: seconds per training step, by arm.
+        conditions: of their measurement, in words.
+    """
+
+    section: str
+    seconds: float
+    iterations: Mapping[str, Mapping[str, int]]
+    step_seconds: Mapping[str, float]
+    conditions: str
+
+
+@dataclass(frozen=True)
 class Curve:
     """Values per epoch of one training, by nnU-Net's log keys such as train_losses, ema_fg_dice, train_clr."""
 
@@ -92,6 +111,7 @@ class Study:
         cost_conditions: device, threads, sizes and repetitions of the cost measurement.
         curves, settings, files: by arm name; settings is the trainers' own record, files holds the first seed's
             validation cases.
+        lengths: where arms were compared at equal iterations and again at equal seconds.
         notes: what a reader must know before the tables, such as an arm whose plans have another batch size.
     """
 
@@ -106,4 +126,5 @@ class Study:
     curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, CaseFiles]] = field(default_factory=dict)
+    lengths: Lengths | None = None
     notes: Sequence[str] = ()

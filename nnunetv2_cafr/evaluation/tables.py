@@ -16,7 +16,7 @@ from nnunetv2_cafr.evaluation.means import Policy
 from nnunetv2_cafr.evaluation.patients import TESTED, Measure, patient_values, pooled
 from nnunetv2_cafr.evaluation.scores import DISTANCES, Evaluation
 from nnunetv2_cafr.evaluation.statistics import CONFIDENCE, RANKING_DRAWS, Estimate
-from nnunetv2_cafr.evaluation.study import Arm, Cost, Section, Study
+from nnunetv2_cafr.evaluation.study import Arm, Cost, Lengths, Section, Study
 from nnunetv2_cafr.quality.levels import is_spine_table, position
 
 Value = str | int | float | Estimate | None
@@ -242,6 +242,91 @@ def statistics(study: Study, section: Section, families: Sequence[FamilyResults]
     )
     key = _name(section, study, "statistics")
     return Table(key, f"Comparisons with the reference, {section.title}", caption, columns, rows, "comparison")
+
+
+def side_by_side(
+    study: Study, first: Sequence[FamilyResults], second: Sequence[FamilyResults], lengths: Lengths
+) -> Table:
+    """Every measure at equal iterations (`first`) and at equal seconds (`second`), arm by arm."""
+    columns = [Column("Arm"), Column("Seconds a step", 3)]
+    for words in ("equal iterations", f"{lengths.seconds:,.0f} s"):
+        columns += [
+            Column(f"Iterations, {words}", 0),
+            Column(f"Value, {words}", 2, interval=True),
+            Column(f"Minus reference, {words}", 2, interval=True, signed=True),
+            Column(f"p (Holm), {words}", P_VALUE),
+        ]
+    others = {family.name: family for family in second}
+    rows = []
+    for family in first:
+        if family.name not in others:
+            continue
+        for key, found in family.measures.items():
+            sides = [
+                (found, lengths.iterations[study.sections[0].key]),
+                (others[family.name].measures[key], lengths.iterations[lengths.section]),
+            ]
+            for arm in family.arms:
+                values: list[Value] = [arm.name, lengths.step_seconds[arm.name]]
+                for side, iterations in sides:
+                    one, p = side.comparisons.get(arm.name, (None, None))
+                    difference = one.difference if one else "reference" if arm is family.reference else None
+                    values += [iterations[arm.name], side.means[arm.name], difference, p]
+                rows.append(Row(values, f"{family.name}: {found.measure.heading}, {_better(found.measure)}"))
+    caption = (
+        f"The same arms trained for equal iterations, and for as many as take {lengths.seconds:,.0f} s of stepping. "
+        f"Mean over patients [{CONFIDENCE} % bootstrap interval]; differences paired by patient, Holm over the arms of "
+        f"one group and side. Seconds a step: {lengths.conditions}."
+    )
+    return Table("equal_seconds", "Equal iterations beside equal seconds", caption, columns, rows, "measure")
+
+
+def seeds(study: Study, section: Section, families: Sequence[FamilyResults]) -> Table | None:
+    """The mean over patients of every seed by itself; None where no arm has several."""
+    numbers = sorted({seed for scores in section.scores.values() for seed in scores})
+    if len(numbers) < 2:
+        return None
+    rows = []
+    for family in families:
+        for found in family.measures.values():
+            for arm in family.arms:
+                by_seed = {
+                    seed: float(patient_values({arm.name: {seed: scores}}, found.measure)[arm.name].mean())
+                    for seed, scores in section.scores[arm.name].items()
+                }
+                deviation = float(np.std(list(by_seed.values()), ddof=1)) if len(by_seed) > 1 else None
+                values = (arm.name, *map(by_seed.get, numbers), found.means[arm.name].mean, deviation)
+                rows.append(Row(values, f"{family.name}: {found.measure.heading}"))
+    columns = [Column("Arm"), *(Column(f"Seed {seed}", 2) for seed in numbers), Column("Mean", 2)]
+    columns.append(Column("Standard deviation of the seeds", 2))
+    caption = "Mean over patients of each seed. All other tables take a patient's mean over the seeds first."
+    return Table(_name(section, study, "seeds"), f"Seeds, {section.title}", caption, columns, rows, "measure")
+
+
+COURSE = (25, 50, 75, 90, 100)  # percent of a training
+
+
+def course(study: Study) -> Table | None:
+    """Whether the arms have stopped rising; None where no arm has logged the online Dice."""
+    rows = []
+    for arm in study.arms:
+        curves = [
+            curve.values["ema_fg_dice"] for curve in study.curves.get(arm.name, ()) if "ema_fg_dice" in curve.values
+        ]
+        if curves := [values for values in curves if len(values) >= len(COURSE)]:
+            reached = [[100 * values[round(len(values) * share / 100) - 1] for share in COURSE] for values in curves]
+            means_ = np.mean(reached, axis=0)
+            rows.append(Row([arm.name, len(curves), *map(float, means_), float(means_[-1] - means_[COURSE.index(75)])]))
+    if not rows:
+        return None
+    columns = [Column("Arm"), Column("Trainings", 0), *(Column(f"After {share} %, %", 1) for share in COURSE)]
+    columns.append(Column("Gain in the last quarter, points", 1, signed=True))
+    caption = (
+        "nnU-Net's online Dice, smoothed over epochs, after these shares of the training; mean over folds and seeds. "
+        "It is an estimate from patches, not the result. What still gains in the last quarter had not stopped rising: "
+        "longer trainings may rank otherwise."
+    )
+    return Table("course", "Has it stopped rising?", caption, columns, rows)
 
 
 def _better(measure: Measure) -> str:

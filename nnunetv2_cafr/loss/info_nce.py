@@ -23,7 +23,7 @@ class SampledPairs(NamedTuple):
     Attributes:
         anchor: (p,)
         positive: (p,), a cell of the anchor's class, never the anchor itself.
-        negatives: (p, num_negatives), cells of other classes.
+        negatives: (p, num_negatives), cells of other classes; without that number all cells drawn of other classes.
     """
 
     anchor: Tensor
@@ -49,7 +49,9 @@ class PixelInfoNCE(nn.Module):
     - The paper's positives are the same class "under different augmentations". Every sample of an nnU-Net batch is
       augmented on its own, so a positive comes from another sample of the batch if the class has a cell there, else
       from another cell of the same sample. A class with one cell in the whole batch gives no anchors, only negatives.
-    - A negative is drawn in two steps, a class uniformly among the others, then a cell uniformly in it.
+    - A negative is drawn in two steps, a class uniformly among the others, then a cell uniformly in it. With
+      `num_negatives=None` the negatives are instead all cells drawn of other classes, hundreds instead of five (as in
+      Wang et al. 2021, "Exploring Cross-Image Pixel Contrast for Semantic Segmentation", arXiv 2101.11939).
 
     Random numbers come from torch's default generator of the labels' device: `torch.manual_seed` makes a call
     repeatable.
@@ -59,7 +61,7 @@ class PixelInfoNCE(nn.Module):
             Divides the dot products; lower values look at the hardest negatives more. The paper's value is lost; 0.1 is
             ours, the usual one of contrastive learning on pixels.
         num_negatives:
-            Negatives per positive; 5 is the paper's.
+            Negatives per positive; 5 is the paper's. None takes every cell drawn of another class.
         anchors_per_class:
             Anchors drawn from each class per call. Ours: 64 sees most of a disc's cells in a batch of 16 every few
             steps, and with 20 classes keeps the loss far below 5 % of a training step.
@@ -86,7 +88,7 @@ class PixelInfoNCE(nn.Module):
     def __init__(
         self,
         temperature: float = 0.1,
-        num_negatives: int = 5,
+        num_negatives: int | None = 5,
         anchors_per_class: int = 64,
         *,
         ignore_label: int | None = None,
@@ -95,7 +97,8 @@ class PixelInfoNCE(nn.Module):
         super().__init__()
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature must be a finite number above 0, got {temperature!r}")
-        _require_whole_number("num_negatives", num_negatives, least=1)
+        if num_negatives is not None:
+            _require_whole_number("num_negatives", num_negatives, least=1)
         _require_whole_number("anchors_per_class", anchors_per_class, least=1)
         if ignore_label is not None:
             _require_whole_number("ignore_label", ignore_label, least=0)
@@ -141,23 +144,39 @@ class PixelInfoNCE(nn.Module):
             raise ValueError(
                 f"embedding holds {embedding.shape[0]} samples and labels {labels.shape[0]}: both need the same batch"
             )
-        anchor, positive, negatives = self.sample_pairs(labels, embedding.shape[2:])
-        if len(anchor) == 0:
+        pairs = self.sample_pairs(labels, embedding.shape[2:])
+        if len(pairs.anchor) == 0:
             self.last_negative_cosine = torch.tensor(math.nan)
             # An empty slice: a product with 0 would turn an inf or NaN anywhere in the embedding into NaN.
             return embedding[:0].float().sum()
 
         # Off, because the operations that autocast lowers differ between devices.
         with torch.autocast(embedding.device.type, enabled=False):
-            used = torch.cat([anchor[:, None], positive[:, None], negatives], dim=1)
-            cells_per_sample = embedding.shape[2:].numel()
+            positive, negatives = self._similarities(embedding, pairs)
+            self.last_negative_cosine = negatives.detach().mean()
+            similarity = torch.cat([positive[:, None], negatives], dim=1)
+            return F.cross_entropy(similarity / self.temperature, torch.zeros_like(pairs.anchor))
+
+    def _similarities(self, embedding: Tensor, pairs: SampledPairs) -> tuple[Tensor, Tensor]:
+        """Cosines of the anchors with their positives (p,) and their negatives (p, n)."""
+        cells_per_sample = embedding.shape[2:].numel()
+        cells = embedding.flatten(2).movedim(1, 2)
+
+        def vectors(used: Tensor) -> Tensor:
             # Only the cells in use are copied, in one read, and converted after that.
-            vectors = embedding.flatten(2).movedim(1, 2)[used // cells_per_sample, used % cells_per_sample].float()
-            # Multiplied and summed, not a matrix product: on a GPU that one may be set to run in TF32.
-            similarity = (vectors[:, :1] * vectors[:, 1:]).sum(dim=-1)
-            self.last_negative_cosine = similarity[:, 1:].detach().mean()
-            target = torch.zeros_like(anchor)
-            return F.cross_entropy(similarity / self.temperature, target)
+            return cells[used // cells_per_sample, used % cells_per_sample].float()
+
+        if self.num_negatives is None:
+            # Whole classes are negatives, so a product of all cells with all is less than a read for each pair.
+            used, where = torch.cat([pairs.anchor, pairs.negatives.flatten()]).unique(return_inverse=True)
+            every = vectors(used)
+            anchor, negatives = where[: len(pairs.anchor)], where[len(pairs.anchor) :].view_as(pairs.negatives)
+            positive = (every[anchor] * vectors(pairs.positive)).sum(dim=-1)
+            return positive, (every[anchor] @ every.T).gather(1, negatives)
+        chosen = vectors(torch.cat([pairs.anchor[:, None], pairs.positive[:, None], pairs.negatives], dim=1))
+        # Multiplied and summed, not a matrix product: on a GPU that one may be set to run in TF32.
+        similarity = (chosen[:, :1] * chosen[:, 1:]).sum(dim=-1)
+        return similarity[:, 0], similarity[:, 1:]
 
     @torch.no_grad()
     def sample_pairs(self, labels: Tensor, cell_shape: Sequence[int]) -> SampledPairs:
@@ -188,13 +207,15 @@ class PixelInfoNCE(nn.Module):
         class_start = group_start[:-1:batch_size]
         class_count = group_start[batch_size::batch_size] - class_start
 
-        anchor_class = (class_count > 1).nonzero()[:, 0]
-        if num_classes < 2 or len(anchor_class) == 0:
+        # The same number of cells from each class. Those of classes with two cells or more are anchors.
+        drawn_class = torch.arange(num_classes, device=device).repeat_interleave(self.anchors_per_class)
+        drawn = class_start[drawn_class] + _draw_below(class_count[drawn_class])
+        is_anchor = class_count[drawn_class] > 1
+        anchor, anchor_class = drawn[is_anchor], drawn_class[is_anchor]
+        if num_classes < 2 or len(anchor) == 0:
             nothing = cell_at_rank[:0]
-            return SampledPairs(nothing, nothing, nothing.new_empty(0, self.num_negatives))
-        anchor_class = anchor_class.repeat_interleave(self.anchors_per_class)
+            return SampledPairs(nothing, nothing, nothing.new_empty(0, self.num_negatives or 0))
         start, count = class_start[anchor_class], class_count[anchor_class]
-        anchor = start + _draw_below(count)
 
         # The positive is any cell of the class but a range that is skipped: the anchor's sample where other samples
         # hold the class, else the anchor alone.
@@ -207,6 +228,9 @@ class PixelInfoNCE(nn.Module):
         positive = start + _draw_below(count - skip_count)
         positive = positive + skip_count * (positive >= skip_start)
 
+        if self.num_negatives is None:
+            negatives = drawn.expand(len(anchor), -1)[anchor_class[:, None] != drawn_class].view(len(anchor), -1)
+            return SampledPairs(cell_at_rank[anchor], cell_at_rank[positive], cell_at_rank[negatives])
         others = torch.full((len(anchor), self.num_negatives), num_classes - 1, device=device)
         negative_class = _draw_below(others)
         negative_class = negative_class + (negative_class >= anchor_class[:, None])

@@ -1,4 +1,4 @@
-"""CAFR-Net: Transformer encoder, LAFR on every skip, contrastive head.
+"""CAFR-Net: Transformer encoder over a convolutional pyramid, LAFR on every skip, contrastive head.
 
 Source: "CAFR-Net: A transformer-contrastive framework for robust spinal MRI segmentation via global-local synergy",
 PLOS ONE 20(7), 2025, doi 10.1371/journal.pone.0327642, network section. No code was published; what the paper leaves
@@ -6,15 +6,16 @@ open is decided here and marked as ours in the docstrings.
 """
 
 import math
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
-from nnunetv2_cafr.network.convolution import ConvBlock, Pyramid, crop_to, pad_to_multiple
+from nnunetv2_cafr.network.convolution import NUM_HALVINGS, Pyramid, crop_to, pad_to_multiple
 from nnunetv2_cafr.network.decoder import Decoder, Head
-from nnunetv2_cafr.network.hierarchy import FUSED_LEVEL, FeatureHierarchy
+from nnunetv2_cafr.network.encoder import ConvPyramid
+from nnunetv2_cafr.network.hierarchy import FUSED_LEVEL, TAPPED_LEVELS, Fusion, Tap
 from nnunetv2_cafr.network.projection import ProjectionHead
 from nnunetv2_cafr.network.transformer import PatchEmbedding, TransformerLayer, sine_cosine_positions
 
@@ -30,7 +31,7 @@ class CAFRNet(nn.Module):
     many times larger than its pixels as that axis was halved. In `eval()`, or with `use_clr=False`, returns the
     logits alone, and the contrastive head is not run. Its weights exist in both, so that checkpoints load strictly.
 
-    With deep supervision, logits are a list of the decoder's three resolutions, finest first, as long as
+    With deep supervision, logits are a list of the resolutions 1/1 to 1/8, finest first, as long as
     `decoder.deep_supervision` (nnU-Net sets it) is true. The paper has a single output, and so have our trainers; this
     is for nnU-Net's own, which can train this network from a plans file (with `use_clr` false: their loss takes no
     embedding).
@@ -40,23 +41,23 @@ class CAFRNet(nn.Module):
     Args:
         input_channels: channels of x.
         num_classes: channels of the logits.
-        deep_supervision: the decoder returns logits at all its resolutions.
+        deep_supervision: the decoder returns logits at four resolutions.
         strides: strides from the pixels to the tokens, at five levels of 2 or 3 axes. Their product is what a token
             covers: 16x16 (paper); across thick slices 1, 2, 4 or 8.
+        channels: channels of the pyramid and of the decoder at 1/1, 1/2, 1/4, 1/8 and 1/16; ours.
+        convs: convolutions of the pyramid at each of these levels; ours.
         embed_dim: token width D = 768 (paper).
-        num_layers: Transformer layers; ours, 3 (the only depth that leaves room for a decoder within 5.12 GMACs).
-            The layers are tapped evenly in three, so it is a multiple of 3.
+        num_layers: Transformer layers; ours, 3. They are tapped evenly in three, so it is a multiple of 3.
         num_heads: attention heads; ours, 12.
-        head_dim: width of each head; ours, 32 (see `network/transformer.py`).
-        ffn_dim: FFN width; ours, 1536.
-        dropout: 0.3 (paper).
-        stem_channels: channels at 1/1, 1/2 and 1/4 of the stem, which feeds the skips, and of the decoder; ours.
+        head_dim: width of each head; ours, 16 (see `network/transformer.py`).
+        ffn_dim: FFN width; ours, 384.
+        dropout: in the Transformer; ours, 0.1 (the paper's is 0.3).
         logit_scale: what the heads' output is multiplied by; ours (see `network/decoder.py`).
-        tap_channels: channels of each tapped feature before the fusion; ours.
+        tap_channels: channels of a tap between two of its transposed convolutions; ours.
         projection_dim: embedding dimensions of the contrastive head; ours, 256.
-        use_transformer: False leaves out the Transformer layers; the taps then read the patch embedding itself.
+        use_transformer: False leaves out the Transformer layers; the taps then read the embedded tokens themselves.
         use_lafr: False passes the skips on unchanged.
-        use_clr: False leaves out the contrastive head.
+        use_clr: False leaves out the contrastive head and the fusion that feeds it.
 
     Raises:
         ValueError: on an unfit argument, or an input with other channels or another number of axes.
@@ -69,13 +70,14 @@ class CAFRNet(nn.Module):
         *,
         deep_supervision: bool = False,
         strides: Sequence[Sequence[int]] = ((1, 1), (2, 2), (2, 2), (2, 2), (2, 2)),
+        channels: Sequence[int] = (16, 64, 96, 128, 256),
+        convs: Sequence[int] = (1, 2, 2, 2, 2),
         embed_dim: int = 768,
         num_layers: int = 3,
         num_heads: int = 12,
-        head_dim: int = 32,
-        ffn_dim: int = 1536,
-        dropout: float = 0.3,
-        stem_channels: Sequence[int] = (16, 32, 64),
+        head_dim: int = 16,
+        ffn_dim: int = 384,
+        dropout: float = 0.1,
         tap_channels: int = 64,
         projection_dim: int = 256,
         logit_scale: float = 10.0,
@@ -93,36 +95,51 @@ class CAFRNet(nn.Module):
                 f"embed_dim must be divisible by twice the number of axes ({per_token}, sine and cosine of each), "
                 f"got {embed_dim}"
             )
-        if len(stem_channels) != FUSED_LEVEL + 1:
-            raise ValueError(f"stem_channels needs three values, for 1/1, 1/2 and 1/4, got {list(stem_channels)}")
+        num_levels = NUM_HALVINGS + 1
+        for name, values in (("channels", channels), ("convs", convs)):
+            if len(values) != num_levels or min(values) < 1:
+                raise ValueError(f"{name} needs {num_levels} values from 1/1 to 1/16, got {list(values)}")
         self.input_channels = input_channels
         self.token_size = pyramid.token_size
         self.memory_format = torch.channels_last if len(pyramid.token_size) == 2 else torch.channels_last_3d
-        self._scales = [pyramid.scale(level) for level in range(FUSED_LEVEL + 1)]
+        self._scales = [pyramid.scale(level) for level in range(num_levels)]
         self.embed_dim = embed_dim
-        self.layers_per_tap = num_layers // 3
+        self.layers_per_tap = num_layers // len(TAPPED_LEVELS)
 
-        self.stem = nn.ModuleList(
-            ConvBlock(pyramid, in_channels, out_channels, level, downsample=level > 0)
-            for level, (in_channels, out_channels) in enumerate(
-                zip([input_channels, *stem_channels[:-1]], stem_channels, strict=True)
-            )
-        )
-        self.patch_embedding = PatchEmbedding(pyramid, input_channels, embed_dim)
+        self.pyramid = ConvPyramid(pyramid, input_channels, channels, convs)
+        self.patch_embedding = PatchEmbedding(pyramid, input_channels, channels[-1], embed_dim)
         self.layers = nn.ModuleList(
             TransformerLayer(embed_dim, num_heads, head_dim, ffn_dim, dropout) if use_transformer else nn.Identity()
             for _ in range(num_layers)
         )
-        self.hierarchy = FeatureHierarchy(pyramid, embed_dim, tap_channels, stem_channels[FUSED_LEVEL])
-        self.projection = ProjectionHead(pyramid, stem_channels[FUSED_LEVEL], projection_dim) if use_clr else None
+        self.taps = nn.ModuleList(
+            Tap(pyramid, embed_dim, tap_channels, channels[level], level) for level in TAPPED_LEVELS
+        )
+        fused_channels = channels[FUSED_LEVEL]
+        self.fusion = Fusion(pyramid, channels[FUSED_LEVEL:], fused_channels) if use_clr else None
+        self.projection = ProjectionHead(pyramid, fused_channels, projection_dim) if use_clr else None
         self.decoder = Decoder(
             pyramid,
-            stem_channels,
+            channels,
             num_classes,
             use_lafr=use_lafr,
             logit_scale=logit_scale,
             deep_supervision=deep_supervision,
         )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's, but weights of version 0.1's network are refused by name instead of by their missing keys.
+
+        Raises:
+            RuntimeError: if the weights are of another network; as torch's for other differences.
+        """
+        if "stem.0.0.weight" in state_dict and "pyramid.stages.0.0.0.weight" not in state_dict:
+            raise RuntimeError(
+                "These weights are of the CAFR-Net of nnunetv2-cafr 0.1, which had a stem of three convolutions; this "
+                "version's network has a pyramid of five levels, and cannot take them. Use them with "
+                "'pip install nnunetv2-cafr==0.1.0', or train again with this version."
+            )
+        return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, x: torch.Tensor) -> Logits | tuple[Logits, torch.Tensor]:
         if x.ndim != 2 + len(self.token_size) or x.shape[1] != self.input_channels:
@@ -134,36 +151,34 @@ class CAFRNet(nn.Module):
         # Channels last throughout: no feature map is reordered for a convolution, nor for the tokens.
         x = pad_to_multiple(x, self.token_size).to(memory_format=self.memory_format)
 
-        fused = self.encode(x)
-        skips = []
-        features = x
-        for block in self.stem:
-            features = block(features)
-            skips.append(features)
-        per_level = [
-            crop_to(logits, self._cells(spatial, level)) for level, logits in enumerate(self.decoder(fused, skips))
-        ]
+        levels = self.encode(x)
+        per_level = [crop_to(logits, self._cells(spatial, level)) for level, logits in enumerate(self.decoder(levels))]
         logits: Logits = per_level if self.decoder.deep_supervision else per_level[0]
-        if self.projection is None or not self.training:
+        if self.fusion is None or self.projection is None or not self.training:
             return logits
+        fused = self.fusion(levels[FUSED_LEVEL:])
         return logits, self.projection(crop_to(fused, self._cells(spatial, FUSED_LEVEL)))
 
     def _cells(self, spatial: Sequence[int], level: int) -> list[int]:
         """Cells per axis that a patch of this size covers at `level`."""
         return [math.ceil(size / scale) for size, scale in zip(spatial, self._scales[level], strict=True)]
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """The fused feature map (b, c, *spatial / 4) of a patch padded to whole tokens."""
-        embedded = self.patch_embedding(x)
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The pyramid's levels with what the Transformer adds, (b, channels[level], *cells), finest first.
+
+        Args:
+            x: (b, input_channels, *spatial), padded to whole tokens.
+        """
+        levels = self.pyramid(x)
+        embedded = self.patch_embedding(x, levels[-1])
         grid = tuple(embedded.shape[2:])
         tokens = embedded.flatten(2).transpose(1, 2)
         tokens = tokens + sine_cosine_positions(grid, self.embed_dim, x.device).to(tokens.dtype)
-        tapped = []
-        for index, layer in enumerate(self.layers, start=1):
-            tokens = layer(tokens)
-            if index % self.layers_per_tap == 0:
-                tapped.append(tokens)
-        return self.hierarchy(tapped, grid)
+        for index, (level, tap) in enumerate(zip(TAPPED_LEVELS, self.taps, strict=True)):
+            for layer in self.layers[index * self.layers_per_tap : (index + 1) * self.layers_per_tap]:
+                tokens = layer(tokens)
+            levels[level] = levels[level] + tap(tokens, grid)
+        return levels
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Values in all feature maps of one forward pass of a (c, *input_size) patch, as nnU-Net's planner asks.
@@ -202,7 +217,8 @@ class CAFRNet(nn.Module):
         elif isinstance(module, PatchEmbedding):
             # A linear projection without a ReLU behind it: unit variance in, unit variance out. `apply` visits this
             # module after its convolution, so this is the value that stays.
-            nn.init.trunc_normal_(module.projection.weight, std=module.projection.weight[0].numel() ** -0.5)
+            for projection in (module.projection, module.deep_projection):
+                nn.init.trunc_normal_(projection.weight, std=projection.weight[0].numel() ** -0.5)
         elif isinstance(module, ProjectionHead):
             # Where no hidden unit is active only the bias is left, and a zero vector has no direction.
             nn.init.normal_(module.output.bias, std=0.01)

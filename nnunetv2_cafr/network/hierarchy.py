@@ -1,10 +1,14 @@
-"""Hierarchical features from the Transformer: three taps, each at its own resolution, fused at 1/4.
+"""Hierarchical features from the Transformer: three taps, each at its own resolution, and their fusion at 1/4.
 
 Paper, network section: low, mid and high level features are tapped at three intermediate layers, brought to their own
-resolutions, upsampled to 1/4, concatenated and fused by a 1x1 convolution. Ours: 1/4, 1/8 and 1/16 for the first,
-second and third tap, reached by transposed convolutions as in DPT and ViTDet, after a LayerNorm because the residual
-stream of a pre-norm Transformer is not normalised.
+resolutions, upsampled to 1/4, concatenated and fused by a 1x1 convolution; the fused map feeds the contrastive head.
+Ours: 1/4, 1/8 and 1/16 for the first, second and third tap, reached by transposed convolutions as in DPT and ViTDet,
+after a LayerNorm because the residual stream of a pre-norm Transformer is not normalised. A tap is added to the
+convolutional pyramid's level of its resolution, so that the decoder reads both from one skip; what is fused are these
+sums. The fused map feeds nothing but the contrastive head, so inference does without it.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -13,46 +17,46 @@ from torch.nn import functional as F
 from nnunetv2_cafr.network.convolution import NUM_HALVINGS, Pyramid, upsample
 
 FUSED_LEVEL = 2  # 1/4
+TAPPED_LEVELS = range(FUSED_LEVEL, NUM_HALVINGS + 1)
 
 
 class Tap(nn.Module):
-    """(b, embed_dim, *tokens) -> (b, channels, *cells at `level`)."""
+    """(b, n, embed_dim) tokens of a grid -> (b, out_channels, *cells at `level`)."""
 
-    def __init__(self, pyramid: Pyramid, embed_dim: int, channels: int, level: int) -> None:
+    def __init__(self, pyramid: Pyramid, embed_dim: int, channels: int, out_channels: int, level: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(embed_dim)
         steps: list[nn.Module] = []
         if level == NUM_HALVINGS:
-            steps.append(pyramid.conv(embed_dim, channels, 1))
+            steps.append(pyramid.conv(embed_dim, out_channels, 1))
         for from_level in range(NUM_HALVINGS, level, -1):
             if steps:
                 steps += [pyramid.batch_norm(channels), nn.ReLU(inplace=True)]
-            steps.append(upsample(pyramid, channels if steps else embed_dim, channels, from_level))
-        self.to_level = nn.Sequential(*steps)
+            coming = channels if steps else embed_dim
+            going = out_channels if from_level == level + 1 else channels
+            steps.append(upsample(pyramid, coming, going, from_level))
+        self.to_level = nn.Sequential(*steps, pyramid.batch_norm(out_channels))
 
     def forward(self, tokens: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
         return self.to_level(self.norm(tokens).unflatten(1, grid).movedim(-1, 1))
 
 
-class FeatureHierarchy(nn.Module):
-    """Three taps (b, n, embed_dim) -> one map (b, fused_channels, *cells at 1/4)."""
+class Fusion(nn.Module):
+    """Maps (b, channels[i], *cells at 1/4, 1/8, 1/16) -> one (b, out_channels, *cells at 1/4)."""
 
-    def __init__(self, pyramid: Pyramid, embed_dim: int, tap_channels: int, fused_channels: int) -> None:
+    def __init__(self, pyramid: Pyramid, channels: Sequence[int], out_channels: int) -> None:
         super().__init__()
         self.interpolation = pyramid.interpolation
-        self.taps = nn.ModuleList(
-            Tap(pyramid, embed_dim, tap_channels, level) for level in range(FUSED_LEVEL, NUM_HALVINGS + 1)
-        )
         self.fuse = nn.Sequential(
-            pyramid.conv(len(self.taps) * tap_channels, fused_channels, 1, bias=False),
-            pyramid.batch_norm(fused_channels),
+            pyramid.conv(sum(channels), out_channels, 1, bias=False),
+            pyramid.batch_norm(out_channels),
             nn.ReLU(inplace=True),
         )
 
-    def forward(self, tapped: list[torch.Tensor], grid: tuple[int, ...]) -> torch.Tensor:
-        finest, *coarser = (tap(tokens, grid) for tap, tokens in zip(self.taps, tapped, strict=True))
+    def forward(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
+        finest, *coarser = levels
         upsampled = [
-            F.interpolate(feature, size=finest.shape[2:], mode=self.interpolation, align_corners=False)
-            for feature in coarser
+            F.interpolate(level, size=finest.shape[2:], mode=self.interpolation, align_corners=False)
+            for level in coarser
         ]
         return self.fuse(torch.cat([finest, *upsampled], dim=1))

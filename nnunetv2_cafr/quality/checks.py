@@ -174,6 +174,8 @@ def check_labels(raw: np.ndarray, table: LabelTable, spine: bool, source: Source
 
 def check_stored_labels(raw: np.ndarray, source: Source) -> Iterator[Finding]:
     """What nnU-Net reads of whole numbers that are not stored as such: it casts down, so that 3 less a hair is 2."""
+    if np.issubdtype(raw.dtype, np.integer):
+        return
     values, counts = np.unique(raw, return_counts=True)
     nearest = np.rint(values)
     read = values.astype(np.float32)

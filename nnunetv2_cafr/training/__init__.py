@@ -12,9 +12,13 @@ from nnunetv2_cafr.training.baselines import (
     nnUNetTrainer_TransUNet,
     nnUNetTrainer_UNet,
 )
-from nnunetv2_cafr.training.cafr import nnUNetTrainer_CAFR, nnUNetTrainer_CAFR_nnUNetDA
+from nnunetv2_cafr.training.cafr import (
+    nnUNetTrainer_CAFR,
+    nnUNetTrainer_CAFR_nnUNetDA,
+    nnUNetTrainer_CAFR_paperRecipe,
+)
 from nnunetv2_cafr.training.contrastive import nnUNetTrainer_LevelSafe_CLR
-from nnunetv2_cafr.training.level_safe import nnUNetTrainer_LevelSafe
+from nnunetv2_cafr.training.level_safe import nnUNetTrainer_LevelSafe, nnUNetTrainer_LevelSafe_AdamW
 from nnunetv2_cafr.training.paper import nnUNetTrainer_CAFR_paper
 
 __all__ = [
@@ -26,7 +30,9 @@ __all__ = [
     "nnUNetTrainer_CAFR_noLAFR_noCLR",
     "nnUNetTrainer_CAFR_noTransformer",
     "nnUNetTrainer_CAFR_paper",
+    "nnUNetTrainer_CAFR_paperRecipe",
     "nnUNetTrainer_LevelSafe",
+    "nnUNetTrainer_LevelSafe_AdamW",
     "nnUNetTrainer_LevelSafe_CLR",
     "nnUNetTrainer_SwinUNet",
     "nnUNetTrainer_TransUNet",

@@ -33,6 +33,8 @@ class ContrastiveTraining:
     use_clr = True
     clr_weight = 0.1
     clr_warmup = 0.1  # fraction of the epochs
+    clr_negatives: int | None = None  # all anchors of other classes; the paper has 5 for each positive
+    clr_anchors = 32  # of each class and step
 
     def initialize(self: Any) -> None:
         super().initialize()  # type: ignore[misc]
@@ -45,7 +47,12 @@ class ContrastiveTraining:
 
     def _build_loss(self: Any) -> nn.Module:
         stock = super()._build_loss()  # type: ignore[misc]
-        contrastive = PixelInfoNCE(ignore_label=self.label_manager.ignore_label, regions=self.label_manager.has_regions)
+        contrastive = PixelInfoNCE(
+            num_negatives=self.clr_negatives,
+            anchors_per_class=self.clr_anchors,
+            ignore_label=self.label_manager.ignore_label,
+            regions=self.label_manager.has_regions,
+        )
         if isinstance(stock, DeepSupervisionWrapper):
             return DeepSupervisionCLRLoss(stock.loss, stock.weight_factors, contrastive, clr_weight=0.0)
         return DiceCECLRLoss(stock, contrastive, clr_weight=0.0)

@@ -8,7 +8,7 @@ Everything else is nnU-Net's own pipeline, plus the elastic deformation that the
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_p
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.training.orientation import OrientedCases
+from nnunetv2_cafr.training.recipe import AdamWRecipe
 from nnunetv2_cafr.training.robust import RobustTraining
 
 
@@ -45,8 +46,13 @@ nnUNetPredictor._internal_maybe_mirror_and_predict = _with_none_for_no_axes(
 )
 
 
+def loaded_patch_size(patch_size: Sequence[int], rotation: tuple[float, float]) -> np.ndarray:
+    """What nnU-Net loads of a case, so that a rotated and scaled patch of `patch_size` is full of image."""
+    return get_patch_size(patch_size, rotation, rotation, rotation, (0.85, 1.25))  # nnU-Net's range of scales
+
+
 class LevelSafeAugmentation(OrientedCases):
-    """Mixin before any nnUNetTrainer: no up/down mirroring, at most 15 degrees of rotation, elastic deformation.
+    """Mixin before any nnUNetTrainer: no up/down mirroring, at most 15 degrees of rotation, shifts, elasticity.
 
     The up/down axis comes from the direction cosines of the preprocessed cases. Where they are missing, or differ
     between cases, nothing is mirrored at all, and the log says so.
@@ -55,6 +61,7 @@ class LevelSafeAugmentation(OrientedCases):
     """
 
     max_rotation_degrees = 15.0
+    max_shift = 0.15  # of the patch, along each axis
     elastic_probability = 0.2
     elastic_sigma = (0.05, 0.15)  # smoothness of the deformation, as a fraction of the patch
     elastic_magnitude = 0.03  # largest displacement, as a fraction of the shortest side of the patch
@@ -67,8 +74,7 @@ class LevelSafeAugmentation(OrientedCases):
         rotation = (max(rotation[0], -limit), min(rotation[1], limit))
 
         patch_size = self.configuration_manager.patch_size
-        # The scale range is the one that nnU-Net passes here.
-        initial_patch_size = get_patch_size(patch_size, rotation, rotation, rotation, (0.85, 1.25))
+        initial_patch_size = loaded_patch_size(patch_size, rotation)
         if dummy_2d:
             initial_patch_size[0] = patch_size[0]
 
@@ -90,11 +96,22 @@ class LevelSafeAugmentation(OrientedCases):
         return axes.pop() if len(axes) == 1 else None
 
     @classmethod
-    def get_training_transforms(cls, patch_size: Any, *args: Any, **kwargs: Any) -> BasicTransform:
-        """nnU-Net's training pipeline with elastic deformation switched on in its spatial transform."""
-        pipeline = super().get_training_transforms(patch_size, *args, **kwargs)  # type: ignore[misc]
+    def get_training_transforms(
+        cls,
+        patch_size: Any,
+        rotation_for_DA: Any,  # noqa: N803 - nnU-Net's name
+        *args: Any,
+        **kwargs: Any,
+    ) -> BasicTransform:
+        """nnU-Net's training pipeline with shifts and elastic deformation switched on in its spatial transform."""
+        pipeline = super().get_training_transforms(patch_size, rotation_for_DA, *args, **kwargs)  # type: ignore[misc]
         for transform in pipeline.transforms:
             if isinstance(transform, SpatialTransform):
+                axes = len(transform.patch_size)
+                loaded = loaded_patch_size(patch_size, rotation_for_DA)[-axes:]
+                shift = cls.max_shift * np.asarray(transform.patch_size)
+                transform.random_crop = True
+                transform.patch_center_dist_from_border = (loaded / 2 - shift).tolist()
                 transform.p_elastic_deform = cls.elastic_probability
                 transform.elastic_deform_scale = cls.elastic_sigma
                 transform.elastic_deform_magnitude = (0.0, cls.elastic_magnitude * min(transform.patch_size))
@@ -103,3 +120,7 @@ class LevelSafeAugmentation(OrientedCases):
 
 class nnUNetTrainer_LevelSafe(LevelSafeAugmentation, RobustTraining, nnUNetTrainer):
     """Stock nnU-Net under the level-safe augmentation: what nnUNetTrainer_CAFR is held against."""
+
+
+class nnUNetTrainer_LevelSafe_AdamW(AdamWRecipe, nnUNetTrainer_LevelSafe):
+    """nnU-Net's own network under CAFR-Net's recipe, so that nobody takes the optimiser's gain for the network's."""

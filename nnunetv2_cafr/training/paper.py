@@ -11,7 +11,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2, nnUNetDatasetNumpy
 from skimage.exposure import equalize_adapthist, equalize_hist
 
-from nnunetv2_cafr.training.cafr import nnUNetTrainer_CAFR
+from nnunetv2_cafr.training.cafr import nnUNetTrainer_CAFR_paperRecipe
 
 
 class EarlyStop(Exception):  # noqa: N818 - an exit, not an error
@@ -88,14 +88,14 @@ class UnitRangeNumpy(UnitRange, nnUNetDatasetNumpy):
 UNIT_RANGE = {nnUNetDatasetBlosc2: UnitRangeBlosc2, nnUNetDatasetNumpy: UnitRangeNumpy}
 
 
-class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR):
+class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe):
     """CAFR-Net by the paper's recipe wherever it is known; 2-D configurations only.
 
     From the paper (training section): 500 epochs, batch 16, 256x256 patches, Adam 1e-4 to 1e-6 by cosine annealing,
-    weight decay 1e-5, early stopping with patience 10, intensities in [0, 1], flips, rotation, elastic deformation,
-    CLAHE and histogram equalisation, foreground-stratified patches. Patch, batch and intensity range are written into
-    the plans that are stored with the model, so inference follows them; the data keep nnU-Net's preprocessing and
-    spacing.
+    weight decay 1e-5, dropout 0.3, five negatives to a positive, early stopping with patience 10, intensities in
+    [0, 1], flips, rotation, elastic deformation, CLAHE and histogram equalisation, foreground-stratified patches.
+    Patch, batch and intensity range are written into the plans that are stored with the model, so inference follows
+    them; the data keep nnU-Net's preprocessing and spacing.
 
     Ours, where the paper is silent: an epoch is nnU-Net's 250 iterations; the watched value is the smoothed validation
     Dice (patience 10 of 500 epochs and the 364 epochs that the paper trained agree only if it is read generously);
@@ -106,6 +106,9 @@ class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR):
     step before training (here it is an augmentation, as the paper lists it).
     """
 
+    dropout = 0.3
+    clr_negatives = 5
+    clr_anchors = 64
     patience = 10
     patch_size = (256, 256)
     batch_size_of_paper = 16

@@ -1,6 +1,9 @@
 """The command: what it would run, what it refuses, and one benchmark from training to report."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +38,27 @@ def test_dry_run_prints_nnunets_own_commands_and_touches_nothing(benchmark, tmp_
     assert not (tmp_path / "benchmark").exists()
 
 
+def test_equal_seconds_wait_for_the_measurement(benchmark, tmp_path, capsys):
+    arguments = ["--arms", "CAFR", "LevelSafe", "-f", 0, "--budget", "4x5", "--dry-run", "--budget-seconds"]
+    assert benchmark(*arguments, "LevelSafe") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("nnUNetv2_train") == 2
+    assert "# And those of equal seconds, when the steps of CAFR, LevelSafe have been measured" in printed
+
+    (tmp_path / "benchmark" / "seconds_per_step").mkdir(parents=True)
+    one = {"step_seconds": {"CAFR": 1, "LevelSafe": 2.5}, "spread": {}, "conditions": "", "device": "cpu", "code": ""}
+    (tmp_path / "benchmark" / "seconds_per_step" / "1.json").write_text(json.dumps(one))
+    assert benchmark(*arguments, "LevelSafe") == 0
+    trained = [line.split()[5] for line in capsys.readouterr().out.splitlines() if line.startswith("nnUNetv2_train")]
+    expected = ("CAFR_seed0_budget4x5", "LevelSafe_seed0_budget4x5", "CAFR_seed0_budget10x5")
+    assert trained == [f"nnUNetTrainer_{name}" for name in expected]
+
+    with pytest.raises(SystemExit, match="belongs to --budget-seconds"):
+        benchmark("--measure-seconds", "--dry-run")
+    with pytest.raises(SystemExit, match="ResEncM is no arm of this comparison"):
+        benchmark(*arguments, "ResEncM")
+
+
 def test_what_is_done_is_not_listed(benchmark, nnunet_environment, capsys):
     done = (
         nnunet_environment / DATASET / "nnUNetTrainer_CAFR_seed0_budget2x4__nnUNetPlans__2d" / "fold_0" / "validation"
@@ -46,12 +70,33 @@ def test_what_is_done_is_not_listed(benchmark, nnunet_environment, capsys):
     assert training.split()[3] == "1"
 
 
+def test_folds_that_cannot_be_are_refused_in_the_dry_run_too(benchmark, nnunet_environment, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="there is no fold 7"):
+        benchmark("-f", 0, 7, "--dry-run")
+    preprocessed, raw = (Path(os.environ[name]) / DATASET for name in ("nnUNet_preprocessed", "nnUNet_raw"))
+    copies = {name: tmp_path / name for name in ("nnUNet_preprocessed", "nnUNet_raw")}
+    for name, source in (("nnUNet_preprocessed", preprocessed), ("nnUNet_raw", raw)):
+        shutil.copytree(source, copies[name] / DATASET)
+        monkeypatch.setenv(name, str(copies[name]))
+    file = copies["nnUNet_raw"] / DATASET / "provenance.json"
+    provenance = json.loads(file.read_text())
+    for number, entry in enumerate(provenance["cases"].values()):
+        entry["patient"] = str(number % 3)
+    file.write_text(json.dumps(provenance))
+    with pytest.raises(SystemExit, match="6 training cases of 3 patients, too few for 5 folds"):
+        benchmark("-f", 0, "--dry-run")
+    (copies["nnUNet_preprocessed"] / DATASET / "splits_final.json").write_text('[{"train": [], "val": []}]')
+    with pytest.raises(SystemExit, match=r"has no fold 1: give those that it has, -f 0$"):
+        benchmark("-f", 0, 1, "--dry-run")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--budget", "0x5"], "EPOCHSxITERATIONS"),
         (["--train-fraction", "1.5"], "a share is"),
         (["--arms", "Nothing"], "invalid choice"),
+        (["--budget-seconds", "Nothing"], "whole seconds, or the name of an arm"),
     ],
 )
 def test_arguments_are_checked(arguments, message, benchmark, capsys):
@@ -84,7 +129,7 @@ def test_from_training_to_report(phantom_dataset, tmp_path):
     phantom_dataset.run("nnUNetv2_cafr", "split", "-d", 511)
     folder = tmp_path / "benchmark"
     line = ["benchmark", "-d", 511, "-f", 0, "--budget", "1x2", "-device", "cpu", "-o", folder]
-    line += ["--train-fraction", 0.5, "--external", 520]
+    line += ["--train-fraction", 0.5, "--external", 520, "--budget-seconds", "LevelSafe"]
 
     phantom_dataset.run("nnUNetv2_cafr", *line, "--arms", "CAFR", "LevelSafe")
     records = list(phantom_dataset.results.glob("*/*_budget1x2__*/fold_0/training_record.json"))
@@ -93,12 +138,19 @@ def test_from_training_to_report(phantom_dataset, tmp_path):
     page = (folder / "report" / "report.html").read_text(encoding="utf-8")
     for heading in ("Cross-validation", "External: Dataset520_SpineMRI", "Trained on 50 % of the patients"):
         assert heading in page
+    assert "Equal iterations beside equal seconds" in page
+    clock = (folder / "seconds_per_step" / "1.json").read_text()
     costs = json.loads((folder / "cost.json").read_text())["arms"]
     assert all(value > 0 for cost in costs.values() for key, value in cost.items() if key != "spread")
 
     # One more arm trains alone; what was there is not touched.
     phantom_dataset.run("nnUNetv2_cafr", *line, "--arms", "CAFR", "LevelSafe", "CAFR-noCLR")
     assert {record: record.stat().st_mtime_ns for record in records} == written
+    assert (folder / "seconds_per_step" / "1.json").read_text() == clock
+    assert list(json.loads((folder / "seconds_per_step" / "2.json").read_text())["step_seconds"]) == [
+        "CAFR",
+        "CAFR-noCLR",
+    ]
     assert "CAFR-noCLR" in (folder / "report" / "tables" / "results.csv").read_text()
 
     # A record that says that another code trained an arm: no report, and the reason.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_cafr.benchmark import fairness
+from nnunetv2_cafr.benchmark.clock import Clock, Measurement
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 
 CAFR, LEVEL_SAFE, STOCK, RES_ENC, RECIPE = "CAFR", "LevelSafe", "nnU-Net", "ResEncM", "CAFR-paper"
@@ -124,6 +125,34 @@ def test_what_belongs_to_a_family_or_to_own_plans_may_differ(arm, path, value, m
             if training.arm.name == STOCK:
                 write(matrix, training, {**RECORD, path[0]: value})
     assert fairness.differences(matrix) == []
+
+
+def test_at_equal_seconds_an_arm_has_the_epochs_of_its_step_and_no_others(matrix):
+    clock = Clock((Measurement({CAFR: 1.0, LEVEL_SAFE: 2.0}, {}, "", "cpu", RECORD["nnunetv2-cafr code"]),))
+    both = dataclasses.replace(matrix, arms=(CAFR, LEVEL_SAFE), budget_seconds=LEVEL_SAFE, clock=clock)
+    trainings = [one for one in both.trainings() if one.equal_seconds and one.arm.name == CAFR]
+    for training in trainings:
+        write(both, training, {**RECORD, "settings": {**RECORD["settings"], "num_epochs": 4}})
+    assert fairness.differences(both) == []
+    write(both, trainings[0], {**RECORD, "settings": {**RECORD["settings"], "num_epochs": 5}})
+    (line,) = fairness.differences(both)
+    assert line.startswith("num_epochs of CAFR at equal seconds: 5 in CAFR fold 0 seed 0, equal seconds; 4 in ")
+    write(both, trainings[0], {**RECORD, "settings": {**RECORD["settings"], "num_epochs": 4}, "device": "other"})
+    assert [line.partition(":")[0] for line in fairness.differences(both)] == ["device"]
+
+
+def test_a_clock_of_other_code_or_another_machine_is_refused(matrix):
+    clock = Clock((Measurement({CAFR: 1.0, LEVEL_SAFE: 1.0}, {}, "", "NVIDIA A100", "other"),))
+    lines = fairness.differences(dataclasses.replace(matrix, arms=(CAFR, LEVEL_SAFE), budget_seconds=CAFR, clock=clock))
+    assert [line.partition(":")[0] for line in lines] == ["version of nnunetv2-cafr's code", "device"]
+    assert all("measurement 1 of seconds per step" in line for line in lines)
+
+
+def test_plans_of_another_spacing_are_refused_before_anything_starts(matrix):
+    other = {"configurations": {"2d": {**PLANS, "spacing": [2.0, 2.0]}}}
+    matrix.plans_file("nnUNetResEncUNetMPlans").write_text(json.dumps(other))
+    with pytest.raises(SystemExit, match=r"do not share one spacing.*-overwrite_target_spacing"):
+        fairness.check_before(matrix)
 
 
 def test_own_plans_are_told(matrix):

@@ -6,8 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.pixels import apply_rescale
+from pydicom.uid import (
+    ComprehensiveSRStorage,
+    EnhancedMRImageStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    MRImageStorage,
+    RLELossless,
+    RTStructureSetStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from dataset_conversion.folder import main
 from dataset_conversion.geometry import orient
@@ -33,6 +45,7 @@ def write_slice(
     image = sitk.GetImageFromArray(pixels)
     image.SetSpacing(spacing)
     tags = {
+        "0008|0016": str(MRImageStorage),
         "0008|0060": "MR",
         "0010|0010": "Somebody",
         "0020|000d": "1.2.3",
@@ -114,14 +127,25 @@ def again(folder: Path, k: int, position: np.ndarray | None = None, **changes: A
     write_slice(file_of(folder, k), VOXELS[k], place(k) if position is None else position, **changes)
 
 
-def multi_frame(series: Path) -> None:
-    file_of(series, 1).unlink()
-    sitk.WriteImage(sitk.Cast(sitk.GetImageFromArray(VOXELS), sitk.sitkUInt16), str(series / "multi.dcm"))
+def edit(path: Path, **values: Any) -> pydicom.Dataset:
+    """Sets elements of a file; None removes one."""
+    dataset = pydicom.dcmread(path)
+    for key, value in values.items():
+        if value is None:
+            delattr(dataset, key)
+        else:
+            setattr(dataset, key, value)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.save_as(path)
+    return dataset
 
 
-def colour(series: Path) -> None:
-    rgb = sitk.GetImageFromArray(np.zeros((32, 24, 3), np.uint8), isVector=True)
-    sitk.WriteImage(rgb, str(file_of(series, 1)))
+def enhanced(series: Path) -> None:
+    """The series as one Enhanced MR file."""
+    for path in sorted(series.iterdir())[1:]:
+        path.unlink()
+    frames = {"NumberOfFrames": 5, "PixelData": VOXELS.tobytes(), "SOPClassUID": EnhancedMRImageStorage}
+    edit(next(series.iterdir()), ImagePositionPatient=None, ImageOrientationPatient=None, PixelSpacing=None, **frames)
 
 
 def drop_position(path: Path) -> None:
@@ -136,17 +160,21 @@ BAD = {
     "missing slice": (lambda s: file_of(s, 2).unlink(), "a step of 8.8 mm between IM3.dcm and IM4.dcm, where most are"),
     "varying step": (lambda s: again(s, 4, place(4.3)), "a step of 5.72 mm"),
     "two slices at one place": (lambda s: again(s, 3, place(2)), "1 slices at the same place as another one"),
-    "two series": (lambda s: again(s, 4, series="1.2.9"), "2 series in one folder: 1.2.3.4, 1.2.9"),
+    "two series": (lambda s: [again(s, k, series="1.2.9") for k in (3, 4)], "2 series in one folder: 1.2.3.4 (3 slices)"
+    ),
     "localiser": (lambda s: again(s, 2, columns=tilted(20)), "several orientations"),
     "sheared stack": (lambda s: [again(s, k, place(k) + k * UP) for k in range(5)], "a sheared stack"),
     "other pixels": (lambda s: again(s, 1, spacing=(1.0, 1.0)), "pixels"),
-    "one slice": (lambda s: [file_of(s, k).unlink() for k in range(1, 5)], "1 DICOM file"),
-    "multi-frame": (multi_frame, "a multi-frame DICOM file (5 frames in one file)"),
-    "colour": (colour, "3 values per pixel"),
+    "one slice": (lambda s: [file_of(s, k).unlink() for k in range(1, 5)], "1 DICOM image"),
+    "multi-frame": (enhanced, "a multi-frame DICOM file (5 frames in one file)"),
+    "colour": (lambda s: edit(file_of(s, 1), SamplesPerPixel=3), "3 values per pixel"),
+    "axes that are none": (lambda s: edit(file_of(s, 1), ImageOrientationPatient=[0] * 6), "ImageOrientationPatient"),
+    "reports only": (lambda s: [report(path) for path in s.iterdir()], "(Comprehensive SR Storage)"),
     "no position": (lambda s: drop_position(file_of(s, 1)), "a slice without its place in the patient"),
     "not DICOM": (lambda s: file_of(s, 1).write_bytes(b"<html>404</html>"), "cannot be read as DICOM"),
     "empty file": (lambda s: file_of(s, 1).write_bytes(b""), "cannot be read as DICOM"),
     "truncated": (lambda s: cut(file_of(s, 1), 1200), "cannot be read"),
+    "no pixels": (lambda s: edit(file_of(s, 1), PixelData=None, Rows=None), "ends before its image (MR Image Storage)"),
 }  # fmt: skip
 
 
@@ -171,3 +199,148 @@ def test_slices_from_right_to_left_are_turned(tmp_path: Path) -> None:
     turned = orient(volume.image)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(turned), VOXELS)
     assert turned.GetOrigin() == pytest.approx(tuple(place(0)), abs=1e-5)
+
+
+def report(path: Path) -> None:
+    """Makes a structured report of an image."""
+    edit(path, SOPClassUID=ComprehensiveSRStorage, Modality="SR", PixelData=None, Rows=None, Columns=None)
+
+
+def beside(series: Path, name: str, **values: Any) -> Path:
+    """A further file, made of the first slice."""
+    path = series / name
+    path.parent.mkdir(exist_ok=True, parents=True)
+    shutil.copy(file_of(series, 0), path)
+    edit(path, SeriesInstanceUID="1.2.77", SOPInstanceUID=f"1.2.77.{len(name)}", **values)
+    return path
+
+
+def without_preamble(series: Path) -> None:
+    for number, path in enumerate(sorted(series.iterdir())):
+        dataset = pydicom.dcmread(path)
+        path.unlink()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        pydicom.dcmwrite(series / f"scan{number}", dataset, implicit_vr=number % 2 == 0, little_endian=True)
+
+
+def move_into_folders(series: Path) -> None:
+    for number, path in enumerate(sorted(series.iterdir())):
+        folder = series / "DICOM" / f"part{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / path.name)
+
+
+def compress(series: Path) -> None:
+    """RLE, and JPEG-LS or the like would be read the same way: by GDCM."""
+    for path in series.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.compress(RLELossless)
+        dataset.save_as(path)
+
+
+def no_image_planes(series: Path) -> None:
+    report(beside(series, "report.dcm"))
+    beside(series, "screen.dcm", SOPClassUID=SecondaryCaptureImageStorage, ImagePositionPatient=None)
+    beside(series, "labels.dcm", SOPClassUID=SegmentationStorage)
+    contours = beside(series, "contours", SOPClassUID=RTStructureSetStorage, PixelData=None, Rows=None, Columns=None)
+    shutil.copy(contours, series / "DICOMDIR")
+    state = {"SOPClassUID": GrayscaleSoftcopyPresentationStateStorage, "PixelData": None, "Rows": None, "Columns": None}
+    beside(series, "PR/state.dcm", **state)
+    (series / "._IM1.dcm").write_bytes(b"of another operating system")
+
+
+GOOD = {
+    "objects without image planes": (
+        no_image_planes,
+        ["report.dcm (Comprehensive SR Storage)", "screen.dcm (Secondary Capture)", "labels.dcm (Segmentation Storage)",
+         "contours (RT Structure Set Storage)", "DICOMDIR (DICOMDIR)", "PR/state.dcm (Grayscale Softcopy Presentation"],
+    ),
+    "nested folders": (move_into_folders, []),
+    "no preamble": (without_preamble, []),
+    "compressed": (compress, []),
+    "the same file twice": (lambda s: shutil.copy(file_of(s, 2), s / "copy.dcm"), ["the same slice again, taken once"]),
+    "a second export of all": (lambda s: shutil.copytree(s, s / "again"), ["taken once: again/IM0.dcm, again/IM3.dcm"]),
+    "a localiser": (
+        lambda s: [write_slice(s / f"loc{k}.dcm", VOXELS[k], place(k), columns=tilted(40 * k), series="1.2.9", number=k)
+                   for k in range(4)],
+        ["series 1.2.3.4 (5 slices) is taken, left out: 1.2.9 (4 slices)"],
+    ),
+    "a smaller series": (
+        lambda s: [beside(s, f"other/{k}.dcm", ImagePositionPatient=list(place(k)), SeriesDescription="T1")
+                   for k in (0, 1)],
+        ["is taken, left out: 1.2.77 (T1, in other, 2 slices)"],
+    ),
+    "MONOCHROME1": (
+        lambda s: [edit(path, PhotometricInterpretation="MONOCHROME1") for path in s.iterdir()],
+        ["MONOCHROME1"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_series_as_hospitals_send_it(series: Path, kind: str) -> None:
+    spoil, notes = GOOD[kind]
+    spoil(series)
+    volume, problems = read_volume(series)
+    assert problems == []
+    assert volume is not None
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(volume.image), VOXELS)
+    assert volume.image.GetOrigin() == pytest.approx(tuple(place(0)))
+    assert volume.image.GetSpacing() == pytest.approx((0.7, 0.9, STEP))
+    said = "; ".join(volume.notes)
+    assert all(note in said for note in notes), said
+    assert bool(notes) == bool(said)
+
+
+def test_a_larger_series_of_another_examination_is_no_choice(series: Path) -> None:
+    for k in (0, 1):
+        beside(series, f"{k}.dcm", ImagePositionPatient=list(place(k)), StudyInstanceUID="1.2.8")
+    _, problems = read_volume(series)
+    assert "2 series in one folder" in problems[0].found
+
+
+@pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_values_are_rescaled_slice_by_slice(series: Path, interpretation: str, compressed: bool) -> None:
+    """As by pydicom; GDCM alone casts to the type of the first slice, in which others wrap round."""
+    rescaling = [(1, 0), (1, -1024), (2.5, 7), (1, 60000), (0.001, 0)]
+    expected = {}
+    for k, (slope, intercept) in enumerate(rescaling):
+        path = file_of(series, k)
+        values = {"PhotometricInterpretation": interpretation, "RescaleSlope": slope, "RescaleIntercept": intercept}
+        dataset = edit(path, **values)
+        expected[k] = apply_rescale(dataset.pixel_array, dataset)
+    if compressed:
+        compress(series)
+    volume, problems = read_volume(series)
+    assert problems == []
+    assert volume is not None
+    found = sitk.GetArrayFromImage(volume.image)
+    np.testing.assert_allclose(found, [expected[k] for k in range(5)], rtol=1e-6)
+
+
+def test_conversion_tells_of_what_was_left_out(
+    series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(beside(series, "report.dcm"))
+    volume, _ = read_volume(series)
+    assert volume is not None
+    labels = np.zeros(VOXELS.shape, np.uint8)
+    labels[1:3, 5:9, 4:12] = 1
+    mask = sitk.GetImageFromArray(labels)
+    mask.CopyInformation(volume.image)
+    (series.parents[1] / "masks").mkdir()
+    sitk.WriteImage(mask, str(series.parents[1] / "masks" / "case.nrrd"))
+    layout = tmp_path / "layout.yaml"
+    layout.write_text(
+        "{name: D, channel: T2, images: 'dicom/{id}', masks: 'masks/{id}.nrrd', labels: {vertebrae: {1: L5}}}"
+    )
+    options = ["-i", str(series.parents[1]), "--layout", str(layout), "-d", "3", "-np", "1", "-o"]
+    before = sorted(series.rglob("*"))
+    assert main([*options, str(series)]) == 1
+    assert "which is read" in capsys.readouterr().err
+    assert main([*options, str(layout)]) == 1
+    assert "is no folder" in capsys.readouterr().err
+    assert sorted(series.rglob("*")) == before
+    assert main([*options, str(tmp_path / "raw")]) == 0
+    assert "case: no image, left out: report.dcm (Comprehensive SR Storage)" in capsys.readouterr().out

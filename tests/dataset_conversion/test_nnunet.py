@@ -70,5 +70,5 @@ def test_nnunet_takes_what_converters_write(make_nnunet_folders: Callable[[], An
     for number, name in zip(numbers, ("SPIDER", "Mine"), strict=True):
         preprocessed = folders.preprocessed / f"Dataset{number:03d}_{name}"
         plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
-        assert plans["transpose_forward"] == [0, 1, 2]  # nnU-Net's slices are the sagittal ones
+        assert plans["transpose_forward"] == [2, 0, 1]  # of arrays turned to RAS: slices are sagittal
         assert len(list((preprocessed / "nnUNetPlans_2d").glob("*.b2nd"))) == 2 * 2  # image and segmentation

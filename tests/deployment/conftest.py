@@ -1,11 +1,17 @@
 """Models that were never trained, in nnU-Net's folders, and their exports."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from .untrained import Models, write_image
+from nnunetv2_cafr.deployment import prediction
+from nnunetv2_cafr.deployment.description import Description
+
+from .files import describe
+from .untrained import Models, run_verb, write_image
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +42,28 @@ def regions(models: Models) -> tuple[Path, Path]:
     """Folder and export of two folds of nnU-Net's own network, for regions and two channels."""
     folder = models.make("Dataset902_Regions", "nnUNetTrainer", "2d", folds=2, regions=True, channels=2)
     return folder, models.export(folder, models.root / "regions.onnx", folds=2)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A description without a network, which is not asked for."""
+    return describe(tmp_path_factory.mktemp("model") / "model.onnx")
+
+
+@pytest.fixture
+def predict(model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the verb with a network that sees label 1 everywhere, after nnU-Net's reading and preprocessing."""
+
+    def predict_study(study: Any, description: Description, *_: object) -> tuple[np.ndarray, dict]:
+        image, properties = prediction.preprocess(study, description)
+        assert np.isfinite(image).all()
+        return np.ones(properties["shape_before_cropping"], np.uint8), properties
+
+    monkeypatch.setattr(prediction, "load", lambda *_: None)
+    monkeypatch.setattr(prediction, "predict_study", predict_study)
+
+    def run(images: Path | list[Path], out: Path, *more: object, model: Path = model) -> int:
+        paths = images if isinstance(images, list) else [images]
+        return run_verb("predict", "-m", model, "-i", *paths, "-o", out, "--threads", 1, *more)
+
+    return run

@@ -140,10 +140,33 @@ def test_where_sizes_cannot_be_free_they_are_those_of_the_patch(regions, small_n
 
 def test_what_is_missing_is_named(regions, tmp_path):
     folder, _ = regions
-    with pytest.raises(SystemExit, match=r"no .*fold_7/checkpoint_final.pth"):
+    with pytest.raises(SystemExit, match=r"no .*fold_7/checkpoint_final.pth. It is there for -f 0 1"):
         export_regions(folder, tmp_path / "model.onnx", "-f", "0", "7")
+    with pytest.raises(SystemExit, match=r"There are: -f 0 -chk checkpoint_final.pth, -f 1"):
+        export_regions(folder, tmp_path / "model.onnx", "-chk", "checkpoint_best")
+    with pytest.raises(SystemExit, match=r"no .*fold_4/checkpoint_final.pth. It is there for -f 0 1"):
+        run_verb("export", "-d", folder.parent.name, "-c", "2d", "-tr", "nnUNetTrainer", "-o", tmp_path / "model.onnx")
     with pytest.raises(SystemExit, match="no trained model"):
         export_regions(folder, tmp_path / "model.onnx", "-tr", "nnUNetTrainer_CAFR")
+
+
+def test_exports_of_other_trainings_stay(regions, small_network, tmp_path):
+    folder, _ = regions
+    target = tmp_path / "model.onnx"
+    assert export_regions(folder, target, "-chk", "checkpoint_final") == 0
+    content = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({**content, "folds": ["0", "1"]}))
+    with pytest.raises(SystemExit, match=r"another training: folds \['0', '1'\] \(not \['0'\]\)"):
+        export_regions(folder, target)
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    target.write_bytes(b"another network by this name")
+    with pytest.raises(SystemExit, match="is there and is no export"):
+        export_regions(folder, target)
+    assert target.read_bytes() == b"another network by this name"
+    target.unlink()
+    with pytest.raises(SystemExit, match="is no folder"):
+        export_regions(folder, tmp_path / "model.json" / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
 
 
 def test_checkpoint_with_code_is_refused(regions, models: Models, tmp_path):

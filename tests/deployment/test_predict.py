@@ -11,6 +11,7 @@ import openvino
 import pytest
 import SimpleITK as sitk
 
+from nnunetv2_cafr.deployment import prediction
 from nnunetv2_cafr.deployment.runtime import _load_onnxruntime, load_network, probe_patch, probe_values
 
 from .untrained import Models, nnunet_label_maps, nnunet_predictor, run_verb, write_image
@@ -59,7 +60,7 @@ def test_same_label_maps_as_nnunet(cafr, models: Models, expected, tmp_path, run
     assert predict(cafr[1], models.images, tmp_path / "out", "--runtime", runtime) == 0
     assert_same_label_maps(tmp_path / "out", expected)
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert found == ["case0.nii.gz", "case1.nii.gz", "dataset.json", "plans.json"]
+    assert found == ["case0.nii.gz", "case1.nii.gz", "dataset.json", "plans.json", "predict.json"]
 
 
 def test_options_of_the_sliding_window(cafr, models: Models, expected, tmp_path):
@@ -161,7 +162,7 @@ def test_failing_studies_do_not_stop_the_others(cafr, models: Models, tmp_path, 
     output = capsys.readouterr().out
     assert "3 of 4 studies failed" in output
     assert "1 missing slice" in output
-    assert "2 series in one folder: 1.2.3.1, 1.2.3.2" in output
+    assert "2 series in one folder: 1.2.3.1 (9 slices), 1.2.3.2 (9 slices)" in output
     assert "broken" in output
 
 
@@ -170,30 +171,8 @@ def test_missing_channel_is_named(regions, models: Models, tmp_path, capsys):
     assert "1 (T2) is missing" in capsys.readouterr().out
 
 
-def test_continuing_and_writing_in_one_step(cafr, models: Models, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "case0.nii.gz").write_bytes(b"finished before")
-    assert predict(cafr[1], models.images, out, "--continue_prediction") == 0
-    assert (out / "case0.nii.gz").read_bytes() == b"finished before"
-    before = (out / "case1.nii.gz").read_bytes()
-
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-
-    def write_half(_self: object, _labels: object, name: str, _properties: object) -> None:
-        Path(name).write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(SimpleITKIO, "write_seg", write_half)
-    assert predict(cafr[1], models.images / "case1_0000.nii.gz", out) == 1
-    assert (out / "case1.nii.gz").read_bytes() == before
-    assert not list(out.glob(".*"))
-
-
 def test_a_failure_half_way_leaves_the_network_usable(cafr, models: Models, expected, tmp_path, monkeypatch):
-    from nnunetv2_cafr.deployment import predict as module
-
-    label_map, calls = module.label_map, []
+    label_map, calls = prediction.label_map, []
 
     def fail_once(*arguments: object) -> object:
         calls.append(1)
@@ -201,7 +180,7 @@ def test_a_failure_half_way_leaves_the_network_usable(cafr, models: Models, expe
             raise RuntimeError("once")
         return label_map(*arguments)
 
-    monkeypatch.setattr(module, "label_map", fail_once)
+    monkeypatch.setattr(prediction, "label_map", fail_once)
     assert predict(cafr[1], models.images, tmp_path) == 1
     assert_same_label_maps(tmp_path, {"case1": expected["case1"]})
 
@@ -214,8 +193,9 @@ def test_inputs_that_cannot_be(cafr, models: Models, tmp_path):
         predict(cafr[1], tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(SystemExit, match="would both be case0, channel 0"):
         predict(cafr[1], [models.images, models.images / "case0_0000.nii.gz"], tmp_path / "out")
-    with pytest.raises(SystemExit, match="expected 0 to 1"):
-        predict(cafr[1], models.images, tmp_path / "out", "-step_size", 0)
+    for option, value in (("-step_size", 0), ("-step_size", "nan"), ("--threads", 0)):
+        with pytest.raises(SystemExit, match="2"):
+            predict(cafr[1], models.images, tmp_path / "out", option, value)
 
 
 def test_files_that_do_not_belong_together(cafr, models: Models, tmp_path):
@@ -269,7 +249,7 @@ def test_no_trainer_network_or_checkpoint_code_is_loaded():
         "nnunetv2_cafr.training",
         "nnunetv2_cafr.network",
     )
-    code = f"import sys, nnunetv2_cafr.deployment.predict; print([m for m in sys.modules if m.startswith({stack})])"
+    code = f"import sys, nnunetv2_cafr.deployment.predict, nnunetv2_cafr.deployment.prediction; print([m for m in sys.modules if m.startswith({stack})])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert result.stdout.strip() == "[]"
 

@@ -14,6 +14,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_cafr.voxel_order import REORIENTING_READERS
+
 LABELS = {"background": 0, "a": 1, "b": 2, "c": 3}
 REGIONS = {"background": 0, "all": [1, 2, 3], "inner": [2, 3], "core": 3}
 MIRRORING_AXES = {"2d": (1,), "3d_fullres": (0, 2)}
@@ -112,17 +114,19 @@ class Models:
         order: int = 1,
         regions: bool = False,
         channels: int = 1,
+        reader: str = "SimpleITKIO",
     ) -> Path:
         """A results folder of `trainer` with random weights in each fold."""
         folder = self.folder(dataset, trainer, name)
         settings = configuration(2 if name == "2d" else 3, channels, order)
+        axes = [2, 1, 0] if reader in REORIENTING_READERS else [0, 2, 1]  # slices are sagittal
         plans = {
             "dataset_name": dataset,
             "plans_name": "nnUNetPlans",
-            "image_reader_writer": "SimpleITKIO",
+            "image_reader_writer": reader,
             "label_manager": "LabelManager",
-            "transpose_forward": [0, 2, 1],
-            "transpose_backward": [0, 2, 1],
+            "transpose_forward": axes,
+            "transpose_backward": axes,
             "foreground_intensity_properties_per_channel": {str(channel): {} for channel in range(channels)},
             "configurations": {name: settings},
         }

@@ -211,7 +211,7 @@ def test_low_resolution_of_fold_all_feeds_the_cascade(trained, tmp_path):
     checkpoint = load_final(fold_folder(trained, THICK, "3d_cascade_fullres"))
     assert_learned_from_all_terms(checkpoint)
     # the image and one channel for each foreground class of the previous stage
-    assert checkpoint["network_weights"]["stem.0.0.weight"].shape[1] == 1 + 3
+    assert checkpoint["network_weights"]["pyramid.stages.0.0.0.weight"].shape[1] == 1 + 3
 
     predict(trained, THICK, "3d_lowres", tmp_path / "low", folds=["all"])
     previous = ["-prev_stage_predictions", tmp_path / "low"]
@@ -308,7 +308,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(dataset, configuration, tra
     with pytest.raises(AssertionError) as refused:
         load_pretrained_weights(network, fold_folder(trained, THICK, "2d") / "checkpoint_final.pth")
     assert str(refused.value).startswith(
-        "The shape of the parameters of key stem.0.0.weight is not the same. "
+        "The shape of the parameters of key pyramid.stages.0.0.0.weight is not the same. "
         "Pretrained model: torch.Size([16, 1, 3, 3]); your network: "
     )
 
@@ -326,7 +326,7 @@ def test_weights_fit_an_ablation_that_leaves_a_part_out_but_not_the_reverse(trai
 def test_regions_with_ignore_label_and_two_channels(trained, tmp_path):
     checkpoint = load_final(fold_folder(trained, REGIONS, "2d"))
     assert_learned_from_all_terms(checkpoint)
-    assert checkpoint["network_weights"]["stem.0.0.weight"].shape[1] == 2
+    assert checkpoint["network_weights"]["pyramid.stages.0.0.0.weight"].shape[1] == 2
     assert checkpoint["network_weights"]["decoder.seg_layers.0.bias"].shape == (3,)
     predicted = predict(trained, REGIONS, "2d", tmp_path / "predicted")
     assert predicted.shape == SHAPE

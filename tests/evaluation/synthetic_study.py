@@ -51,7 +51,7 @@ def evaluation(
                 found = 8 - int(own.random() < 0.2)
                 line |= {"vertebrae": 8, "found": found, "right_level": 0 if wrong else found, "shifted_down": 0}
                 line |= {"shifted_up": found if wrong else 0, "all_right": float(not wrong and found == 8)}
-                line |= {"instance_dice": dice}
+                line |= {"instance_dice": dice, "structures": 16, "own_label_wins": 3 if wrong else 16}
             levels.append(line)
     settings = {"tolerance_mm": 1.0, "versions": {"surface-distance": "0.1"}, "definitions": {"nsd": "of surfaces"}}
     columns = (list(CLASS_COLUMNS), list(LEVEL_COLUMNS))

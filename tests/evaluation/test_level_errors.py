@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nnunetv2_cafr.evaluation.level_errors import LevelErrors, level_errors
+from nnunetv2_cafr.evaluation.level_errors import LevelErrors, level_accuracy, level_errors
 
 NAMES = {1: "S", 2: "L5", 3: "L4", 4: "L3", 5: "L2", 6: "L1", 11: "L5/S", 12: "L4/L5"}
 RIGHT = LevelErrors(4, 4, 4, 0, 0, 1.0, 1.0)
@@ -86,6 +86,20 @@ def test_found_begins_at_a_dice_of_one_half() -> None:
         prediction = REFERENCE.copy()
         prediction[:, 10 + rows : 18] = 0
         assert level_errors(REFERENCE, prediction, NAMES).found == found
+
+
+def test_own_label_wins_where_no_other_has_as_many_voxels() -> None:
+    reference = spine(4, 3, 12, 2)  # three vertebrae and a disc
+    assert level_accuracy(reference, reference, NAMES) == (4, 4)
+    assert level_accuracy(reference, spine(4, 4, 12, 2), NAMES) == (4, 3)
+    assert level_accuracy(reference, spine(4, 3, 11, 2), NAMES) == (4, 3), "discs count"
+    assert level_accuracy(reference, spine(4, 3, 0, 2), NAMES) == (4, 3), "missed"
+    thin = np.where(np.arange(reference.shape[1])[:, None] % 8 == 0, reference, 0)
+    assert level_accuracy(reference, thin, NAMES) == (4, 4), "background has no vote"
+    halves = reference.copy()
+    halves[:, 10:14][halves[:, 10:14] == 3] = 4
+    assert level_accuracy(reference, halves, NAMES) == (4, 3), "a draw is not won"
+    assert level_accuracy(reference, np.where(reference == 3, 9, reference), NAMES) == (4, 3), "by any label"
 
 
 def test_no_vertebra() -> None:

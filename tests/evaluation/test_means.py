@@ -35,9 +35,9 @@ def evaluation() -> Evaluation:
     ]
     levels = [
         {"case": "one", "patient": "A", "vertebrae": 4, "found": 3, "right_level": 2, "shifted_up": 1}
-        | {"shifted_down": 0, "all_right": 0, "instance_dice": 0.6},
+        | {"shifted_down": 0, "all_right": 0, "instance_dice": 0.6, "structures": 5, "own_label_wins": 3},
         {"case": "two", "patient": "B", "vertebrae": 6, "found": 6, "right_level": 6, "shifted_up": 0}
-        | {"shifted_down": 0, "all_right": 1, "instance_dice": 0.8},
+        | {"shifted_down": 0, "all_right": 1, "instance_dice": 0.8, "structures": 9, "own_label_wins": 9},
     ]
     levels = [{**row, "diagonal_mm": DIAGONAL[row["case"]]} for row in levels]
     return Evaluation(pd.DataFrame(rows, columns=CLASS_COLUMNS), pd.DataFrame(levels, columns=LEVEL_COLUMNS), {})

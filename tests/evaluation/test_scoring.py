@@ -167,6 +167,8 @@ def test_levels_and_junctions_of_a_spine(make_pairs: MakePairs) -> None:
     moved, raised_levels = evaluation.levels.to_dict("records")
     assert moved["diagonal_mm"] == pytest.approx(math.hypot(3 * 4.5, len(rows) * 0.5, 10 * 0.75))
     assert (moved["vertebrae"], moved["right_level"], moved["all_right"]) == (3, 3, 1)
+    assert (moved["structures"], moved["own_label_wins"]) == (5, 5)
+    assert raised_levels["own_label_wins"] == 0
     assert (raised_levels["found"], raised_levels["shifted_up"], raised_levels["all_right"]) == (2, 2, 0)
 
 
@@ -175,6 +177,13 @@ def test_labels_that_are_no_levels_have_neither(make_pairs: MakePairs) -> None:
     assert set(evaluation.classes["view"]) == set(VIEWS) - {"junctions"}
     assert tuple(evaluation.classes) == CLASS_COLUMNS
     assert evaluation.levels[list(LEVEL_COLUMNS[3:])].isna().all(axis=None)
+
+
+def test_scores_of_an_earlier_version_are_refused(make_pairs: MakePairs, tmp_path) -> None:
+    evaluation = evaluate(make_pairs({"x": (blobs(0), blobs(1))}))
+    replace(evaluation, levels=evaluation.levels.drop(columns="structures")).write(tmp_path / "old")
+    with pytest.raises(ValueError, match=r"levels.csv lacks structures.*score them again"):
+        Evaluation.read(tmp_path / "old")
 
 
 def test_files_and_processes_change_nothing(make_pairs: MakePairs, tmp_path) -> None:
@@ -196,6 +205,21 @@ def test_files_and_processes_change_nothing(make_pairs: MakePairs, tmp_path) -> 
         assert alone.settings == other.settings
     assert alone.settings["tolerance_mm"] == 0.6
     assert set(METRICS) <= {word for key in alone.settings["definitions"] for word in key.split(", ")}
+
+
+def test_the_same_place_in_another_voxel_order(make_pairs: MakePairs) -> None:
+    (pair,) = make_pairs({"case": (blobs(0), blobs(1))})
+    image = sitk.ReadImage(str(pair.prediction))
+    expected = evaluate([pair]).classes
+    assert 0 < expected["dice"].dropna().iloc[0] < 1
+    for order in ("RAS", "SPL", "AIR"):
+        sitk.WriteImage(sitk.DICOMOrient(image, order), str(pair.prediction))
+        pd.testing.assert_frame_equal(evaluate([pair]).classes, expected)
+    turned = sitk.DICOMOrient(image, "RAS")
+    turned.SetOrigin(np.add(turned.GetOrigin(), (0, 0, 0.5)))
+    sitk.WriteImage(turned, str(pair.prediction))
+    with pytest.raises(EvaluationError, match=r"different grids.*origin"):
+        evaluate([pair])
 
 
 def test_what_cannot_be_compared_is_refused_by_name(make_pairs: MakePairs, tmp_path) -> None:

@@ -1,6 +1,7 @@
 """Tables: values against the scores that they came from, and what each format makes of them."""
 
 import csv
+import dataclasses
 import io
 import shutil
 import subprocess
@@ -10,10 +11,20 @@ import pytest
 
 from nnunetv2_cafr.evaluation import means, tables
 from nnunetv2_cafr.evaluation.analysis import analyse
-from nnunetv2_cafr.evaluation.patients import DICE, HD95, LEVELS, check_same_cases, patient_values
+from nnunetv2_cafr.evaluation.patients import (
+    ALL_LEVELS,
+    DICE,
+    DICE_DISCS,
+    DICE_VERTEBRAE,
+    HD95,
+    LEVELS,
+    check_same_cases,
+    patient_values,
+)
+from nnunetv2_cafr.evaluation.report import render
 from nnunetv2_cafr.evaluation.scores import Evaluation
 from nnunetv2_cafr.evaluation.statistics import Estimate, holm, signed_rank_p
-from nnunetv2_cafr.evaluation.study import Cost, Section, Study
+from nnunetv2_cafr.evaluation.study import Cost, Curve, Lengths, Section, Study
 from nnunetv2_cafr.evaluation.tables import P_VALUE, Column, Row, Table
 
 from .synthetic_study import ARMS, DIAGONAL, evaluation, section
@@ -57,7 +68,74 @@ def test_missed_classes_count_the_diagonal_and_levels_are_shares():
     expected = rows["hd95_mm"].replace(np.inf, DIAGONAL).mean()
     assert patient_values({"a": {0: one}}, HD95)["a"].item() == pytest.approx(expected)
     level = one.levels.iloc[0]
-    assert patient_values({"a": {0: one}}, LEVELS)["a"].item() == 100 * level["right_level"] / level["vertebrae"]
+    assert patient_values({"a": {0: one}}, LEVELS)["a"].item() == 100 * level["own_label_wins"] / level["structures"]
+
+
+def test_vertebrae_and_discs_apart_where_the_references_hold_both():
+    one = evaluation(0.9, 2, 0)
+    rows = one.classes.query("view == 'volume' and reference_mm3 > 0")
+    is_disc = rows["name"].str.contains("/")
+    for measure, kept in ((DICE_DISCS, is_disc), (DICE_VERTEBRAE, ~is_disc)):
+        expected = 100 * rows[kept].groupby("patient")["dice"].mean()
+        np.testing.assert_allclose(patient_values({"a": {0: one}}, measure)["a"], expected)
+    one.classes.loc[one.classes["name"].str.contains("/"), "reference_mm3"] = 0
+    assert patient_values({"a": {0: one}}, DICE_VERTEBRAE).empty, "it is the Dice of all"
+
+
+def test_all_levels_right_counts_cases():
+    one = evaluation(0.9, 4, 0)
+    one.levels["own_label_wins"] = [16, 15, 16, 0]
+    assert patient_values({"a": {0: one}}, ALL_LEVELS)["a"].tolist() == [100, 0, 100, 0]
+    one.levels.loc[0, ["structures", "own_label_wins"]] = 0
+    assert patient_values({"a": {0: one}}, ALL_LEVELS)["a"].tolist() == [0, 100, 0], "without structures no value"
+
+
+def test_seeds_are_shown_one_by_one(study, families):
+    table = tables.seeds(study, study.sections[0], families)
+    titles = [column.title for column in table.columns]
+    assert titles[:4] == ["Arm", "Seed 0", "Seed 1", "Mean"]
+    row = next(row for row in table.rows if row.values[0] == "CAFR" and row.group == "level-safe: Dice, %")
+    scores = study.sections[0].scores["CAFR"]
+    by_seed = [patient_values({"a": {seed: one}}, DICE)["a"].mean() for seed, one in scores.items()]
+    assert row.values[1:4] == pytest.approx([*by_seed, np.mean(by_seed)])
+    assert row.values[4] == pytest.approx(np.std(by_seed, ddof=1))
+    single = section("validation", 3, arms=CHOSEN[:2])
+    assert tables.seeds(study, single, analyse(CHOSEN[:2], single)) is None
+
+
+def test_equal_iterations_beside_equal_seconds(study, families):
+    steps = {"LevelSafe": 0.8, "UNet": 2.0, "CAFR": 0.3, "CAFR-noLAFR": 0.25}
+    second = section("equal-seconds", 8, 0.05, arms=CHOSEN[2:], seeds=2, cases_each=2)
+    iterations = {
+        "validation": dict.fromkeys(steps, 500),
+        "equal-seconds": {n: round(400 / s) for n, s in steps.items()},
+    }
+    lengths = Lengths("equal-seconds", 400, iterations, steps, "a quiet machine")
+    level_safe = [family for family in families if family.name == "level-safe"]
+    table = tables.side_by_side(study, level_safe, analyse(CHOSEN[2:], second), lengths)
+    row = next(row for row in table.rows if row.values[0] == "LevelSafe" and "Dice, %" in row.group)
+    cells = dict(zip([column.title for column in table.columns], row.values, strict=True))
+    assert cells["Seconds a step"] == 0.8
+    for words, one, number in (("equal iterations", study.sections[0], 500), ("400 s", second, 500)):
+        values = patient_values(one.scores, DICE)
+        assert cells[f"Iterations, {words}"] == number
+        assert cells[f"Value, {words}"].mean == pytest.approx(values["LevelSafe"].mean())
+        difference = (values["LevelSafe"] - values["CAFR"]).mean()
+        assert cells[f"Minus reference, {words}"].mean == pytest.approx(difference)
+    cafr = next(row for row in table.rows if row.values[0] == "CAFR" and "Dice, %" in row.group)
+    assert cafr.values[1:3] == [0.3, 500] and cafr.values[6] == 1333 and cafr.values[4] == "reference"
+    page, _ = render(dataclasses.replace(study, sections=[*study.sections, second], lengths=lengths))
+    assert "At 400 s of stepping: level-safe" in page and 'id="table-equal_seconds"' in page
+
+
+def test_what_still_gains_has_not_stopped_rising(study):
+    curves = {"CAFR": [Curve("fold 0", seed, {"ema_fg_dice": [0.01 * n for n in range(1, 41)]}) for seed in (0, 1)]}
+    curves["LevelSafe"] = [Curve("fold 0", 0, {"ema_fg_dice": [*[0.1] * 20, *[0.8] * 20]})]
+    curves["UNet"] = [Curve("fold 0", 0, {"ema_fg_dice": [0.5, 0.6]})]  # too short to say
+    rows = {row.values[0]: row.values[1:] for row in tables.course(dataclasses.replace(study, curves=curves)).rows}
+    assert rows["CAFR"] == pytest.approx([2, 10, 20, 30, 36, 40, 10])
+    assert rows["LevelSafe"] == pytest.approx([1, 10, 10, 80, 80, 80, 0])
+    assert "UNet" not in rows and tables.course(study) is None
 
 
 def test_families_never_mix_and_holm_runs_over_the_comparisons_of_one(families):

@@ -106,13 +106,19 @@ def spine_slices(batch: int = 4) -> Tensor:
 # --- the value ---
 
 
+@pytest.mark.parametrize("num_negatives", [3, None])
 @pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("size", "cells", "factors"), GRIDS)
 def test_loss_equals_slow_twin(
-    size: tuple[int, ...], cells: tuple[int, ...], factors: tuple[int, ...], layout: str, temperature: float
+    size: tuple[int, ...],
+    cells: tuple[int, ...],
+    factors: tuple[int, ...],
+    layout: str,
+    temperature: float,
+    num_negatives: int | None,
 ) -> None:
-    loss_fn = PixelInfoNCE(temperature, num_negatives=3, anchors_per_class=6, ignore_label=IGNORE)
+    loss_fn = PixelInfoNCE(temperature, num_negatives, anchors_per_class=6, ignore_label=IGNORE)
     labels, embedding = make_labels(layout, size), unit_embedding(3, cells)
     torch.manual_seed(1)
     pairs = loss_fn.sample_pairs(labels, cells)
@@ -121,6 +127,18 @@ def test_loss_equals_slow_twin(
     assert len(pairs.anchor) > 0
     assert loss.shape == ()
     assert loss.item() == pytest.approx(slow_loss(embedding, pairs, temperature), rel=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_without_a_number_all_other_classes_are_negatives_alike(layout: str) -> None:
+    """Each class gives as many negatives as it gives anchors, a class with a lone cell too."""
+    labels = make_labels(layout, (16, 24))
+    pairs = PixelInfoNCE(num_negatives=None, anchors_per_class=4, ignore_label=IGNORE).sample_pairs(labels, (4, 6))
+    classes = classes_by_hand(labels, (4, 4), IGNORE)
+    present = {name for name in classes if name is not None}
+    for anchor, negatives in zip(pairs.anchor.tolist(), pairs.negatives.tolist(), strict=True):
+        drawn = Counter(classes[cell] for cell in negatives)
+        assert drawn == dict.fromkeys(present - {classes[anchor]}, 4)
 
 
 def test_loss_of_vectors_that_are_known() -> None:

@@ -15,7 +15,7 @@ from nnunetv2_cafr.network.decoder import Head
 from nnunetv2_cafr.network.lafr import LAFR
 from nnunetv2_cafr.network.transformer import Dropout, TransformerLayer, sine_cosine_positions
 
-SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "stem_channels": [4, 8, 16], "tap_channels": 16}
+SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "channels": [4, 8, 16, 16, 32], "tap_channels": 16}
 
 
 def build(input_channels: int = 1, num_classes: int = 5, **kwargs) -> CAFRNet:
@@ -67,7 +67,7 @@ def test_deep_supervision_gives_the_decoders_resolutions(token_size, spatial):
     x = torch.randn(2, 1, *spatial)
     outputs = network(x)
     scales = 1 / np.cumprod(strides, axis=0)
-    for output, scale in zip(outputs, scales[:3], strict=True):
+    for output, scale in zip(outputs, scales[:4], strict=True):
         assert output.shape == (2, 5, *(math.ceil(size * s) for size, s in zip(spatial, scale, strict=True)))
     network.decoder.deep_supervision = False
     torch.testing.assert_close(network(x), outputs[0])
@@ -97,6 +97,28 @@ def test_weights_do_not_depend_on_the_patch_size():
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     network(torch.randn(1, 1, 160, 64))
     assert shapes == {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def test_weights_of_the_first_version_are_refused_by_name():
+    network = build()
+    old = {name.replace("pyramid.stages", "stem"): value for name, value in network.state_dict().items()}
+    old["stem.0.0.weight"] = old.pop("stem.0.0.0.weight")
+    with pytest.raises(RuntimeError, match=r"nnunetv2-cafr 0\.1"):
+        build().load_state_dict(old)
+
+
+def test_the_decoder_sees_transformer_and_pyramid():
+    """Each level that the decoder reads changes with the tokens and with the convolutions."""
+    network = build(use_clr=False).eval()
+    x = torch.randn(1, 1, 64, 64)
+    whole = network.encode(x)
+    for tap in network.taps:
+        nn.init.zeros_(tap.to_level[-1].weight)
+    alone = network.encode(x)
+    changed = [not torch.equal(a, b) for a, b in zip(whole, alone, strict=True)]
+    assert changed == [False, False, True, True, True]
+    for a, b in zip(alone, network.pyramid(x), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_projection_head_does_not_run_in_eval():
@@ -195,8 +217,9 @@ def test_initialisation_keeps_the_signal():
     network.apply(network.initialize)
     logits, _ = network(torch.randn(2, 1, 64, 64))
     assert 0.05 < logits.std() < 20
-    tokens = network.patch_embedding(torch.randn(2, 1, 64, 64))
-    assert tokens.std().item() == pytest.approx(1, abs=0.2)
+    # of the pixels and of the features, each of unit variance
+    tokens = network.patch_embedding(torch.randn(2, 1, 64, 64), torch.randn(2, 256, 4, 4))
+    assert tokens.std().item() == pytest.approx(2**0.5, abs=0.2)
 
 
 def test_feature_map_size_counts_every_convolution_and_linear_output():
@@ -224,7 +247,7 @@ def test_feature_map_size_counts_every_convolution_and_linear_output():
         ({"strides": [[1], [2], [2], [2], [2]]}, "strides"),
         ({"num_layers": 4}, "multiple of 3"),
         ({"embed_dim": 50}, "embed_dim"),
-        ({"stem_channels": [4, 8]}, "stem_channels"),
+        ({"channels": [4, 8]}, "channels"),
     ],
 )
 def test_bad_arguments_are_refused(kwargs, message):

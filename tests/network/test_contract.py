@@ -177,7 +177,7 @@ def test_exports_as_one_graph(network):
 @pytest.mark.parametrize(
     ("contract", "parameters"),
     [
-        ("CAFRNet", 11_425_612),
+        ("CAFRNet", 6_700_820),
         ("UNet", 31_113_300),
         ("AttentionUNet", 31_740_420),
         ("SwinUNet", 27_166_884),

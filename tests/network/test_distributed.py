@@ -31,7 +31,7 @@ from nnunetv2_cafr.network.convolution import strides_of_tokens
 RANKS = 2
 TIME_LIMIT = 120  # seconds; a pair that hangs is ended
 TRAINER = "nnUNetTrainer_CAFR_budget2x2"
-SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "stem_channels": [4, 8, 16], "tap_channels": 16}
+SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "channels": [4, 8, 16, 16, 32], "tap_channels": 16}
 SETTINGS: list[dict[str, bool]] = [
     {"use_clr": True, "batch_dice": True},  # nnU-Net gathers its Dice over the ranks
     {"use_clr": True, "batch_dice": False},

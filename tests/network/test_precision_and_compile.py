@@ -13,7 +13,7 @@ from nnunetv2_cafr.loss import DiceCECLRLoss, PixelInfoNCE
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import strides_of_tokens
 
-SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "stem_channels": [4, 8, 16], "tap_channels": 16}
+SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "channels": [4, 8, 16, 16, 32], "tap_channels": 16}
 IN_PLANE, THICK_SLICES = (16, 16), (4, 16, 16)
 
 

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -71,12 +73,39 @@ def test_swapped_levels(copy, number):
     assert found.structure == "L4, L2"
 
 
+def turn(path: Path, order: str) -> None:
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), order), str(path))
+
+
 def test_order_is_told_by_the_header_not_by_the_array(copy, number):
-    """Any orientation of the same spine is in order; a header that turns it is not."""
-    for path in (copy.image(number), copy.mask(number)):
-        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LAS"), str(path))
+    """Any orientation of the same spine is in order, and so is that of its mask: nnU-Net's reader turns them."""
+    turn(copy.image(number), "LAS")
+    turn(copy.mask(number), "ASL")
+    assert copy.findings("orientation", "spacing", "size") == []
+    # A plain reader takes voxels as they are stored.
+    copy.describe(overwrite_image_reader_writer="SimpleITKIO")
+    turn(copy.mask(number), "LAS")
     file = f"imagesTr/SpineMRI_{number:03d}_0000.nii.gz"
-    only(copy, "orientation", file=file, severity="warning", remedy="DICOMOrient")
+    only(copy, "orientation", file=file, severity="warning", remedy="SimpleITKIOWithReorient")
+
+
+def test_as_many_orders_as_cases(copy):
+    copy.describe(overwrite_image_reader_writer="SimpleITKIO")
+    cases = sorted(path.name.removesuffix("_0000.nii.gz") for path in (copy.folder / "imagesTr").iterdir())
+    for case, order in zip(cases, ("PSR", "RAS", "LPS", "PIL"), strict=True):
+        turn(copy.folder / "imagesTr" / f"{case}_0000.nii.gz", order)
+        turn(copy.folder / "labelsTr" / f"{case}.nii.gz", order)
+    (found,) = only(copy, "orientation", file="dataset.json", severity="warning", remedy="SimpleITKIOWithReorient")
+    assert found.found.startswith("5 voxel orders in 5 cases: ")  # the test case is PIR
+
+
+def test_header_with_two_orientations(copy, number):
+    image = nibabel.load(copy.image(number))
+    image.set_qform(np.diag([-1, 1, 1, 1]) @ image.affine, code=1)  # mirrored left to right
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj), None, image.header), copy.image(number))
+    file = f"imagesTr/SpineMRI_{number:03d}_0000.nii.gz"
+    (found,) = only(copy, "unusable file", file=file, severity="error", remedy="which orientation is right")
+    assert "PIL by the qform, PIR by the sform" in found.found
 
 
 @pytest.mark.parametrize(("orientation", "way"), [("PSR", "downwards"), ("IPR", "front/back")])

@@ -1,5 +1,6 @@
 """Whatever ends a training, what is on the disk loads and `--c` goes on from it."""
 
+import errno
 import multiprocessing
 import os
 import random
@@ -91,6 +92,19 @@ def test_a_full_disk_keeps_the_previous_checkpoint_and_says_so(construct):
     assert "the previous one stays" in log.read_text()
     with pytest.raises(OSError, match=r"Make room, then: nnUNetv2_train Dataset511_SpineMRI 2d 0 .* --c"):
         trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
+
+
+def test_a_folder_without_fsync_stops_no_training_and_is_told_once(construct, monkeypatch):
+    def refuse(_descriptor: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    trainer = construct(TRAINER)
+    monkeypatch.setattr(os, "fsync", refuse)
+    for name in ("checkpoint_latest.pth", "checkpoint_best.pth"):
+        trainer.save_checkpoint(str(Path(trainer.output_folder) / name))
+        refuse_code(Path(trainer.output_folder) / name)
+    log = Path(trainer.log_file).read_text()
+    assert log.count("fsync is refused") == 1 and "ALARM" not in log
 
 
 def test_a_best_that_was_not_saved_is_tried_again(construct, monkeypatch):

@@ -23,6 +23,7 @@ from nnunetv2_cafr.network.lafr import LAFR
 from nnunetv2_cafr.network.transformer import TransformerLayer
 from nnunetv2_cafr.splits.cases import patients_of
 from nnunetv2_cafr.training.cosine_lr import CosineLRScheduler
+from nnunetv2_cafr.training.level_safe import loaded_patch_size
 from nnunetv2_cafr.training.orientation import superior_inferior_axis
 from nnunetv2_cafr.training.variants import nested_share
 
@@ -91,19 +92,65 @@ def test_ablations_leave_out_exactly_one_thing(name, lafr, clr, transformer, con
     assert trainer.current_clr_weight() == (0.1 if clr else 0)
 
 
-def test_clr_weight_and_learning_rate_follow_the_epoch(construct):
+def test_clr_weight_follows_the_epoch(construct):
     trainer = construct("nnUNetTrainer_CAFR")
-    weights, rates = [], []
+    weights = []
     for epoch in (0, 50, 100, 999):
         trainer.current_epoch = epoch
         weights.append(trainer.current_clr_weight())
+    assert weights == pytest.approx([0, 0.05, 0.1, 0.1])
+
+
+def test_papers_learning_rate_follows_the_epoch(construct):
+    trainer = construct("nnUNetTrainer_CAFR_paperRecipe")
+    rates = []
+    for epoch in (0, 50, 100, 999):
         trainer.lr_scheduler.step(epoch)
         rates.append(trainer.optimizer.param_groups[0]["lr"])
-    assert weights == pytest.approx([0, 0.05, 0.1, 0.1])
     assert rates[0] == pytest.approx(1e-4)
     assert rates[-1] == pytest.approx(1e-6)
     assert rates == sorted(rates, reverse=True)
+    assert isinstance(trainer.optimizer, torch.optim.Adam)
     assert trainer.optimizer.param_groups[0]["weight_decay"] == 1e-5
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer_CAFR_budget10x20", "nnUNetTrainer_LevelSafe_AdamW_budget10x20"])
+def test_rate_warms_up_and_decays_by_iteration(name, construct):
+    """Held against torch's own schedulers; a training that is continued in any epoch has the same rates."""
+    trainer = construct(name)
+    peak, warmup = trainer.learning_rate, 10  # 5 % of 200
+    reference = torch.optim.SGD([nn.Parameter(torch.zeros(1))], peak)
+    rise = torch.optim.lr_scheduler.LinearLR(reference, 1 / warmup, total_iters=warmup - 1)
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(reference, T_max=200 - warmup)
+    expected = torch.optim.lr_scheduler.SequentialLR(reference, [rise, fall], [warmup])
+    of_epochs = []
+    for epoch in range(10):
+        trainer.lr_scheduler.step(epoch)
+        of_epochs.append(trainer.optimizer.param_groups[0]["lr"])
+        for _ in range(20):
+            (rate,) = {group["lr"] for group in trainer.optimizer.param_groups}
+            assert rate == pytest.approx(expected.get_last_lr()[0], abs=1e-12)
+            trainer.optimizer.step()
+            reference.step()
+            expected.step()
+    trainer.lr_scheduler.step(7)
+    assert trainer.optimizer.param_groups[0]["lr"] == of_epochs[7]
+
+
+def test_norms_and_biases_do_not_decay(construct):
+    trainer = construct("nnUNetTrainer_CAFR")
+    decays = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert {p.ndim > 1 for p in trainer.network.parameters() if decays[id(p)] == trainer.decay} == {True}
+    assert {p.ndim > 1 for p in trainer.network.parameters() if decays[id(p)] == 0} == {False}
+
+
+def test_gradients_are_clipped_before_the_step(construct):
+    trainer = construct("nnUNetTrainer_CAFR")
+    for parameter in trainer.network.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    trainer.optimizer.step()
+    norm = torch.stack([parameter.grad.norm() for parameter in trainer.network.parameters()]).norm()
+    assert norm.item() == pytest.approx(trainer.clip_norm, rel=1e-3)
 
 
 def test_cosine_is_torchs_own():
@@ -131,6 +178,13 @@ def test_level_safe_augmentation_never_turns_a_spine_upside_down(name, construct
     (spatial,) = (t for t in pipeline.transforms if isinstance(t, SpatialTransform))
     assert mirror.allowed_axes == (FRONT_BACK,)
     assert spatial.p_elastic_deform > 0
+    # Spines lie anywhere: the patch's centre moves by up to max_shift of the patch.
+    loaded = loaded_patch_size([64, 48], rotation)
+    image = torch.zeros(1, *loaded)
+    centres = [spatial.get_parameters(image=image)["center_location_in_pixels"] for _ in range(200)]
+    moved = (np.array(centres) - np.array(loaded) / 2) / spatial.patch_size
+    assert np.abs(moved).max() <= trainer.max_shift
+    assert (np.abs(moved).max(axis=0) > 0.8 * trainer.max_shift).all()
     # A gradient from top to bottom keeps its direction through everything.
     image = torch.linspace(-1, 1, 64)[:, None].expand(64, 48)[None].clone()
     labels = (image > 0).to(torch.int16)
@@ -184,7 +238,9 @@ def test_up_down_axis_is_read_from_the_geometry(properties, transpose, expected)
 def test_unknown_orientation_means_no_mirroring(monkeypatch, construct):
     trainer = construct("nnUNetTrainer_LevelSafe")
     monkeypatch.setattr(trainer, "find_superior_inferior_axis", lambda: None)
-    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == ()
+    # () makes nnU-Net's predictor fail
+    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] is None
+    assert trainer.inference_allowed_mirroring_axes is None
 
 
 def test_padding_reaches_the_loss_as_minus_one(construct):

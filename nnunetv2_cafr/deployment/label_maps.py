@@ -1,0 +1,232 @@
+"""Where label maps go, and the record of which ones this network wrote: nothing else is overwritten or skipped.
+
+The record, predict.json, lies beside the label maps. Per file it holds the SHA-256 of the network that predicted it and
+of the file itself, so that a label map which somebody has corrected since is known as theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunetv2_cafr.deployment.description import Description, description_file
+from nnunetv2_cafr.deployment.studies import Study
+from nnunetv2_cafr.files import FULL, check_place, refuse_inputs, sha256, write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+RECORD, FORMAT = "predict.json", "nnunetv2_cafr predict 1"
+DOCUMENTS = {"dataset.json": "dataset_json", "plans.json": "plans"}  # where nnUNetv2_predict leaves them
+ROOM = 1 << 20  # bytes; with less left, a disk is full
+
+
+class LabelMaps:
+    """The label maps of one call: a folder of them, or one file for one study.
+
+    Args:
+        out: a folder, or a file's name with an ending that the network's writer knows.
+        model: the network's ONNX file.
+    """
+
+    def __init__(self, out: Path, description: Description, model: Path) -> None:
+        self.description = description
+        self.model = model
+        endings = [description.file_ending]
+        if description.reads_volumes:
+            endings += [".nii.gz", ".nii"] + [".mha", ".nrrd"] * ("SimpleITK" in description.reader)
+        ending = next((ending for ending in endings if out.name.lower().endswith(ending)), None)
+        self.file = out if ending is not None and not out.is_dir() else None
+        self.folder = out.parent if self.file is not None else out
+        self.ending = ending if self.file is not None and ending is not None else description.file_ending
+
+    def target(self, study: Study) -> Path:
+        return self.file or self.folder / f"{study.name}{self.ending}"
+
+    def choose(self, studies: Sequence[Study], given: Sequence[Path], skip: bool) -> list[Study]:
+        """The studies to predict: all, or with `skip` those without a label map by this network.
+
+        Args:
+            given: the paths in which the studies were found.
+
+        Raises:
+            OSError: if an output is an input or a file that this network did not write, or nothing can be written.
+        """
+        targets = {self.target(study): study for study in studies}
+        refuse_inputs(targets, [image for study in studies for image in study.images.values()])
+        if self.file is not None:
+            self._check_file(studies)
+            return list(studies)
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
+            raise FileExistsError(f"{self.folder} is a file; give a folder, or a new file's name for one study")
+        if self.folder.exists() and any(path.is_dir() and path.samefile(self.folder) for path in given):
+            raise FileExistsError(
+                f"{self.folder} is read: label maps among the scans would be taken for scans. Give another folder by -o"
+            )
+        check_place(self.folder)
+        documents = [self.folder / name for name in (*DOCUMENTS, RECORD)]
+        refuse_inputs(documents, [self.model, description_file(self.model)])
+        record = self._read_record()
+        foreign = [self.folder / name for name, key in DOCUMENTS.items() if not self._may_hold(name, key)]
+        there = [target for target in targets if os.path.lexists(target)]
+        foreign += [target for target in there if not self._wrote(target, record)]
+        if foreign:
+            names = ", ".join(path.name for path in foreign[:5]) + (f" and {len(foreign) - 5} more" * bool(foreign[5:]))
+            raise FileExistsError(
+                f"{self.folder} holds {names}, which this network did not write, or which was changed since: "
+                "nothing is overwritten or skipped. Give another folder by -o, or move it away"
+            )
+        return [study for target, study in targets.items() if not (skip and target in there)]
+
+    def _check_file(self, studies: Sequence[Study]) -> None:
+        if len(studies) != 1:
+            raise FileExistsError(f"-o {self.file} names one file, for {len(studies)} studies: give a folder")
+        assert self.file is not None
+        if os.path.lexists(self.file):
+            raise FileExistsError(
+                f"{self.file} is there, nothing is overwritten: move it away, or give another name by -o"
+            )
+        check_place(self.file)
+
+    def _may_hold(self, name: str, key: str) -> bool:
+        """Whether a document is not there, or is the one to be written."""
+        path = self.folder / name
+        return not os.path.lexists(path) or _read_json(path) == self.description.content[key]
+
+    def _wrote(self, target: Path, record: Mapping[str, Any]) -> bool:
+        entry = record.get(target.name, {})
+        if target.is_symlink() or not target.is_file() or entry.get("model") != self.description.content["sha256"]:
+            return False
+        return sha256(target) in entry["sha256"]
+
+    def _read_record(self) -> dict[str, Any]:
+        path = self.folder / RECORD
+        if not os.path.lexists(path):
+            return {}
+        content = _read_json(path)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise FileExistsError(f"{path} is there and is no record of nnUNetv2_cafr predict: move it away")
+        return content["label_maps"]
+
+    def begin(self) -> None:
+        """Makes the folder, with the documents that evaluation and postprocessing ask for.
+
+        Raises:
+            OSError: if that fails; what was made is removed.
+        """
+        made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        written: list[Path] = []
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, key in DOCUMENTS.items() if self.file is None else ():
+                if not (path := self.folder / name).exists():
+                    _write_json(path, self.description.content[key])
+                    written.append(path)
+        except OSError:
+            for path in written:
+                path.unlink(missing_ok=True)
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
+
+    def write(self, study: Study, segmentation: np.ndarray, properties: dict[str, Any]) -> None:
+        """Writes a label map (z, y, x), whole or not at all.
+
+        Raises:
+            OSError: if that fails; what had its name before is then still there.
+        """
+        target = self.target(study)
+        beside = self.folder / f".{target.name}.partial"
+        shutil.rmtree(beside, ignore_errors=True)  # left by a run that was killed
+        try:
+            beside.mkdir()
+            self._write_whole(beside / f"labels{self.ending}", segmentation, properties)
+            files = {target.with_name(_renamed(file.name, target, self.ending)): file for file in beside.iterdir()}
+            if self.file is None:
+                self._note(files)
+            elif os.path.lexists(target):
+                raise FileExistsError(f"{target} has come into being meanwhile; it was left as it is")
+            for final, file in files.items():
+                file.replace(final)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def _write_whole(self, file: Path, segmentation: np.ndarray, properties: dict[str, Any]) -> None:
+        """Writes and reads again: on a full disk ITK may leave a part of a file without an error."""
+        io = self.description.plans.image_reader_writer_class()
+        try:
+            io.write_seg(segmentation, str(file), properties)
+        except OSError:
+            raise
+        except Exception as error:  # ITK and others have errors of many kinds for what they cannot write
+            raise OSError(f"The label map could not be written: {_last_line(error)}") from error
+        try:
+            whole = bool((io.read_seg(str(file))[0][0] == segmentation).all())
+        except Exception:  # and for what they cannot read
+            whole = False
+        if not whole:
+            raise OSError("The label map was not written completely; is the disk full?")
+
+    def _note(self, files: Mapping[Path, Path]) -> None:
+        """Adds files to the record before they get their names, so that a kill never leaves one that is not in it."""
+        with _locked(self.folder):
+            record = self._read_record()
+            for final, file in files.items():
+                before = [sha256(final)] if final.exists() and self._wrote(final, record) else []
+                if os.path.lexists(final) and not before:
+                    raise FileExistsError(f"{final} is there and this network did not write it; it was left as it is")
+                digests = list(dict.fromkeys([*before, sha256(file)]))
+                record[final.name] = {"model": self.description.content["sha256"], "sha256": digests}
+            _write_json(self.folder / RECORD, {"format": FORMAT, "label_maps": record})
+
+    def is_full(self, error: Exception) -> bool:
+        """Whether an error in writing comes from a full disk, where all studies that follow would fail as well."""
+        if not isinstance(error, OSError):
+            return False
+        return error.errno in FULL or shutil.disk_usage(self.folder).free < ROOM
+
+
+def _renamed(name: str, target: Path, ending: str) -> str:
+    """A written file's final name; some writers leave a second file beside the label map, of another ending."""
+    return target.name if name.endswith(ending) else f"{target.name[: -len(ending)]}{Path(name).suffix}"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=4)
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes that predict into this folder from writing the record meanwhile, where that can be done."""
+    descriptor = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # some network folders know no locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)

@@ -1,0 +1,299 @@
+"""One consistent numbering for one study: whole structures get the level that the row of them speaks for.
+
+Borders are left as the network drew them, and so is a study that is consistent already. A study whose numbering is
+doubtful is left as it is and flagged:
+  levels uncertain      another shift of the whole row explains the votes nearly as well, or there is no row
+  transitional anatomy  one vertebra more or less (L6, T13, sacralised L5) explains them better
+No step of this kind can see that every label is shifted by one: only the sacrum, where it is labelled, and the place of
+the lowest vertebra in the image (flag `lower end`) speak against that.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunetv2_cafr.levels.components import ASIDE, Anatomy, Grid, NoOrderError, Structure, dissect
+from nnunetv2_cafr.levels.path import (
+    DISC,
+    SACRUM_WEIGHT,
+    VERTEBRA,
+    Path,
+    Row,
+    best_path,
+    columns,
+)
+from nnunetv2_cafr.quality.levels import SACRUM
+from nnunetv2_cafr.spine import Spine
+
+THRESHOLD = 0.25  # confidence below which a study is flagged and left as it is
+UNCERTAIN, TRANSITIONAL, LOWER_END, MISSED, BEYOND = (
+    "levels uncertain",
+    "transitional anatomy",
+    "lower end",
+    "missed",
+    "beyond the table",
+)
+FULL_WEIGHT = 0.5  # of the median structure's voxels: smaller ones have a smaller vote
+LEAST_WEIGHT = 0.2
+LONG = 1.6  # times the lower quartile of the vertebrae's lengths: may be two
+LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
+SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
+OPEN_END = 1.2  # levels of image below the lowest vertebra that would show another one
+NEAR, IN_FRONT, BEHIND = 0.75, 1.0, 2.0  # levels: how far a fragment lies from its structure, at most
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Class probabilities (n, labels) at flat indices (n,) of the label map, in rising order; a sample is enough."""
+
+    voxels: np.ndarray
+    probabilities: np.ndarray
+
+    @classmethod
+    def of_volume(cls, labels: np.ndarray, probabilities: np.ndarray) -> "Evidence":
+        """From a volume (labels, z, y, x), where the label map is not background."""
+        voxels = np.flatnonzero(labels)
+        return cls(voxels, probabilities.reshape(len(probabilities), -1)[:, voxels].T)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What became of a structure or a fragment. `found` is the label of most of its voxels, both are names or ''."""
+
+    kind: str
+    voxels: int
+    found: str
+    decoded: str
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A study's label map (z, y, x) and what is to be said about it.
+
+    Args:
+        confidence: 0 to 1, by how much the second-best shift is worse; NaN where there is no row.
+        flags: kinds, and the reason of each.
+        levels: structures from the bottom upwards.
+        islands: fragments that were taken out.
+        changed: voxels that carry another label than before.
+    """
+
+    labels: np.ndarray
+    confidence: float
+    flags: dict[str, str]
+    levels: list[Level]
+    islands: list[Level]
+    changed: int
+
+
+def decode(
+    labels: np.ndarray, spine: Spine, grid: Grid, evidence: Evidence | None = None, threshold: float = THRESHOLD
+) -> Decoding:
+    """Gives every structure the level that the whole row speaks for.
+
+    Args:
+        labels: label map (z, y, x) of unsigned integers; it is not written to.
+        evidence: the network's probabilities; without them every voxel votes for its label.
+        threshold: of the confidence, see the module.
+    """
+    try:
+        anatomy = dissect(labels, spine, grid)
+        row = _row(anatomy, labels, spine, evidence)
+        paths = [best_path(row, column) for column in columns(spine)]
+    except NoOrderError as error:
+        return Decoding(labels, math.nan, {UNCERTAIN: str(error)}, [], [], 0)
+    best = max(paths, key=lambda path: path.score)
+    path = max((path for path in paths if path.column.labelled), key=lambda path: path.score)
+    if not np.isfinite(path.score):
+        reason = f"{len(row.kinds)} structures in a row, more than the labels have levels"
+        return Decoding(labels, math.nan, {UNCERTAIN: reason}, [], [], 0)
+    flags = _flags(path, best, row, anatomy, spine, threshold)
+    held = UNCERTAIN in flags or not best.column.labelled
+    targets = [path.column.slots[slot] for slot in path.slots]
+    given = [
+        one.label if held else _target(one.label, slot.labels)
+        for one, slot in zip(anatomy.structures, targets, strict=True)
+    ]
+    levels = [
+        Level(("vertebra", "disc")[one.kind], one.voxels, _name(one.label, spine), _name(label, spine))
+        for one, label in zip(anatomy.structures, given, strict=True)
+    ]
+    if held:
+        return Decoding(labels, path.margin, flags, levels, [], 0)
+    return _relabelled(labels, anatomy, targets, given, levels, flags, path.margin, spine, grid)
+
+
+def _name(label: int, spine: Spine) -> str:
+    return spine.names.get(label, "")
+
+
+def _target(label: int, allowed: Sequence[int]) -> int:
+    """The label of a slot; a slot with several (sacrum, S1) leaves them apart, one without any is background."""
+    return label if label in allowed else (allowed[0] if allowed else 0)
+
+
+def _row(anatomy: Anatomy, labels: np.ndarray, spine: Spine, evidence: Evidence | None) -> Row:
+    structures = anatomy.structures
+    number = max(max(spine.names), len(structures[0].labels) - 1) + 1
+    votes = np.zeros((len(structures), number))
+    for index, one in enumerate(structures):
+        votes[index, : len(one.labels)] = one.labels
+    if evidence is not None:
+        _vote(votes, anatomy, evidence)
+    kinds = np.array([one.kind for one in structures])
+    for kind, of_kind in ((VERTEBRA, spine.labels), (DISC, spine.discs)):
+        counted = np.zeros(number, bool)
+        counted[[label for values in of_kind.values() for label in values]] = True
+        votes[kinds == kind] *= counted
+    votes /= votes.sum(1, keepdims=True)
+
+    weights, places = np.empty(len(structures)), np.empty(len(structures))
+    for kind in (VERTEBRA, DISC):
+        same = [index for index in range(len(structures)) if kinds[index] == kind]
+        if not same:
+            continue
+        voxels = np.median([structures[index].voxels for index in same])
+        length = float(np.median([structures[index].length for index in same]))
+        for index in same:
+            one = structures[index]
+            weights[index] = np.clip(one.voxels / (FULL_WEIGHT * voxels), LEAST_WEIGHT, 1)
+            places[index] = one.place
+            if one.length < length and one.low_cut != one.high_cut:  # where its centre would be if all were visible
+                side = 1 if one.high_cut else -1
+                places[index] += side * (length - one.length) / 2
+    sacral = list(spine.labels.get(SACRUM, ()))
+    if sacral and kinds[0] == VERTEBRA and votes[0, sacral].sum() > 0.5:
+        weights[0] = SACRUM_WEIGHT
+        places[0] = structures[0].place + structures[0].length / 2 - SACRUM_TOP * anatomy.pitch
+    return Row(kinds, places / anatomy.pitch, votes, weights, bool((kinds == DISC).any()))
+
+
+def _vote(votes: np.ndarray, anatomy: Anatomy, evidence: Evidence) -> None:
+    """Mean probabilities of each structure, in place of its labels, where the evidence has voxels of it."""
+    where = np.searchsorted(anatomy.voxels, evidence.voxels)
+    where[where == len(anatomy.voxels)] = 0
+    known = anatomy.voxels[where] == evidence.voxels
+    structure_of = np.full(int(anatomy.owner.max()) + 1, len(votes))
+    for index, one in enumerate(anatomy.structures):
+        structure_of[one.pieces] = index
+    structure = structure_of[anatomy.owner[where[known]]]
+    counts = np.bincount(structure, minlength=len(votes) + 1)[:-1]
+    sums = np.zeros((len(votes), votes.shape[1]))
+    for label in range(min(votes.shape[1], evidence.probabilities.shape[1])):
+        of_label = evidence.probabilities[known, label]
+        sums[:, label] = np.bincount(structure, of_label, len(votes) + 1)[:-1]
+    votes[counts > 0] = sums[counts > 0]
+
+
+def _flags(path: Path, best: Path, row: Row, anatomy: Anatomy, spine: Spine, threshold: float) -> dict[str, str]:
+    flags = {}
+    if path.margin < threshold:
+        flags[UNCERTAIN] = f"confidence {path.margin:.2f}, below {threshold:g}: another shift fits nearly as well"
+    if best.column.anomaly:
+        flags[TRANSITIONAL] = best.column.anomaly
+    slots = path.column.slots
+    taken = [slots[slot] for slot in path.slots]
+    vertebrae = [int(slot) for slot in path.slots if slots[slot].kind == VERTEBRA]
+    missed = [slots[n].name for n in range(vertebrae[0], vertebrae[-1], 2) if n not in vertebrae]
+    if missed:
+        flags[MISSED] = ", ".join(missed)
+        # Labelled all the same, off the row or in a structure that may be two: then the row was not understood.
+        found = [one for one in anatomy.structures if one.kind == VERTEBRA]
+        sizes, longest = [one.voxels for one in found], LONG * np.quantile([one.length for one in found], 0.25)
+        doubtful = [one for one in found if one.length > longest]
+        held = np.sum([np.zeros_like(found[0].labels), *(one.labels for one in (*doubtful, *anatomy.fragments))], 0)
+        labelled = [
+            slots[n].name
+            for n in range(vertebrae[0], vertebrae[-1], 2)
+            if n not in vertebrae and held[list(slots[n].labels)].sum() > LABELLED * np.median(sizes)
+        ]
+        if labelled and UNCERTAIN not in flags:
+            flags[UNCERTAIN] = f"{', '.join(labelled)} is labelled, but the row of vertebrae leaves no place for it"
+    beyond = [slot.name for slot in taken if not slot.labels]
+    if beyond:
+        flags[BEYOND] = ", ".join(beyond)
+    above_lowest = slots[vertebrae[0]].name not in (SACRUM, *[name for name in spine.vertebrae if name != SACRUM][:1])
+    if above_lowest and anatomy.below > OPEN_END * anatomy.pitch:
+        flags[LOWER_END] = (
+            f"nothing found below {slots[vertebrae[0]].name}, though the image goes on for {anatomy.below:.0f} mm"
+        )
+    return flags
+
+
+def _relabelled(
+    labels: np.ndarray,
+    anatomy: Anatomy,
+    targets: Sequence,
+    given: Sequence[int],
+    levels: list[Level],
+    flags: dict[str, str],
+    confidence: float,
+    spine: Spine,
+    grid: Grid,
+) -> Decoding:
+    pieces = int(anatomy.owner.max()) + 1
+    size = len(anatomy.structures[0].labels)
+    new = np.tile(np.arange(size, dtype=np.int64), (pieces, 1))  # label by piece and former label
+    for one, slot in zip(anatomy.structures, targets, strict=True):
+        for piece in one.pieces:
+            new[piece] = [_target(label, slot.labels) for label in range(size)]
+    islands = []
+    for one in anatomy.fragments:
+        label = _of_fragment(one, anatomy, given, spine, grid)
+        new[one.pieces[0], :] = label
+        if label == 0:
+            islands.append(Level(("vertebra", "disc")[one.kind], one.voxels, _name(one.label, spine), ""))
+    flat = labels.ravel()
+    before = flat[anatomy.voxels]
+    after = new[anatomy.owner, before].astype(labels.dtype)
+    changed = int((after != before).sum())
+    if changed:
+        flat = flat.copy()
+        flat[anatomy.voxels] = after
+    return Decoding(flat.reshape(labels.shape), confidence, flags, levels, islands, changed)
+
+
+def _of_fragment(one: Structure, anatomy: Anatomy, given: Sequence[int], spine: Spine, grid: Grid) -> int:
+    """Label of a fragment; 0 for an island.
+
+    Posterior elements, far behind the curve, keep the company of the structure whose label they had. What lies beside
+    the curve or in front of it is no part of a spine.
+    """
+    pitch = anatomy.pitch
+    aside = float(np.linalg.norm(one.offset))
+    behind = aside if grid.back is None else float(one.offset @ grid.back)
+    sacral = one.label in spine.labels.get(SACRUM, ())
+    if aside > (BEHIND if sacral or behind > 0.5 * aside else IN_FRONT) * pitch:
+        return 0
+    same = [index for index, other in enumerate(anatomy.structures) if other.kind == one.kind]
+    if not same:
+        return one.label
+
+    def nearest(indices: Sequence[int]) -> int:
+        return min(indices, key=lambda index: abs(anatomy.structures[index].place - one.place))
+
+    def distance(index: int) -> float:
+        return abs(anatomy.structures[index].place - one.place)
+
+    here = nearest(same)
+    namesakes = [index for index in same if anatomy.structures[index].label == one.label]
+    if aside > ASIDE * pitch:
+        if namesakes and distance(nearest(namesakes)) <= BEHIND * pitch:
+            return given[nearest(namesakes)]
+    elif _fits(one, anatomy, given, spine):
+        return one.label
+    if distance(here) <= NEAR * pitch:
+        return given[here]
+    return one.label if one.label not in given else 0
+
+
+def _fits(one: Structure, anatomy: Anatomy, given: Sequence[int], spine: Spine) -> bool:
+    """Whether a fragment's label agrees with those above and below it."""
+    position = spine.positions
+    return all(
+        (other.place - one.place) * (position[label] - position[one.label]) >= 0
+        for other, label in zip(anatomy.structures, given, strict=True)
+        if label
+    )

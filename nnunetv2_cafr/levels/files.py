@@ -1,0 +1,182 @@
+"""Label maps on disk: how they lie in the patient, the network's probabilities beside them, and what is told of both.
+
+Label maps are read and written by nnU-Net's own readers, so every file ending that nnU-Net knows will do.
+"""
+
+import csv
+import gzip
+import io
+import json
+import math
+import shutil
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
+from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.levels.components import Grid
+from nnunetv2_cafr.levels.decoding import (
+    BEYOND,
+    LOWER_END,
+    MISSED,
+    THRESHOLD,
+    TRANSITIONAL,
+    UNCERTAIN,
+    Decoding,
+    Evidence,
+)
+from nnunetv2_cafr.voxel_order import LPS_TO_RAS, affine_of
+
+TABLE_FILE, STATISTICS_FILE = "level_decoding.csv", "level_decoding.json"
+COLUMNS = ("case", "confidence", "flags", "vertebrae", "discs", "relabelled", "islands", "changed_voxels")
+TOOLS = ("nnunetv2-cafr", "numpy", "connected-components-3d")
+DEFINITIONS = {
+    "confidence": "0 to 1: by how much the second-best shift of the whole row of structures fits worse than the best; "
+    "empty where there is no row",
+    UNCERTAIN: f"confidence below {THRESHOLD:g}, or no row that could be judged; the label map is left as predicted",
+    TRANSITIONAL: "one vertebra more or less (L6, T13, sacralised L5) fits better; where the labels do not provide for "
+    "it, the label map is left as predicted",
+    MISSED: "levels between the lowest and the highest vertebra that were not found",
+    BEYOND: "structures beyond the levels that the labels have; they become background",
+    LOWER_END: "the lowest vertebra is not the lowest one of the labels, and the image shows more below it",
+    "relabelled": "structures whose most frequent label changed, from the bottom upwards; '-' is background",
+    "islands": "fragments off the spine's curve that became background",
+    "changed_voxels": "voxels with another label than before, also within structures whose level did not change",
+}
+
+
+def grid_of(properties: Mapping[str, Any]) -> Grid:
+    """How the arrays (z, y, x) of nnU-Net's readers lie in the patient; up and back unknown where the file has none."""
+    affine = affine_of(properties)
+    return Grid(np.diag(np.asarray(properties["spacing"], float))) if affine is None else grid_of_affine(affine)
+
+
+def grid_of_affine(affine: np.ndarray) -> Grid:
+    """The grid of an array (z, y, x) whose index (x, y, z) the affine leads to mm towards right, front and head."""
+    up, back = np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.0])  # of DICOM's and ITK's patient: left, back, up
+    return Grid((LPS_TO_RAS @ affine[:3, :3])[:, ::-1], up, back)
+
+
+def read_labels(
+    path: Path, reader: type[BaseReaderWriter], allowed: frozenset[int]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """A label map (z, y, x) of unsigned integers, and what nnU-Net's writer needs to know of its grid.
+
+    Raises:
+        ValueError: if the file cannot be read, or holds other values than `allowed` and 0.
+    """
+    if path.suffix == ".gz":  # SimpleITK returns zeros for what is missing of a truncated file
+        try:
+            with gzip.open(path) as stream:
+                while stream.read(1 << 20):
+                    pass
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} cannot be read ({error}); restore it, or predict the case again") from error
+    values, properties = reader().read_seg(str(path))
+    if values.shape[0] != 1 or values.ndim != 4:
+        raise ValueError(f"{path} holds {values.shape[0]} channels, expected one label map")
+    found = np.unique(values)
+    foreign = [f"{value:g}" for value in found if value not in allowed and value != 0]
+    if foreign:
+        raise ValueError(
+            f"{path} holds {', '.join(foreign[:5])}, but the labels are {min(allowed)} to {max(allowed)}. Give the "
+            "dataset.json that it belongs to"
+        )
+    return values[0].astype(np.uint8 if found.max() < 256 else np.uint16), properties
+
+
+def read_probabilities(path: Path, labels: np.ndarray, number: int) -> Evidence:
+    """What `nnUNetv2_predict --save_probabilities` leaves beside a label map.
+
+    Args:
+        number: of labels, background included.
+
+    Raises:
+        ValueError: if the file cannot be read or is of another label map.
+    """
+    try:
+        with np.load(path) as content:
+            probabilities = content["probabilities"]
+    except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error!r}); expected is an .npz by nnUNetv2_predict --save_probabilities"
+        ) from error
+    if probabilities.shape != (number, *labels.shape):
+        raise ValueError(
+            f"{path} holds {probabilities.shape}, expected {(number, *labels.shape)} (labels, z, y, x): it belongs to "
+            "another label map or another dataset.json"
+        )
+    return Evidence.of_volume(labels, probabilities)
+
+
+class Record:
+    """The table and the statistics of a folder's decodings, written anew after every study.
+
+    Args:
+        folder: which gets TABLE_FILE and STATISTICS_FILE. Studies that stand in these stay.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.settings = dict(settings)
+        self.studies: dict[str, dict[str, Any]] = {}
+        if (folder / STATISTICS_FILE).is_file():
+            self.studies = json.loads((folder / STATISTICS_FILE).read_text(encoding="utf-8"))["studies"]
+
+    def add(self, case: str, decoding: Decoding) -> None:
+        self.studies[case] = {
+            "confidence": None if math.isnan(decoding.confidence) else round(decoding.confidence, 4),
+            "flags": decoding.flags,
+            "structures": [asdict(level) for level in decoding.levels],
+            "islands": [asdict(level) for level in decoding.islands],
+            "changed_voxels": decoding.changed,
+        }
+        content = {
+            "settings": {**self.settings, "threshold": THRESHOLD},
+            "versions": {name: version(name) for name in TOOLS},
+            "definitions": DEFINITIONS,
+            "studies": self.studies,
+        }
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(_row(name, study) for name, study in sorted(self.studies.items()))
+        write_atomically(
+            self.folder / STATISTICS_FILE, lambda path: path.write_text(json.dumps(content, indent=2) + "\n")
+        )
+        write_atomically(self.folder / TABLE_FILE, lambda path: path.write_text(table.getvalue(), encoding="utf-8"))
+
+    def summary(self, cases: list[str]) -> str:
+        """What became of these cases, those with flags by name."""
+        studies = {case: self.studies[case] for case in cases if case in self.studies}
+        changed = sum(study["changed_voxels"] > 0 for study in studies.values())
+        flagged = {case: study["flags"] for case, study in studies.items() if study["flags"]}
+        lines = [f"Levels: {changed} of {len(studies)} studies changed, {len(flagged)} flagged"]
+        for case, flags in flagged.items():
+            lines.append(f"  {case}: " + "; ".join(f"{kind} ({reason})" for kind, reason in flags.items()))
+        return "\n".join(lines)
+
+
+def _row(case: str, study: Mapping[str, Any]) -> tuple[object, ...]:
+    structures = study["structures"]
+    relabelled = [f"{one['found']} > {one['decoded'] or '-'}" for one in structures if one["found"] != one["decoded"]]
+    return (
+        case,
+        "" if study["confidence"] is None else study["confidence"],
+        "; ".join(f"{kind}: {reason}" for kind, reason in study["flags"].items()),
+        sum(one["kind"] == "vertebra" for one in structures),
+        sum(one["kind"] == "disc" for one in structures),
+        "; ".join(relabelled),
+        len(study["islands"]),
+        study["changed_voxels"],
+    )
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    write_atomically(target, lambda path: shutil.copyfile(source, path))

@@ -1,0 +1,107 @@
+"""Which label of a table is which vertebra or disc, in their order from the sacrum upwards.
+
+Names are SpineMRI's (S, L5, L4/L5), those of other tools as far as they say the level (vertebrae_L5, sacrum, S1,
+disc_L5_S), and SPIDER's numbers from the bottom (vertebra_1, disc_1 below it). Other structures, such as the canal, may
+stand in the table; they have no place in the order.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nnunetv2_cafr.quality.levels import FEWEST_VERTEBRAE, OPTIONAL, SACRUM, VERTEBRAE
+
+BACKGROUND, IGNORE = "background", "ignore"
+PREFIX = re.compile(r"^(vertebrae|vertebra|disc|disk|ivd)[_ -]", re.IGNORECASE)
+NUMBERED = re.compile(r"^(vertebra|disc)_(\d+)$")
+
+
+@dataclass(frozen=True)
+class Spine:
+    """The levels of a label table.
+
+    Args:
+        vertebrae: from the bottom upwards, without gaps: one that the table leaves out has no label.
+        labels: of vertebrae that have any; the sacrum may have several (S1, sacrum).
+        discs: labels by the vertebrae (lower, upper) that the disc lies between.
+        names: of these labels, as the table writes them.
+    """
+
+    vertebrae: tuple[str, ...]
+    labels: Mapping[str, tuple[int, ...]]
+    discs: Mapping[tuple[str, str], tuple[int, ...]]
+    names: Mapping[int, str]
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """Place of each label on the way up, vertebrae at even numbers, a disc just above its lower vertebra."""
+        rank = {name: 2 * index for index, name in enumerate(self.vertebrae)}
+        places = {label: rank[name] for name, labels in self.labels.items() for label in labels}
+        for (lower, upper), labels in self.discs.items():
+            places |= dict.fromkeys(labels, rank[lower] + 1 if lower in rank else rank.get(upper, 2 * len(rank)) - 1)
+        return places
+
+
+def read_spine(labels: Mapping[str, Any]) -> Spine:
+    """The levels in the `labels` of a dataset.json.
+
+    Raises:
+        ValueError: if these labels have no order along the spine; says why in a sentence.
+    """
+    if any(isinstance(value, list | tuple) for value in labels.values()):
+        raise ValueError("the labels are regions, which overlap, so no voxel says one level")
+    vertebrae: dict[str, tuple[int, ...]] = {}
+    discs: dict[tuple[str, str], tuple[int, ...]] = {}
+    names = {}
+    for name, value in labels.items():
+        if name in (BACKGROUND, IGNORE):
+            continue
+        if (vertebra := vertebra_of(name)) is not None:
+            vertebrae[vertebra] = (*vertebrae.get(vertebra, ()), int(value))
+        elif (between := disc_of(name)) is not None:
+            discs[between] = (*discs.get(between, ()), int(value))
+        else:
+            continue
+        names[int(value)] = name
+    numbered = [name for name in vertebrae if NUMBERED.match(name)]
+    if len(vertebrae) < FEWEST_VERTEBRAE or (numbered and len(numbered) < len(vertebrae)):
+        known = [name for name in labels if name != BACKGROUND]
+        raise ValueError(
+            f"the labels ({', '.join(known[:6])}{' ...' if len(known) > 6 else ''}) name {len(vertebrae)} levels of a "
+            f"spine, and an order needs at least {FEWEST_VERTEBRAE}, such as L5, L4, L3"
+        )
+    twice = [name for name, values in vertebrae.items() if len(values) > 1 and name != SACRUM]
+    twice += [f"{upper}/{lower}" for (lower, upper), values in discs.items() if len(values) > 1]
+    if twice:
+        raise ValueError(f"several labels stand for {', '.join(twice)}; every level needs a label of its own")
+    order: tuple[str, ...]
+    if numbered:
+        numbers = sorted(int(name.split("_")[1]) for name in numbered)
+        order = tuple(f"vertebra_{number}" for number in range(numbers[0], numbers[-1] + 1))
+    else:
+        order = tuple(name for name in VERTEBRAE if name in vertebrae or name not in OPTIONAL)
+        inside = [order.index(name) for name in vertebrae]
+        order = order[min(inside) : max(inside) + 1]
+    return Spine(order, vertebrae, discs, names)
+
+
+def vertebra_of(name: str) -> str | None:
+    """A vertebra's own name, L5 for vertebrae_L5; None for other structures."""
+    if match := NUMBERED.match(name):
+        return f"vertebra_{int(match[2])}" if match[1] == "vertebra" else None
+    bare = PREFIX.sub("", name).upper()
+    if bare in ("SACRUM", "S1"):
+        return SACRUM
+    return bare if bare in VERTEBRAE else None
+
+
+def disc_of(name: str) -> tuple[str, str] | None:
+    """The vertebrae (lower, upper) of a disc, also where the name has them the other way round (T12-L1, L1_T12)."""
+    if match := NUMBERED.match(name):
+        return (f"vertebra_{int(match[2]) - 1}", f"vertebra_{int(match[2])}") if match[1] == "disc" else None
+    sides = [vertebra_of(side) for side in re.split(r"[/_-]", PREFIX.sub("", name))]
+    if len(sides) != 2 or None in sides or sides[0] == sides[1]:
+        return None
+    lower, upper = sorted((side for side in sides if side is not None), key=VERTEBRAE.index)
+    return lower, upper

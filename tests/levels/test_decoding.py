@@ -1,0 +1,357 @@
+"""Every known fault of a numbering, one by one, with the right answer: repaired, or named and left as it was."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_cafr.levels.components import Grid
+from nnunetv2_cafr.levels.decoding import (
+    BEYOND,
+    LOWER_END,
+    MISSED,
+    TRANSITIONAL,
+    UNCERTAIN,
+    Decoding,
+    Evidence,
+    decode,
+)
+from nnunetv2_cafr.levels.files import grid_of
+from nnunetv2_cafr.phantom import make_case
+from nnunetv2_cafr.spine import read_spine
+
+from .drawn import BACK, GRID, LABELS, LEVELS, SPINE, UP, Drawn, draw
+
+ABOVE_SACRUM = LEVELS[1:]
+
+
+def decoded(drawn: Drawn, evidence: Evidence | None = None, grid: Grid = GRID) -> Decoding:
+    before = drawn.labels.copy()
+    found = decode(drawn.labels, SPINE, grid, evidence)
+    np.testing.assert_array_equal(drawn.labels, before)
+    assert ((found.labels > 0) <= (before > 0)).all()  # nothing grows
+    return found
+
+
+def renamed(drawn: Drawn, **names: str) -> Drawn:
+    """With structures under other names, told by their present ones."""
+    new = drawn.copy()
+    for old, name in names.items():
+        new.labels[drawn.of(old)] = LABELS[name]
+    return new
+
+
+def shifted(drawn: Drawn, above: float, by: int, to: float = np.inf) -> Drawn:
+    """With every block from the place `above` up to `to` called `by` levels higher."""
+    new = drawn.copy()
+    order = ["S", "L5/S", "L5", "L4/L5", "L4", "L3/L4", "L3", "L2/L3", "L2", "L1/L2", "L1", "T12/L1", "T12"]
+    order += ["T11/T12", "T11", "T10/T11", "T10"]
+    for index, name in enumerate(order):
+        if 0 <= index + 2 * by < len(order):
+            new.labels[drawn.of(name) & (drawn.block >= above) & (drawn.block <= to)] = LABELS[order[index + 2 * by]]
+    return new
+
+
+def assert_untouched(found: Decoding, drawn: Drawn) -> None:
+    np.testing.assert_array_equal(found.labels, drawn.labels)
+    assert found.changed == 0
+
+
+def assert_repaired(found: Decoding, truth: Drawn) -> None:
+    np.testing.assert_array_equal(found.labels, truth.labels)
+    assert not found.flags
+    assert found.changed > 0
+
+
+SHAPES = {
+    "straight": {},
+    "bent by 40 degrees": {"bend": 40.0},
+    "bent the other way": {"bend": -40.0},
+    "scoliosis": {"scoliosis": 14.0, "shape": (18, 240, 160)},
+    "vertebrae only": {"discs": False},
+}
+
+
+@pytest.fixture(params=SHAPES.values(), ids=SHAPES)
+def spine(request: pytest.FixtureRequest) -> Drawn:
+    return draw(**request.param)
+
+
+def test_consistent_labels_are_not_touched(spine):
+    found = decoded(spine)
+    assert_untouched(found, spine)
+    assert found.confidence > 0.99
+    assert not found.flags
+    assert [level.decoded for level in found.levels if level.kind == "vertebra"] == list(LEVELS)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_phantoms_are_not_touched(seed):
+    _, mask = make_case(seed, size=(192, 144, 12))
+    labels = sitk.GetArrayFromImage(mask).astype(np.uint8)
+    grid = grid_of({"sitk_stuff": {"direction": mask.GetDirection(), "spacing": mask.GetSpacing(), "origin": mask.GetOrigin()}})
+    found = decode(labels, SPINE, grid)
+    assert found.changed == 0
+    assert not found.flags
+
+
+def test_swap(spine):
+    assert_repaired(decoded(renamed(spine, L3="L4", L4="L3")), spine)
+
+
+def test_one_wrong_at_either_end(spine):
+    assert_repaired(decoded(renamed(spine, T11="T12")), spine)
+    assert_repaired(decoded(renamed(spine, L5="L4")), spine)
+
+
+def test_body_in_two_labels(spine):
+    new = spine.copy()
+    rows = np.flatnonzero(spine.of("L3").any((0, 2)))
+    upper = np.zeros_like(spine.labels, bool)
+    upper[:, : int(rows.mean()) + 1] = True
+    new.labels[spine.of("L3") & upper] = LABELS["L2"]
+    assert_repaired(decoded(new), spine)
+
+
+def test_body_in_two_pieces():
+    truth = draw()
+    rows = np.flatnonzero(truth.of("L3").any((0, 2)))
+    truth.labels[:, int(rows.mean()) - 1 : int(rows.mean()) + 2] = 0
+    new = truth.copy()
+    new.labels[:, : int(rows.mean())][truth.of("L3")[:, : int(rows.mean())]] = LABELS["L2"]
+    assert_repaired(decoded(new), truth)
+
+
+def test_missed_body_leaves_a_gap_in_the_numbering(spine):
+    truth = spine.copy()
+    truth.labels[spine.of("L3")] = 0
+    found = decoded(truth)
+    assert_untouched(found, truth)
+    assert found.flags == {MISSED: "L3"}
+    found = decoded(renamed(truth, L1="L2"))
+    np.testing.assert_array_equal(found.labels, truth.labels)
+    assert found.flags == {MISSED: "L3"}
+
+
+def test_distance_decides_where_votes_are_divided():
+    """Above a missed L4 every body is in two labels: counted on from L5, or with L4 left out."""
+    truth = draw(("S", "L5", "L4", "L3", "L2", "L1"), discs=False)
+    truth.labels[truth.of("L4")] = 0
+    new = truth.copy()
+    for level, lower in (("L3", "L4"), ("L2", "L3"), ("L1", "L2")):
+        body = np.argwhere(truth.of(level))
+        half = body[body[:, 2] < np.median(body[:, 2])]
+        new.labels[tuple(half.T)] = LABELS[lower]
+    found = decode(new.labels, SPINE, GRID, threshold=-1)
+    np.testing.assert_array_equal(found.labels, truth.labels)
+
+
+def test_body_in_a_front_and_a_back_piece_is_one():
+    truth = draw()
+    columns = np.flatnonzero(truth.of("L3").any((0, 1)))
+    middle = int(columns.mean())
+    truth.labels[:, :, middle - 1 : middle + 1][truth.of("L3")[:, :, middle - 1 : middle + 1]] = 0
+    new = truth.copy()
+    new.labels[:, :, :middle][truth.of("L3")[:, :, :middle]] = LABELS["L4"]
+    found = decoded(new)
+    assert_repaired(found, truth)
+    assert len(found.levels) == len(decoded(draw()).levels)
+
+
+def test_level_that_is_labelled_but_has_no_place():
+    new = draw()
+    body = new.of("L3")
+    rows, columns = (np.flatnonzero(body.any(axes)) for axes in ((0, 2), (0, 1)))
+    new.labels[body] = 0
+    new.labels[3:9, rows[0] : rows[-1], columns[-1] + 6 : columns[-1] + 20] = LABELS["L3"]
+    new.labels[new.of("L1")] = LABELS["L2"]
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert "L3 is labelled" in found.flags[UNCERTAIN]
+
+
+@pytest.mark.parametrize("filled", [False, True], ids=["bridge", "filled"])
+def test_merged_bodies_are_parted(filled):
+    truth = draw(discs=False)
+    new = truth.copy()
+    rows, columns = (np.flatnonzero((truth.of("L3") | truth.of("L4")).any(axes)) for axes in ((0, 2), (0, 1)))
+    bridge = np.zeros_like(truth.labels, bool)
+    bridge[:, rows[0] : rows[-1] + 1, columns[0] if filled else columns[-4] : columns[-1] + 1] = truth.of("L3").any(
+        (1, 2)
+    )[:, None, None]
+    new.labels[bridge] = LABELS["L3"]
+    new.labels[truth.of("L3")] = new.labels[truth.of("L4")] = LABELS["L3"]
+    found = decoded(new)
+    assert not found.flags
+    for level in LEVELS:
+        right = (found.labels == LABELS[level]) & truth.of(level)
+        assert right.sum() > 0.97 * truth.of(level).sum(), level
+
+
+def test_touching_bodies_keep_the_border_between_them():
+    truth = draw(discs=False)
+    rows = np.flatnonzero(truth.of("L3").any((0, 2)))
+    below = slice(rows[-1] + 1, rows[-1] + 6)  # L3 reaches down to L4
+    truth.labels[:, below] = truth.labels[:, rows[-1] : rows[-1] + 1]
+    assert_untouched(decoded(truth), truth)
+    assert_repaired(decoded(renamed(truth, L4="L5", L3="L4")), truth)
+
+
+def test_cut_off_at_the_upper_edge():
+    whole = draw()
+    rows = np.flatnonzero(whole.of("T11").any((0, 2)))
+    truth = Drawn(whole.labels[:, rows[-1] - 4 :].copy(), whole.block[:, rows[-1] - 4 :])
+    assert_untouched(decoded(truth), truth)
+    assert_repaired(decoded(renamed(truth, T11="T12")), truth)
+
+
+def test_cut_off_at_the_lower_edge():
+    whole = draw(ABOVE_SACRUM)
+    rows = np.flatnonzero(whole.of("L5").any((0, 2)))
+    truth = Drawn(whole.labels[:, : rows[0] + 5].copy(), whole.block[:, : rows[0] + 5])
+    assert_untouched(decoded(truth), truth)
+    assert_repaired(decoded(renamed(truth, L5="L4")), truth)
+
+
+def test_island_in_the_belly_is_taken_out(spine):
+    new = spine.copy()
+    rows = np.flatnonzero(spine.of("L2").any((0, 2)))
+    new.labels[4:8, rows[0] : rows[-1], 8:20] = LABELS["L2"]
+    found = decoded(new)
+    np.testing.assert_array_equal(found.labels, spine.labels)
+    assert not found.flags
+    assert [island.found for island in found.islands] == ["L2"]
+    assert len(found.levels) == len(decoded(spine).levels)
+
+
+def test_spinous_processes_follow_their_body():
+    def with_processes(drawn: Drawn) -> Drawn:
+        new = drawn.copy()
+        for level in LEVELS[1:]:
+            rows, columns = (np.flatnonzero(drawn.of(level).any(axes)) for axes in ((0, 2), (0, 1)))
+            middle = int(rows.mean()) + 9  # they slope downwards
+            new.labels[5:7, middle : middle + 8, columns[-1] + 12 : columns[-1] + 30] = LABELS[level]
+        return new
+
+    truth = with_processes(draw())
+    assert_untouched(decoded(truth), truth)
+    assert_repaired(decoded(renamed(truth, L3="L4", L4="L3")), truth)
+
+
+def test_everything_one_too_high_cannot_be_seen_but_for_the_lower_end():
+    """Such labels are consistent. Without a sacrum nothing but what lies below the lowest vertebra speaks against."""
+    truth = draw(ABOVE_SACRUM, bottom=80)
+    new = shifted(truth, 0, 1)
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert found.flags.keys() == {LOWER_END}
+    assert not decoded(truth).flags
+    assert not decoded(shifted(draw(ABOVE_SACRUM, bottom=10), 0, 1)).flags
+
+
+def test_everything_above_the_sacrum_one_too_high_looks_like_a_sacralised_l5():
+    new = shifted(draw(), 0.25, 1)
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert "sacralised L5" in found.flags[TRANSITIONAL]
+
+
+def test_shift_in_the_middle_is_uncertain():
+    new = shifted(draw(ABOVE_SACRUM), 3, -1)
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert UNCERTAIN in found.flags
+    assert found.confidence < 0.25
+
+
+def test_shift_of_a_few_is_repaired():
+    truth = draw(ABOVE_SACRUM)
+    assert_repaired(decoded(shifted(truth, 2, 1, to=3.5)), truth)
+    assert_repaired(decoded(shifted(truth, 2, -1, to=3.5)), truth)
+    assert_repaired(decoded(shifted(truth, 5.5, -1)), truth)
+
+
+def test_probabilities_settle_what_labels_cannot():
+    truth = draw(ABOVE_SACRUM)
+    new = shifted(truth, 3, -1)
+    probabilities = np.full((len(LABELS), *truth.labels.shape), 0.0)
+    for drawn, share in (
+        (truth, 0.45),
+        (new, 0.55),
+    ):  # the network hardly prefers the wrong ones, and is sure of the right
+        for label in range(len(LABELS)):
+            probabilities[label] += share * (drawn.labels == label)
+    found = decoded(new, Evidence.of_volume(new.labels, probabilities))
+    np.testing.assert_array_equal(found.labels, truth.labels)
+    assert not found.flags
+
+
+SEVEN = ("S", "L5", "L4", "L3", "L2", "L1", "T12")
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "words"),
+    [
+        (("S", "L6", *SEVEN[1:]), ("S", "L5", *SEVEN[1:]), "L6"),
+        ((*SEVEN[:6], "T13", "T12", "T11", "T10"), (*SEVEN[:6], "T12", "T12", "T11", "T10"), "T13"),
+        (("S", "L4", "L3", "L2", "L1", "T12", "T11"), ("S", "L4", "L3", "L2", "L1", "T12", "T11"), "sacralised L5"),
+        ((*SEVEN[:6], "T11", "T10", "T9"), (*SEVEN[:6], "T11", "T10", "T9"), "eleven thoracic"),
+    ],
+)
+def test_transitional_anatomy_is_named_and_left(true, predicted, words):
+    new = draw(true, discs=False, shape=(12, 270, 160))
+    for index, name in enumerate(predicted):
+        new.labels[new.block == index] = LABELS[name]
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert words in found.flags[TRANSITIONAL]
+
+
+def test_l6_that_the_labels_know():
+    labels = {**LABELS, "L6": 20}
+    new = draw(("S", "L6", *SEVEN[1:]), discs=False)
+    new.labels[new.block == 1] = 20
+    found = decode(new.labels, read_spine(labels), GRID)
+    assert_untouched(found, new)
+    assert found.flags == {TRANSITIONAL: "L6 is there"}
+
+
+def test_network_that_knows_three_levels():
+    """What it calls L3 above L3 is none of its levels."""
+    truth = draw(("L5", "L4", "L3"))
+    new = draw(("L5", "L4", "L3", "L2"))
+    new.labels[new.of("L2")] = LABELS["L3"]
+    new.labels[new.of("L2/L3")] = 0
+    names = ("background", "L5", "L4", "L3", "L4/L5", "L3/L4")
+    found = decode(new.labels, read_spine({name: LABELS[name] for name in names}), GRID)
+    np.testing.assert_array_equal(found.labels, truth.labels)
+    assert found.flags.keys() == {BEYOND}
+
+
+def test_too_little_to_judge():
+    new = draw(("L5", "L4"))
+    found = decoded(renamed(new, L4="L2"))
+    assert found.changed == 0
+    assert np.isnan(found.confidence)
+    assert "fewer than 3" in found.flags[UNCERTAIN]
+    assert UNCERTAIN in decode(np.zeros((3, 4, 5), np.uint8), SPINE, GRID).flags
+
+
+def test_up_is_told_by_the_labels_where_the_header_is_silent():
+    truth = draw()
+    silent = Grid(GRID.steps)
+    assert_repaired(decoded(renamed(truth, L3="L4", L4="L3"), grid=silent), truth)
+    flipped = Drawn(truth.labels[:, ::-1].copy(), truth.block[:, ::-1])
+    assert_repaired(decoded(renamed(flipped, L3="L4", L4="L3"), grid=silent), flipped)
+    found = decoded(flipped)
+    assert_untouched(found, flipped)
+    assert "header" in found.flags[UNCERTAIN]
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_any_order_of_axes_and_an_oblique_series(axes):
+    turn = np.deg2rad(30)
+    rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    truth = draw(bend=20)
+    moved = Drawn(truth.labels.transpose(axes).copy(), truth.block.transpose(axes))
+    grid = Grid((rotation @ GRID.steps)[:, axes], UP, BACK)
+    assert_repaired(decoded(renamed(moved, L3="L4", L4="L3"), grid=grid), moved)

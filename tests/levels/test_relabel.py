@@ -1,0 +1,169 @@
+"""The verb: folders of label maps in, folders of label maps out, and a table that says what was done."""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_cafr import relabel
+from nnunetv2_cafr.levels.decoding import UNCERTAIN
+from nnunetv2_cafr.levels.files import STATISTICS_FILE, TABLE_FILE
+
+from .drawn import LABELS, SLICE, STEP, Drawn, draw
+
+DIRECTION = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+
+
+def write(path: Path, labels: np.ndarray) -> None:
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing((STEP, STEP, SLICE))
+    image.SetDirection(DIRECTION)
+    sitk.WriteImage(image, path, True)
+
+
+def read(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(path))
+
+
+def run(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    relabel.add_arguments(parser)
+    return relabel.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def half_shifted(truth: Drawn) -> np.ndarray:
+    labels = truth.labels.copy()
+    upper = (truth.block >= 4) & (labels > 1)
+    labels[upper] -= 1
+    return labels
+
+
+@pytest.fixture(scope="module")
+def truth() -> Drawn:
+    return draw(("L5", "L4", "L3", "L2", "L1", "T12", "T11", "T10"), shape=(6, 240, 100))
+
+
+@pytest.fixture
+def maps(tmp_path: Path, truth: Drawn) -> Path:
+    """Three studies: right, with a swap, and shifted half-way up."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps({"labels": LABELS, "file_ending": ".nii.gz"}))
+    swapped = truth.labels.copy()
+    swapped[truth.of("L3")], swapped[truth.of("L2")] = LABELS["L2"], LABELS["L3"]
+    for name, labels in (("right", truth.labels), ("swapped", swapped), ("unsure", half_shifted(truth))):
+        write(folder / f"{name}.nii.gz", labels)
+    return folder
+
+
+def test_folder_of_labels(maps, truth, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("-i", maps, "-o", out) == 0
+    for name in ("right", "unsure"):
+        assert (out / f"{name}.nii.gz").read_bytes() == (maps / f"{name}.nii.gz").read_bytes()
+    np.testing.assert_array_equal(read(out / "swapped.nii.gz"), truth.labels)
+    assert sitk.ReadImage(out / "swapped.nii.gz").GetDirection() == DIRECTION
+    assert json.loads((out / "dataset.json").read_text())["labels"] == LABELS
+    with (out / TABLE_FILE).open() as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert rows["swapped"]["relabelled"] == "L2 > L3; L3 > L2"
+    assert int(rows["swapped"]["changed_voxels"]) == (truth.of("L3") | truth.of("L2")).sum()
+    assert float(rows["right"]["confidence"]) > 0.99
+    assert rows["right"]["flags"] == rows["swapped"]["flags"] == ""
+    assert UNCERTAIN in rows["unsure"]["flags"]
+    studies = json.loads((out / STATISTICS_FILE).read_text())["studies"]
+    assert [level["decoded"] for level in studies["swapped"]["structures"]][:3] == ["L5", "L4/L5", "L4"]
+    printed = capsys.readouterr().out
+    assert "1 of 3 studies changed, 1 flagged" in printed
+    assert "unsure: levels uncertain" in printed
+
+
+def test_probabilities_of_nnunet(maps, truth, tmp_path):
+    probabilities = tmp_path / "probabilities"
+    probabilities.mkdir()
+    for path in maps.glob("*.nii.gz"):
+        predicted = read(path)
+        values = np.zeros((len(LABELS), *predicted.shape), np.float32)
+        for label in range(len(LABELS)):
+            values[label] = 0.55 * (predicted == label) + 0.45 * (truth.labels == label)
+        np.savez_compressed(probabilities / path.name.replace(".nii.gz", ".npz"), probabilities=values)
+    assert run("-i", maps, "-p", probabilities, "-o", tmp_path / "out") == 0
+    np.testing.assert_array_equal(read(tmp_path / "out" / "unsure.nii.gz"), truth.labels)
+
+    (probabilities / "right.npz").unlink()
+    with pytest.raises(SystemExit, match=r"lacks 1 of 3 files: right\.npz"):
+        run("-i", maps, "-p", probabilities, "-o", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_studies_that_fail_do_not_stop_the_others(maps, tmp_path, capsys):
+    (maps / "broken.nii.gz").write_bytes((maps / "right.nii.gz").read_bytes()[:-500])
+    write(maps / "foreign.nii.gz", np.full((3, 4, 5), 77, np.uint8))
+    probabilities = tmp_path / "probabilities"
+    probabilities.mkdir()
+    assert run("-i", maps, "-o", tmp_path / "out") == 1
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
+        "right.nii.gz", "swapped.nii.gz", "unsure.nii.gz"
+    ]  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "2 of 5 studies failed" in printed
+    assert "broken.nii.gz cannot be read" in printed
+    assert "holds 77" in printed
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_probabilities_of_another_map(maps, tmp_path, capsys):
+    probabilities = tmp_path / "probabilities"
+    probabilities.mkdir()
+    for path in maps.glob("*.nii.gz"):
+        np.savez(probabilities / path.name.replace(".nii.gz", ".npz"), probabilities=np.zeros((20, 2, 3, 4)))
+    assert run("-i", maps, "-p", probabilities, "-o", tmp_path / "out") == 1
+    assert "expected (20, 6, 240, 100)" in capsys.readouterr().out
+
+
+def test_nothing_is_overwritten(maps, tmp_path):
+    before = {path.name: path.read_bytes() for path in maps.iterdir()}
+    with pytest.raises(SystemExit, match="folder of the input"):
+        run("-i", maps, "-o", maps / ".." / "maps")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "swapped.nii.gz").write_bytes(b"mine")
+    with pytest.raises(SystemExit, match=r"swapped\.nii\.gz already"):
+        run("-i", maps, "-o", out)
+    assert (out / "swapped.nii.gz").read_bytes() == b"mine"
+    assert {path.name: path.read_bytes() for path in maps.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"background": 0, "Anterior": 1, "Posterior": 2}, "name 0 levels of a spine"),
+        ({"background": 0, "vertebrae": [1, 2], "L5": 1, "L4": 2}, "regions"),
+    ],
+)
+def test_labels_without_order_are_refused(maps, tmp_path, labels, words):
+    file = tmp_path / "dataset.json"
+    file.write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
+    with pytest.raises(SystemExit, match=words):
+        run("-i", maps, "-o", tmp_path / "out", "--labels", file)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_missing_is_named(maps, tmp_path):
+    with pytest.raises(SystemExit, match=r"There is no .*nowhere"):
+        run("-i", tmp_path / "nowhere", "-o", tmp_path / "out")
+    (maps / "dataset.json").unlink()
+    with pytest.raises(SystemExit, match=r"dataset.json in it or by --labels"):
+        run("-i", maps, "-o", tmp_path / "out")
+
+
+def test_as_a_command(maps, tmp_path):
+    program = Path(sys.executable).parent / "nnUNetv2_cafr"
+    subprocess.run([program, "relabel", "-i", maps, "-o", tmp_path / "out"], check=True, capture_output=True)
+    assert (tmp_path / "out" / TABLE_FILE).is_file()

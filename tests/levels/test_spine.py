@@ -1,0 +1,58 @@
+"""Names of levels as several tools write them, and label tables without an order."""
+
+import pytest
+
+from nnunetv2_cafr.spine import read_spine
+
+
+def test_spinemri_and_other_tools_names():
+    plain = read_spine({"background": 0, "S": 1, "L5": 2, "L4": 3, "L5/S": 4, "L4/L5": 5})
+    other = read_spine(
+        {
+            "background": 0,
+            "sacrum": 1,
+            "vertebrae_L5": 2,
+            "vertebrae_L4": 3,
+            "disc_L5_S1": 4,
+            "disc_L4_L5": 5,
+            "cord": 6,
+        }
+    )
+    assert plain.vertebrae == other.vertebrae == ("S", "L5", "L4")
+    assert plain.labels == other.labels == {"S": (1,), "L5": (2,), "L4": (3,)}
+    assert plain.discs == other.discs == {("S", "L5"): (4,), ("L5", "L4"): (5,)}
+    assert 6 not in other.names
+
+
+def test_sacrum_in_two_labels():
+    assert read_spine({"sacrum": 25, "vertebrae_S1": 26, "vertebrae_L5": 27, "vertebrae_L4": 28}).labels["S"] == (
+        25,
+        26,
+    )
+
+
+def test_spiders_numbers_from_the_bottom():
+    spine = read_spine(
+        {
+            "background": 0,
+            "canal": 1,
+            **{f"{kind}_{n}": 2 * n + (kind == "disc") for n in (1, 2, 3) for kind in ("vertebra", "disc")},
+        }
+    )
+    assert spine.vertebrae == ("vertebra_1", "vertebra_2", "vertebra_3")
+    assert [spine.positions[label] for label in (3, 2, 5, 4)] == [-1, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"background": 0, "Anterior": 1, "Posterior": 2}, "name 0 levels of a spine"),
+        ({"background": 0, "vertebrae": 1, "discs": 2}, "name 0 levels of a spine"),
+        ({"background": 0, "vertebrae": [1, 2, 3], "L5": 1, "L4": 2, "L3": 3}, "regions"),
+        ({"background": 0, "L5": 1, "L4": 2}, "name 2 levels of a spine"),
+        ({"background": 0, "L5": 1, "vertebrae_L5": 2, "L4": 3, "L3": 4}, "several labels stand for L5"),
+    ],
+)
+def test_tables_without_order(labels, words):
+    with pytest.raises(ValueError, match=words):
+        read_spine(labels)

@@ -1,0 +1,31 @@
+"""Files that are there completely or not at all, also where a folder knows no fsync."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_cafr.files import write_atomically
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP])
+def test_where_fsync_is_refused_the_file_is_written_all_the_same(number, tmp_path, monkeypatch):
+    def refuse(_descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    assert write_atomically(tmp_path / "file", lambda part: part.write_text("whole"))
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert not write_atomically(tmp_path / "file", lambda part: part.write_text("anew"))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "anew"}
+
+
+def test_a_disk_that_fails_while_it_is_flushed_is_an_error(tmp_path: Path, monkeypatch):
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    (tmp_path / "file").write_text("before")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="full"):
+        write_atomically(tmp_path / "file", lambda part: part.write_text("after"))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "before"}
