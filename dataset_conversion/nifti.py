@@ -25,17 +25,7 @@ FIRST_VOXEL = 352  # bytes: header and the four that say whether it is extended
 NO_SLOPE = 1e-15  # of scl_slope: SimpleITK takes less for none
 IN_MM = {1: 1000.0, 3: 0.001}  # by NIfTI's code of units; all other codes are taken for mm
 CONVERT_AGAIN = "convert again from DICOM, or write the right value into the header"
-MAGIC = {348: (slice(344, 347), (b"n+1", b"ni1")), NIFTI2_SIZE: (slice(4, 7), (b"n+2", b"ni2"))}
-
-
-<<<<<<< HEAD
-def read_header(path: Path) -> bytes:
-    """The first bytes of a NIfTI file, decompressed; empty where they cannot be read, which its reader will say."""
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            return file.read(NIFTI2_SIZE)
-    except (OSError, EOFError, zlib.error):
-        return b""
+MAGIC = {348: (slice(344, 348), (b"n+1\0", b"ni1\0")), NIFTI2_SIZE: (slice(4, 8), (b"n+2\0", b"ni2\0"))}
 
 
 def check_header(path: Path, content: bytes) -> Problem | None:
@@ -115,8 +105,6 @@ def check_place(path: Path, content: bytes, found: np.ndarray) -> Problem | None
     )
 
 
-=======
->>>>>>> check
 def check_orientations(path: Path, content: bytes) -> Problem | None:
     """Check that a header holds one orientation and one spacing.
 

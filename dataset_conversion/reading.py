@@ -124,7 +124,7 @@ def fault_of(path: Path) -> str | None:
         return None
     _, problems = read_volume(path, flat=True)
     faults = [
-        f"{problem.path}: found {problem.found}, expected {problem.expected}; {problem.remedy}"
+        f"{problem.path} cannot be read: found {problem.found}, expected {problem.expected}; {problem.remedy}"
         for problem in problems
         if problem.found != NO_ORIENTATION
     ]

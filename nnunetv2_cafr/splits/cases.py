@@ -1,9 +1,7 @@
 """The training cases of a raw data set: their files, the labels that each mask holds, and whose they are."""
 
-import gzip
 import json
 import multiprocessing
-import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +21,7 @@ from nnunetv2.utilities.utils import (
 )
 from tqdm import tqdm
 
+from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.options import require_folders
 
 PROBLEMS_SHOWN = 10
@@ -216,13 +215,11 @@ def _values_or_problem(mask: Path, reader: type[BaseReaderWriter], allowed: froz
     """Label values of a mask, or what is wrong with it."""
     if not mask.is_file():
         return f"{mask} is missing: add the mask, or move the case's images out of imagesTr"
+    if fault := fault_of(mask):  # SimpleITK returns zeros for what is missing of a truncated file
+        return fault
     try:
-        if mask.suffix == ".gz":  # SimpleITK returns zeros for what is missing of a truncated file
-            with gzip.open(mask) as stream:
-                while stream.read(1 << 20):
-                    pass
         values = np.unique(reader().read_seg(str(mask))[0])
-    except (OSError, EOFError, zlib.error, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         return f"{mask} cannot be read ({reason[0].strip()}): restore it from its source, or leave the case out"
     foreign = [np.format_float_positional(value, trim="-") for value in values if value not in allowed]
