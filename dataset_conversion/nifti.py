@@ -23,6 +23,7 @@ SPACING_TOLERANCE = 0.01  # relative
 SHIFT_TOLERANCE = 0.01  # of the smallest spacing, between the first voxel's place by SimpleITK and by nibabel
 FIRST_VOXEL = 352  # bytes: header and the four that say whether it is extended
 NO_SLOPE = 1e-15  # of scl_slope: SimpleITK takes less for none
+FARTHEST = 1e9  # of a header's numbers; beyond it, they are none of mm
 IN_MM = {1: 1000.0, 3: 0.001}  # by NIfTI's code of units; all other codes are taken for mm
 CONVERT_AGAIN = "convert again from DICOM, or write the right value into the header"
 MAGIC = {348: (slice(344, 348), (b"n+1\0", b"ni1\0")), NIFTI2_SIZE: (slice(4, 8), (b"n+2\0", b"ni2\0"))}
@@ -56,7 +57,41 @@ def check_header(path: Path, content: bytes) -> Problem | None:
     if not begins >= FIRST_VOXEL or begins % 1 or not np.isfinite(begins):
         found = f"voxels that begin at byte {begins:g} (vox_offset)"
         return Problem(path, found, f"a whole number, {FIRST_VOXEL} or more", CONVERT_AGAIN)
-    return _check_scaling(path, float(header["scl_slope"]), float(header["scl_inter"]))
+    scaling = _check_scaling(path, float(header["scl_slope"]), float(header["scl_inter"]))
+    return scaling or _check_numbers(path, header) or check_orientations(path, content)
+
+
+def _check_numbers(path: Path, header: nibabel.Nifti1Header) -> Problem | None:
+    """Check the numbers that say where voxels lie: of infinite ones, SimpleITK may go on for ever."""
+    forms = {"qform_code": [*(f"quatern_{name}" for name in "bcd"), *(f"qoffset_{name}" for name in "xyz")],
+             "sform_code": [f"srow_{name}" for name in "xyz"]}  # fmt: skip
+    used = {"pixdim": np.asarray(header["pixdim"][:4], dtype=float)}
+    for code, names in forms.items():
+        if int(header[code]) > 0:
+            used |= {name: np.asarray(header[name], dtype=float) for name in names}
+    wrong = [f"{name} {values.tolist()}" for name, values in used.items() if not (np.abs(values) < FARTHEST).all()]
+    if not used["pixdim"][1:].all():
+        wrong.append(f"pixdim {used['pixdim'].tolist()}")
+    if wrong:
+        return Problem(path, f"a header with {', '.join(wrong)}", "spacings and places in mm", CONVERT_AGAIN)
+    if int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0:
+        try:
+            _affine_of(header)
+        except (HeaderDataError, ValueError) as error:
+            return Problem(path, f"a header whose orientation is none ({error})", "an orientation", CONVERT_AGAIN)
+    return None
+
+
+def _affine_of(header: nibabel.Nifti1Header) -> np.ndarray:
+    """nibabel's affine (4, 4) in mm.
+
+    Raises:
+        HeaderDataError, ValueError: if there is none.
+    """
+    if header["pixdim"][0] == 0:  # as the standard has it, 1
+        header = header.copy()
+        header["pixdim"][0] = 1
+    return np.diag([IN_MM.get(int(header["xyzt_units"]) & 7, 1.0)] * 3 + [1.0]) @ header.get_best_affine()
 
 
 def _check_scaling(path: Path, slope: float, intercept: float) -> Problem | None:
@@ -81,13 +116,7 @@ def check_place(path: Path, content: bytes, found: np.ndarray) -> Problem | None
     """
     header = _parse(content)
     assert header is not None
-    if header["pixdim"][0] == 0:  # as the standard has it, 1
-        header["pixdim"][0] = 1
-    try:
-        affine = header.get_best_affine()
-    except (HeaderDataError, ValueError) as error:
-        return Problem(path, f"a header whose orientation is none ({error})", "an orientation", CONVERT_AGAIN)
-    affine = np.diag([IN_MM.get(int(header["xyzt_units"]) & 7, 1.0)] * 3 + [1.0]) @ affine
+    affine = _affine_of(header)
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         turned = np.abs(found[:3, :3] - affine[:3, :3]) / lengths

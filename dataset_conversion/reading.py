@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.dicom import read_series
-from dataset_conversion.nifti import check_header, check_orientations, check_place
+from dataset_conversion.nifti import check_header, check_place
 from dataset_conversion.report import Problem
 
 ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")  # of the files that are understood, in lower case
@@ -213,7 +213,7 @@ def _check_nifti(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Pr
     expected = offset + int(np.prod(size, dtype=np.int64)) * bits // 8
     if len(content) < expected:
         return _truncated(path, len(content), expected, size)
-    return check_orientations(path, content)
+    return None
 
 
 def _check_orientation(path: Path, reader: sitk.ImageFileReader, content: bytes, image: sitk.Image) -> Problem | None:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -60,6 +61,8 @@ class Target:
         return "\n".join([*lines, *self.failures.values()])
 
     def _try(self, drawn: dict[str, Any]) -> None:
+        # A library in C may take the process along.
+        (Path(gettempdir()) / f"cafr_fuzz_last_{self.name}").write_text(repr(drawn))
         try:
             self.outcomes[self.check(**drawn)] += 1
         except UnsatisfiedAssumption:

@@ -4,6 +4,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -93,13 +94,13 @@ class Series:
                 kind = "OW" if name == "PixelData" else dictionary_VR(tag)
                 raw += b"\0" * (len(raw) % 2)
                 one[tag] = RawDataElement(tag, kind, len(raw), raw, 0, self.implicit, True)
-        with tempfile.NamedTemporaryFile() as file:
-            if self.preamble:
-                one.save_as(file, enforce_file_format=True)
-            else:
-                del one.file_meta
-                one.save_as(file, implicit_vr=self.implicit, little_endian=True)
-            return Path(file.name).read_bytes()
+        file = BytesIO()
+        if self.preamble:
+            one.save_as(file, enforce_file_format=True)
+        else:
+            del one.file_meta
+            one.save_as(file, implicit_vr=self.implicit, little_endian=True)
+        return file.getvalue()
 
 
 def _text(*values: object) -> bytes:
