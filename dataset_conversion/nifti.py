@@ -23,6 +23,7 @@ SPACING_TOLERANCE = 0.01  # relative
 SHIFT_TOLERANCE = 0.01  # of the smallest spacing, between the first voxel's place by SimpleITK and by nibabel
 FIRST_VOXEL = 352  # bytes: header and the four that say whether it is extended
 NO_SLOPE = 1e-15  # of scl_slope: SimpleITK takes less for none
+HIGHEST_CODE = 5  # of a qform or sform
 FARTHEST = 1e9  # of a header's numbers; beyond it, they are none of mm
 IN_MM = {1: 1000.0, 3: 0.001}  # by NIfTI's code of units; all other codes are taken for mm
 CONVERT_AGAIN = "convert again from DICOM, or write the right value into the header"
@@ -48,15 +49,16 @@ def check_header(path: Path, content: bytes) -> Problem | None:
         return Problem(path, found, "header and voxels in one file", remedy)
     try:
         bits = 8 * header.get_data_dtype().itemsize
-    except HeaderDataError as error:
-        return Problem(path, f"a data type that is none ({error})", "integers or floats", CONVERT_AGAIN)
+    except (HeaderDataError, KeyError):
+        found = f"the data type {int(header['datatype'])}, which is none"
+        return Problem(path, found, "integers or floats", CONVERT_AGAIN)
     if int(header["bitpix"]) != bits:
         found = f"bitpix {int(header['bitpix'])} with a data type of {bits} bits"
         return Problem(path, found, f"bitpix {bits}", CONVERT_AGAIN)
     begins = float(header["vox_offset"])
-    if not begins >= FIRST_VOXEL or begins % 1 or not np.isfinite(begins):
-        found = f"voxels that begin at byte {begins:g} (vox_offset)"
-        return Problem(path, found, f"a whole number, {FIRST_VOXEL} or more", CONVERT_AGAIN)
+    if not FIRST_VOXEL <= begins <= len(content) or begins % 1:
+        found = f"voxels that begin at byte {begins:g} (vox_offset) of {len(content)}"
+        return Problem(path, found, f"a whole number, from {FIRST_VOXEL} to the end of the file", CONVERT_AGAIN)
     scaling = _check_scaling(path, float(header["scl_slope"]), float(header["scl_inter"]))
     return scaling or _check_numbers(path, header) or check_orientations(path, content)
 
@@ -65,12 +67,16 @@ def _check_numbers(path: Path, header: nibabel.Nifti1Header) -> Problem | None:
     """Check the numbers that say where voxels lie: of infinite ones, SimpleITK may go on for ever."""
     forms = {"qform_code": [*(f"quatern_{name}" for name in "bcd"), *(f"qoffset_{name}" for name in "xyz")],
              "sform_code": [f"srow_{name}" for name in "xyz"]}  # fmt: skip
+    for code in forms:
+        if not 0 <= int(header[code]) <= HIGHEST_CODE:
+            found = f"{code} {int(header[code])}, which some readers take for an orientation and others for none"
+            return Problem(path, found, f"0 to {HIGHEST_CODE}", CONVERT_AGAIN)
     used = {"pixdim": np.asarray(header["pixdim"][:4], dtype=float)}
     for code, names in forms.items():
         if int(header[code]) > 0:
             used |= {name: np.asarray(header[name], dtype=float) for name in names}
     wrong = [f"{name} {values.tolist()}" for name, values in used.items() if not (np.abs(values) < FARTHEST).all()]
-    if not used["pixdim"][1:].all():
+    if not used["pixdim"][1 : 1 + int(header["dim"][0])].all():
         wrong.append(f"pixdim {used['pixdim'].tolist()}")
     if wrong:
         return Problem(path, f"a header with {', '.join(wrong)}", "spacings and places in mm", CONVERT_AGAIN)

@@ -126,9 +126,11 @@ def _faults(content: dict[str, Any]) -> Iterator[str]:
         yield f"configuration is {configuration!r}; expected a name"
         return
     yield from faults_of(content.get("plans"), configuration, content.get("dataset_json"))
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        yield f"channel_names is {names!r}; expected a name for each channel"
-    axes = content.get("inference_allowed_mirroring_axes")
+    described = content.get("dataset_json")
+    expected = described.get("channel_names", described.get("modality")) if isinstance(described, dict) else None
+    if names != expected:
+        yield f"channel_names is {names!r}; expected those of its dataset_json, {expected!r}"
+    axes = content.get("inference_allowed_mirroring_axes", "not there")
     if axes is not None and not (isinstance(axes, list) and all(axis in (0, 1, 2) for axis in axes)):
         yield f"inference_allowed_mirroring_axes is {axes!r}; expected a list of axes"
     order = content.get("voxel_order")

@@ -21,8 +21,8 @@ VALUES = {"L5": 1, "L4": 2, "L5/S": 3}
 WRITTEN = {0: 0, 1: 1, 2: 2, 7: 3}
 LAYOUT = """name: Tiny
 channel: T2
-images: images/{id}*
-masks: masks/{id}*
+images: images/{id}.nii*
+masks: masks/{id}.nii*
 labels:
   vertebrae: {1: L5, 2: L4}
   discs: {7: L5/S}
@@ -90,7 +90,7 @@ def test_pair(image: Nifti, mask: Nifti) -> str:
     return _convert(image, mask, _mask([1, 2, 7], "u1", False))
 
 
-@fuzz(4, image=niftis(), labels=masks())
+@fuzz(6, image=sound_niftis() | niftis(), labels=masks())
 def test_command(image: Nifti, labels: np.ndarray) -> str:
     """The command over a sound case and another: a complete data set, or none and nothing left."""
     with tempfile.TemporaryDirectory() as name:

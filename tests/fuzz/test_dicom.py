@@ -139,7 +139,7 @@ TAGS: dict[str, st.SearchStrategy[bytes | None]] = {
     "PixelData": st.integers(0, 70).map(bytes),
     "PatientID": st.just(b"8"),
     "StudyInstanceUID": st.just(b"1.9"),
-    "InstanceNumber": NUMBERS.map(_text),
+    "InstanceNumber": st.sampled_from(["", "0", "-1", "7", "99999999999"]).map(_text),
     "SliceThickness": NUMBERS.map(_text),
 }  # fmt: skip
 SOUND = {

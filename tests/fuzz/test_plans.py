@@ -1,6 +1,7 @@
 """Plans and dataset.json of a trained and of an exported network: nnU-Net makes all of them, or they are refused."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -116,6 +117,11 @@ def _changed(content: dict[str, Any], changes: list[tuple[tuple[str, ...], Any]]
     return json.loads(json.dumps(content))
 
 
+@functools.cache
+def _trainer_class() -> type:
+    return recursive_find_trainer_class_by_name("nnUNetTrainer_LevelSafe")
+
+
 def _description(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in {**DATASET, **fields}.items() if value != GONE}
 
@@ -148,7 +154,6 @@ def test_export(changes: list[tuple[tuple[str, ...], Any]], fields: dict[str, An
 @fuzz(25, changes=_changes(PLANS), fields=st.just({}) | some_fields())
 def test_training(changes: list[tuple[tuple[str, ...], Any]], fields: dict[str, Any]) -> str:
     """A trainer over plans and dataset.json: it is made and initialised, or they are refused by name."""
-    trainer_class = recursive_find_trainer_class_by_name("nnUNetTrainer_LevelSafe")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in ("preprocessed", "results"):
@@ -156,7 +161,7 @@ def test_training(changes: list[tuple[tuple[str, ...], Any]], fields: dict[str, 
         (Path(folder) / "preprocessed" / "Dataset042_Tiny" / "nnUNetPlans_2d").mkdir(parents=True)
         plans = {**_changed(PLANS, changes), "continue_training": False}
         try:
-            trainer_class(plans, "2d", 0, _description(fields), torch.device("cpu")).initialize()
+            _trainer_class()(plans, "2d", 0, _description(fields), torch.device("cpu")).initialize()
         except SystemExit as refusal:
             assert isinstance(refusal.code, str) and ".json and its dataset.json" in refusal.code, refusal.code
             return "refused"

@@ -12,6 +12,7 @@ from dataset_conversion.reading import Volume, read_volume
 
 from .files import Nifti, niftis, sound_niftis
 from .harness import assert_named, fuzz
+from .text_headers import TextFile, text_files
 
 COSINE_TOLERANCE = 0.012  # qform and sform may differ by so much before a file is refused
 
@@ -39,7 +40,8 @@ def assert_same(volume: Volume, expected: nibabel.Nifti1Image | None) -> None:
     """The same voxels in the same place."""
     assert expected is not None, "read, where nibabel refuses"
     values = expected.get_fdata()
-    values = values[..., 0] if values.ndim == 4 else values
+    assert not any(length > 1 for length in values.shape[3:])
+    values = values.reshape(values.shape[:3])
     found = sitk.GetArrayFromImage(volume.image).transpose()
     assert found.shape == values.shape
     np.testing.assert_allclose(found.astype(float), values, rtol=1e-5, atol=1e-5 * np.abs(values).max())
@@ -76,3 +78,34 @@ def test_sound_nifti(nifti: Nifti) -> str:
 def test_any_nifti(nifti: Nifti) -> str:
     """Wrong fields, bytes and ends: nibabel's voxels in nibabel's place, or a refusal."""
     return read(nifti)
+
+
+def read_text(file: TextFile) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"scan{file.ending}"
+        path.write_bytes(file.content())
+        volume, problems = read_volume(path)
+        if problems:
+            assert_named(problems, path)
+            assert file.fields or file.flips or file.length < 1000, f"a sound file is refused: {problems}"
+            return f"refused: {problems[0].found.split('(')[0][:40]}"
+        assert volume is not None and file.length == 1000
+        if file.flips:  # of voxels that are not compressed, or of a number in the header
+            return "read, with bytes changed"
+        said = file.meaning()
+        assert said is not None, "read, where the header means nothing"
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(volume.image).transpose(), said.voxels)
+        np.testing.assert_allclose(volume.image.GetSpacing(), said.spacing, rtol=1e-6)
+        np.testing.assert_allclose(volume.image.GetOrigin(), said.origin, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(np.reshape(volume.image.GetDirection(), (3, 3)), said.direction, atol=1e-6)
+        return "read"
+
+
+@fuzz(100, file=text_files(".mha"))
+def test_any_metaimage(file: TextFile) -> str:
+    return read_text(file)
+
+
+@fuzz(100, file=text_files(".nrrd"))
+def test_any_nrrd(file: TextFile) -> str:
+    return read_text(file)
