@@ -47,6 +47,10 @@ def check_header(path: Path, content: bytes) -> Problem | None:
         found = "a header that takes its voxels from another file (its mark is ni1)"
         remedy = "write both into one .nii.gz file"
         return Problem(path, found, "header and voxels in one file", remedy)
+    dimensions = int(header["dim"][0])
+    if not 1 <= dimensions <= 7 or (header["dim"][1 : 1 + dimensions] < 1).any():
+        found = f"the dimensions {header['dim'].tolist()}, of which the first is their number"
+        return Problem(path, found, "1 voxel or more along each", CONVERT_AGAIN)
     try:
         bits = 8 * header.get_data_dtype().itemsize
     except (HeaderDataError, KeyError):

@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from dataset_conversion import metaimage
 from dataset_conversion.dicom import read_series
 from dataset_conversion.nifti import check_header, check_place
 from dataset_conversion.report import Problem
 
 ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")  # of the files that are understood, in lower case
 FILE_ENDINGS = (*ENDINGS, ".mhd")  # MetaImage's header with its voxels in a file beside it; converters want one file
+DATA_FILE = re.compile(rb"^ElementDataFile\s*=\s*([^\r\n]*?)\s*?(?:\n|$)", re.MULTILINE)  # ends a MetaImage header
 NIFTI_FLOATS = (16, 64)  # data type codes of float32 and float64
 NIFTI_HEADER_SIZES = (348, 540)  # of NIfTI-1 and NIfTI-2; read in the wrong byte order, the number is another one
 NO_ORIENTATION = "a header without orientation (qform_code and sform_code are 0)"
@@ -89,7 +91,13 @@ def read_volume(path: Path, flat: bool = False) -> tuple[Volume | None, list[Pro
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NiftiImageIO" if nifti else "NrrdImageIO" if ending == ".nrrd" else "MetaImageIO")
-    if nifti and (problem := check_header(path, content)):
+    if nifti:
+        problem = check_header(path, content)
+    elif ending == ".nrrd":
+        problem = None
+    else:
+        problem = metaimage.check_header(path, content[: _begin_of_voxels(content)])
+    if problem:
         return None, [problem]
     try:
         reader.ReadImageInformation()
@@ -263,8 +271,14 @@ def _check_voxels(path: Path, reader: sitk.ImageFileReader, voxels: bytes) -> Pr
     return _truncated(path, len(voxels), expected, size) if len(voxels) < expected else None
 
 
+def _begin_of_voxels(content: bytes) -> int | None:
+    """Where a MetaImage header ends: after the line that names the file of the voxels."""
+    match = DATA_FILE.search(content)
+    return match.end() if match else None
+
+
 def _check_metaimage(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Problem | None:
-    match = re.search(rb"^ElementDataFile\s*=\s*([^\r\n]*?)\s*?(?:\n|$)", content, re.MULTILINE)
+    match = DATA_FILE.search(content)
     name = match[1].decode(errors="replace") if match else "which it does not name"
     if match is not None and name == "LOCAL":
         voxels = content[match.end() :]

@@ -16,14 +16,15 @@ RESAMPLING = ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabil
 
 def faults_of(plans: Any, configuration: str, dataset_json: Any) -> Iterator[str]:
     """What is wrong with the contents of plans.json, for one configuration, and of dataset.json; a line each."""
-    channels = yield from _description_faults(dataset_json)
+    yield from _description_faults(dataset_json)
     if not isinstance(plans, Mapping):
         yield f"the plans are {_kind(plans)}; expected an object"
         return
     for key in ("dataset_name", "plans_name", "image_reader_writer"):
         if not isinstance(plans.get(key), str) or not plans[key]:
             yield f"{key} is {plans.get(key)!r}; expected a name"
-    forward, backward = plans.get("transpose_forward"), plans.get("transpose_backward")
+    forward: Any = plans.get("transpose_forward")
+    backward: Any = plans.get("transpose_backward")
     for key, order in (("transpose_forward", forward), ("transpose_backward", backward)):
         if not _is_permutation(order):
             yield f"{key} is {order!r}; expected the axes 0, 1 and 2 in some order"
@@ -45,7 +46,10 @@ def faults_of(plans: Any, configuration: str, dataset_json: Any) -> Iterator[str
     except ValueError as error:
         yield str(error)
         return
-    yield from _configuration_faults(settings, channels)
+    names = (
+        dataset_json.get("channel_names", dataset_json.get("modality")) if isinstance(dataset_json, Mapping) else None
+    )
+    yield from _configuration_faults(settings, len(names) if isinstance(names, Mapping) and names else None)
 
 
 def _resolved(configurations: Mapping[str, Any], name: str, heirs: tuple[str, ...]) -> dict[str, Any]:
@@ -65,7 +69,9 @@ def _resolved(configurations: Mapping[str, Any], name: str, heirs: tuple[str, ..
 
 
 def _configuration_faults(settings: Mapping[str, Any], channels: int | None) -> Iterator[str]:
-    patch, spacing, batch = (settings.get(key) for key in ("patch_size", "spacing", "batch_size"))
+    patch: Any = settings.get("patch_size")
+    spacing: Any = settings.get("spacing")
+    batch: Any = settings.get("batch_size")
     sound = isinstance(patch, list | tuple) and len(patch) in (2, 3) and all(map(_is_count, patch))
     if not sound:
         yield f"patch_size is {patch!r}; expected 2 or 3 whole numbers above 0"
@@ -75,8 +81,8 @@ def _configuration_faults(settings: Mapping[str, Any], channels: int | None) -> 
         yield f"patch_size is {list(patch)} and spacing {list(spacing)}; expected as many numbers in both"
     if not _is_count(batch):
         yield f"batch_size is {batch!r}; expected a whole number above 0"
-    schemes, masked = settings.get("normalization_schemes"), settings.get("use_mask_for_norm")
-    for key, value, kind in (("normalization_schemes", schemes, str), ("use_mask_for_norm", masked, bool)):
+    for key, kind in (("normalization_schemes", str), ("use_mask_for_norm", bool)):
+        value: Any = settings.get(key)
         fits = isinstance(value, list | tuple) and all(isinstance(one, kind) for one in value)
         if not fits or (channels is not None and len(value) != channels):
             yield f"{key} is {value!r}; expected one for each of {'the' if channels is None else channels} channels"
@@ -106,10 +112,9 @@ def _architecture_faults(architecture: Any) -> Iterator[str]:
 
 
 def _description_faults(description: Any) -> Iterator[str]:
-    """Faults of a dataset.json; returns the number of channels, None where there is no telling."""
     if not isinstance(description, Mapping):
         yield f"dataset.json holds {_kind(description)}; expected an object"
-        return None
+        return
     ending = description.get("file_ending")
     if not isinstance(ending, str) or not ending.startswith(".") or "/" in ending:
         yield f"file_ending is {ending!r}; expected an ending such as .nii.gz, with its dot"
@@ -124,10 +129,8 @@ def _description_faults(description: Any) -> Iterator[str]:
     channels = description.get("channel_names", description.get("modality"))
     if not isinstance(channels, Mapping) or not channels:
         yield f"channel_names is {channels!r}; expected a name for each channel"
-        return None
-    if odd := [name for name in channels.values() if not isinstance(name, str)]:
+    elif odd := [name for name in channels.values() if not isinstance(name, str)]:
         yield f"channel_names hold {odd}; expected names"
-    return len(channels)
 
 
 def _kind(value: Any) -> str:

@@ -6,10 +6,11 @@ ones for so many minutes per target, in rounds whose seeds count up from the giv
 once; what it finds becomes an `@example` of the target.
 """
 
+import re
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
@@ -101,3 +102,8 @@ def assert_named(problems: Iterable[Problem], path: Path) -> None:
     for problem in listed:
         assert problem.path.is_relative_to(path), problem
         assert problem.found and problem.expected and problem.remedy, problem
+
+
+def outcome_of(problems: Sequence[Problem]) -> str:
+    """What an example was refused for, in few enough words to be counted."""
+    return f"refused: {re.split('[0-9(,:]', problems[0].found)[0].strip()[:30]}"

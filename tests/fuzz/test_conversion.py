@@ -14,7 +14,7 @@ from dataset_conversion.folder import main
 from dataset_conversion.labels import Structure
 
 from .files import SHAPE, Nifti, niftis, sound_niftis
-from .harness import assert_named, fuzz
+from .harness import assert_named, fuzz, outcome_of
 
 TABLE = {1: Structure("L5", "vertebrae"), 2: Structure("L4", "vertebrae"), 7: Structure("L5/S", "discs")}
 VALUES = {"L5": 1, "L4": 2, "L5/S": 3}
@@ -66,7 +66,7 @@ def _convert(image: Nifti, mask: Nifti, labels: np.ndarray) -> str:
         if problems:
             assert_named(problems, source)
             assert not files and not record
-            return f"refused: {problems[0].found.split('(')[0][:40]}"
+            return outcome_of(problems)
         written = [staging.image_path(result, case), staging.mask_path(result, case)]
         assert files == {*(path.relative_to(result).as_posix() for path in written), f"{staging.RECORDS}/a.json"}
         for before, after in zip((case.image, case.mask), written, strict=True):

@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageS
 
 from dataset_conversion.reading import read_volume
 
-from .harness import assert_named, fuzz
+from .harness import assert_named, fuzz, outcome_of
 
 SHAPE = (5, 6)  # rows, columns
 SPACING = (0.7, 0.9)  # between rows, between columns
@@ -216,7 +216,7 @@ def _read(series: Series) -> str:
         volume, problems = read_volume(folder)
         if problems:
             assert_named(problems, folder)
-            return f"refused: {problems[0].found.split('(')[0][:40]}"
+            return outcome_of(problems)
         assert volume is not None
         used = _assert_same(volume.image, folder)
         left_out = series.slices - used

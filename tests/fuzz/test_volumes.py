@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from dataset_conversion.reading import Volume, read_volume
 
 from .files import Nifti, niftis, sound_niftis
-from .harness import assert_named, fuzz
+from .harness import assert_named, fuzz, outcome_of
 from .text_headers import TextFile, text_files
 
 COSINE_TOLERANCE = 0.012  # qform and sform may differ by so much before a file is refused
@@ -60,7 +60,7 @@ def read(nifti: Nifti) -> str:
         volume, problems = read_volume(path)
         if problems:
             assert_named(problems, path)
-            return f"refused: {problems[0].found.split('(')[0][:40]}"
+            return outcome_of(problems)
         assert volume is not None
         assert_same(volume, reference(path))
         return "read"
@@ -88,7 +88,7 @@ def read_text(file: TextFile) -> str:
         if problems:
             assert_named(problems, path)
             assert file.fields or file.flips or file.length < 1000, f"a sound file is refused: {problems}"
-            return f"refused: {problems[0].found.split('(')[0][:40]}"
+            return outcome_of(problems)
         assert volume is not None and file.length == 1000
         if file.flips:  # of voxels that are not compressed, or of a number in the header
             return "read, with bytes changed"
