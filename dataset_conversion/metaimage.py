@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from dataset_conversion.report import Problem
@@ -17,6 +17,7 @@ TYPES = (
     "MET_ULONG_LONG", "MET_FLOAT", "MET_DOUBLE",
 )  # fmt: skip
 PLACES, TURNS = ("Offset", "Position", "Origin"), ("TransformMatrix", "Rotation", "Orientation")  # synonyms
+SPACINGS = ("ElementSpacing", "ElementSize")
 WRITE_AGAIN = "write the volume again, by the program that made it or as .nii.gz"
 
 
@@ -44,6 +45,17 @@ def check_header(path: Path, header: bytes) -> Problem | None:
     return Problem(path, f"a header with {', '.join(problems)}", "a MetaImage header of one volume", WRITE_AGAIN)
 
 
+def is_big_endian(fields: Mapping[str, str]) -> bool:
+    """Whether the voxels of a header's fields begin with their most significant byte."""
+    return any(fields.get(f"{key}ByteOrderMSB", "").lower() == "true" for key in ("BinaryData", "Element"))
+
+
+def unplaced(fields: Mapping[str, str]) -> list[str]:
+    """What a header's fields do not say about the voxels' place, and SimpleITK makes up."""
+    missing = [] if any(key in fields for key in TURNS) else [TURNS[0]]
+    return missing + ([] if any(key in fields for key in SPACINGS) else [SPACINGS[0]])
+
+
 def _wrong_numbers(fields: dict[str, str]) -> Iterator[str]:
     dimensions = int(fields["NDims"]) if fields.get("NDims", "").isdecimal() else 0
     if dimensions not in DIMENSIONS:
@@ -68,6 +80,8 @@ def _wrong_numbers(fields: dict[str, str]) -> Iterator[str]:
     for key in ("BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "CompressedData"):
         if key in fields and fields[key].lower() not in ("true", "false"):
             yield f"{key} {fields[key]!r}"
+    if fields.get("CompressedData", "").lower() == "true" and not fields.get("CompressedDataSize", "").isdecimal():
+        yield "CompressedData without CompressedDataSize, of which SimpleITK makes zeros"
     if fields.get("BinaryData", "").lower() == "false":
         yield "BinaryData False, voxels written as text"
 

@@ -64,7 +64,7 @@ def check_header(path: Path, content: bytes) -> Problem | None:
         found = f"voxels that begin at byte {begins:g} (vox_offset) of {len(content)}"
         return Problem(path, found, f"a whole number, from {FIRST_VOXEL} to the end of the file", CONVERT_AGAIN)
     scaling = _check_scaling(path, float(header["scl_slope"]), float(header["scl_inter"]))
-    return scaling or _check_numbers(path, header) or check_orientations(path, content)
+    return scaling or check_orientations(path, content) or _check_numbers(path, header)
 
 
 def _check_numbers(path: Path, header: nibabel.Nifti1Header) -> Problem | None:

@@ -23,6 +23,8 @@ def faults_of(plans: Any, configuration: str, dataset_json: Any) -> Iterator[str
     for key in ("dataset_name", "plans_name", "image_reader_writer"):
         if not isinstance(plans.get(key), str) or not plans[key]:
             yield f"{key} is {plans.get(key)!r}; expected a name"
+    if not isinstance(plans.get("label_manager", "LabelManager"), str):
+        yield f"label_manager is {plans['label_manager']!r}; expected the name of a class"
     forward: Any = plans.get("transpose_forward")
     backward: Any = plans.get("transpose_backward")
     for key, order in (("transpose_forward", forward), ("transpose_backward", backward)):

@@ -224,6 +224,11 @@ def _patients(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     cases = _read_json(path).get("cases", {})
+    if not isinstance(cases, dict):
+        raise NotADatasetError(
+            f"{path}: 'cases' is a {type(cases).__name__}; expected {{CASE: {{\"patient\": ...}}}}. Correct it, or "
+            "remove the file if each case is a patient of its own"
+        )
     return {
         identifier: str(entry["patient"])
         for identifier, entry in cases.items()

@@ -168,7 +168,7 @@ def _read(path: Path, report: CaseReport, dataset: RawDataset) -> sitk.Image | N
     source = checks.Source(report.identifier, dataset.relative(path))
     if path.name.lower().endswith(ENDINGS):
         volume, problems = read_volume(path)
-        if volume is None and [problem.found for problem in problems] == [NO_ORIENTATION]:
+        if volume is None and len(problems) == 1 and problems[0].found.startswith(NO_ORIENTATION):
             # nnU-Net reads such files, and so can we; only the order of the levels cannot be trusted.
             report.findings += [
                 source.finding(Severity.WARNING, "no orientation", problem.found, problem.expected, problem.remedy)

@@ -102,6 +102,7 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
     if not files:
         ending = description["file_ending"]
         raise SystemExit(f"{folder / 'imagesTr'} holds no case; expected are files named CASE_0000{ending}")
+    _require_images(folder, files, description)
     provenance = read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else None
     patients = patients_by_provenance(folder / "provenance.json", provenance, list(files))
     masks = [mask for _, mask in files.values()]
@@ -112,6 +113,23 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
         for (identifier, (images, mask)), held in zip(files.items(), found, strict=True)
     }
     return Dataset(folder, description, provenance, names, cases)
+
+
+def _require_images(
+    folder: Path, files: Mapping[str, tuple[tuple[Path, ...], Path]], description: Mapping[str, Any]
+) -> None:
+    """Raises SystemExit, which names images that are not there, also of masks: no case is lost in silence."""
+    missing = [str(image) for images, _ in files.values() for image in images if not image.is_file()]
+    if "dataset" not in description and (folder / "labelsTr").is_dir():
+        ending = description["file_ending"]
+        names = sorted(path.name for path in (folder / "labelsTr").glob(f"*{ending}") if not path.name.startswith("."))
+        lonely = [name for name in names if name.removesuffix(ending) not in files]
+        missing += [f"{folder / 'imagesTr' / name.removesuffix(ending)}_0000{ending}" for name in lonely]
+    if missing:
+        raise SystemExit(
+            f"Nothing was written: {folder.name} lacks {shorten(missing)}. Add these images, or take the masks of "
+            "their cases out of labelsTr"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

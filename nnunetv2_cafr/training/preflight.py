@@ -12,6 +12,9 @@ import torch
 from nnunetv2_cafr.plans_fields import faults_of
 from nnunetv2_cafr.training.network_identity import bare
 
+# What nnU-Net raises of a network, labels or names in the plans of which nothing can be made.
+PLANS_ERRORS = (LookupError, TypeError, ValueError, AssertionError, AttributeError, ImportError)
+
 
 def refuse(trainer: Any, text: str) -> NoReturn:
     """Ends a training that can't be right: a word in the log, the same on the screen, and no traceback."""
@@ -33,7 +36,10 @@ class CheckedTraining:
     ) -> None:
         if faults := list(faults_of(plans, configuration, dataset_json)):
             raise SystemExit(_words(plans, configuration, faults))
-        super().__init__(plans, configuration, fold, dataset_json, device)  # type: ignore[call-arg]
+        try:
+            super().__init__(plans, configuration, fold, dataset_json, device)  # type: ignore[call-arg]
+        except (*PLANS_ERRORS, RuntimeError) as error:
+            raise SystemExit(_words(plans, configuration, [_reason(error)])) from error
 
     def initialize(self: Any) -> None:
         plans, configuration = self.plans_manager.plans, self.configuration_name
@@ -41,11 +47,9 @@ class CheckedTraining:
             refuse(self, _words(plans, configuration, problems))
         try:
             super().initialize()  # type: ignore[misc]
-        except (LookupError, TypeError, ValueError, AssertionError, AttributeError, ImportError) as error:
-            # What the plans say of a network or of labels is nnU-Net's business, and it has its say here.
+        except PLANS_ERRORS as error:
             self.print_to_log_file(traceback.format_exc(), also_print_to_console=False)
-            reason = f"the network and its loss cannot be made of them ({type(error).__name__}: {error})"
-            refuse(self, _words(plans, configuration, [reason]))
+            refuse(self, _words(plans, configuration, [_reason(error)]))
 
     def get_tr_and_val_datasets(self: Any) -> tuple[Any, Any]:
         train, validation = super().get_tr_and_val_datasets()  # type: ignore[misc]
@@ -75,6 +79,10 @@ class CheckedTraining:
                 f"patch or batch than {self.plans_manager.plans_name}, {self.configuration_name}, has",
             )
         super().on_train_start()  # type: ignore[misc]
+
+
+def _reason(error: Exception) -> str:
+    return f"nnU-Net cannot make a training of them ({type(error).__name__}: {error})"
 
 
 def _words(plans: Any, configuration: str, problems: Sequence[str]) -> str:

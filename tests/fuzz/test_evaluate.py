@@ -81,3 +81,14 @@ def test_headers(spoilt: Nifti, sound: Nifti, swap: bool) -> str:
 def test_description(fields: dict[str, object]) -> str:
     one, other = (Nifti(compressed=True).content(mask_of(values)) for values in ((1, 2, 3), (1, 3, 3)))
     return _evaluate((one, other), {key: value for key, value in fields.items() if key in ("labels", "file_ending")})
+
+
+def test_found() -> None:
+    """A label map of which SimpleITK reads beyond its memory, and with it the process ended; one that is cut off."""
+    sound = Nifti(compressed=True).content(mask_of((1, 2)))
+    for wrong in (
+        Nifti(compressed=True, kind="i4", fields={"datatype": 1792, "intent_code": 1007}),
+        Nifti(compressed=True, fields={"dim": [3, 5, 6, 9, 1, 1, 1, 1]}),
+    ):
+        assert _evaluate((wrong.content(), sound), {}) == "refused"
+        assert _evaluate((sound, wrong.content()), {}) == "refused"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
 from dataset_conversion.reading import Volume, read_volume
@@ -109,3 +110,41 @@ def test_any_metaimage(file: TextFile) -> str:
 @fuzz(100, file=text_files(".nrrd"))
 def test_any_nrrd(file: TextFile) -> str:
     return read_text(file)
+
+
+FOUND = {
+    "unknown to SimpleITK": (Nifti(version=2), "NIfTI-2"),
+    "intercept without slope": (Nifti(fields={"scl_slope": 0, "scl_inter": 7.5}), "scl_slope 0 with scl_inter 7.5"),
+    "infinite intercept": (Nifti(fields={"scl_inter": -np.inf}), "scl_inter -inf"),
+    "no such type": (Nifti(fields={"datatype": -1}), "the data type -1"),
+    "fewer bits than the type has": (Nifti(kind="i4", fields={"bitpix": 8}), "bitpix 8"),  # the process ended
+    "voxels in the header": (Nifti(fields={"vox_offset": 3e38}), "voxels that begin at byte 3e"),
+    "voxels between two bytes": (Nifti(fields={"vox_offset": 352.5}), "byte 352.5"),
+    "infinitely far": (Nifti(forms=(0, 1), fields={"srow_y": [1, 0, 0, -np.inf]}), "srow_y"),  # it never ended
+    "no spacing": (Nifti(forms=(1, 0), fields={"pixdim": [1, 0.75, np.nan, 4, 1, 1, 1, 1]}), "pixdim"),
+    "spacing below 0": (Nifti(forms=(1, 0), fields={"pixdim": [1, 0.75, -1.25, 4, 1, 1, 1, 1]}), "orientation is none"),
+    "neither hand": (Nifti(forms=(1, 0), fields={"pixdim": [-3, 0.75, 1.25, 4, 1, 1, 1, 1]}), "orientation is none"),
+    "no such code": (Nifti(forms=(0, 0), fields={"qform_code": 1000}), "qform_code 1000"),
+    "less than no voxel": (Nifti(fields={"dim": [3, 5, -6, 4, 1, 1, 1, 1]}), "the dimensions"),
+    "no voxel": (Nifti(fields={"dim": [3, 5, 6, 0, 1, 1, 1, 1]}), "the dimensions"),
+    "voxels elsewhere": (Nifti(fields={"magic": b"ni1"}), "its mark is ni1"),
+}
+
+
+@pytest.mark.parametrize("kind", FOUND)
+def test_found_in_nifti(kind: str, tmp_path: Path) -> None:
+    """Headers that SimpleITK repaired, or read otherwise than nibabel, without a word, and those that it died of."""
+    nifti, words = FOUND[kind]
+    path = tmp_path / "scan.nii"
+    path.write_bytes(nifti.content())
+    volume, problems = read_volume(path)
+    assert volume is None and words in problems[0].found
+
+
+@pytest.mark.parametrize("fields", [{"NDims": "99999"}])
+def test_found_in_metaimage(fields: dict[str, str], tmp_path: Path) -> None:
+    """Headers at which SimpleITK ended the process."""
+    path = tmp_path / "scan.mha"
+    path.write_bytes(TextFile(fields=fields).content())
+    volume, problems = read_volume(path)
+    assert volume is None and next(iter(fields)) in problems[0].found

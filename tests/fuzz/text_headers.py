@@ -12,11 +12,24 @@ from .files import SHAPE, SPACING, affine_of, voxels_of
 
 GONE = "<gone>"  # a field that is left out
 LPS = np.diag([-1.0, -1.0, 1.0])
+SPACES = {  # what turns them into SimpleITK's
+    "right-anterior-superior": (-1.0, -1.0, 1.0), "RAS": (-1.0, -1.0, 1.0), "left-anterior-superior": (1.0, -1.0, 1.0),
+    "LAS": (1.0, -1.0, 1.0), "left-posterior-superior": (1.0, 1.0, 1.0), "LPS": (1.0, 1.0, 1.0),
+}  # fmt: skip
 META_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
     "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
-NRRD_TYPES = {"int8": "i1", "uint8": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4"}
+NRRD_TYPES = {
+    "int8": "i1",
+    "uint8": "u1",
+    "short": "i2",
+    "ushort": "u2",
+    "int": "i4",
+    "uint": "u4",
+    "float": "f4",
+    "double": "f8",
+}
 
 
 class Meaning(NamedTuple):
@@ -56,7 +69,7 @@ class TextFile:
         else:
             names = {kind: name for name, kind in NRRD_TYPES.items()}
             sound = {
-                "type": names.get(self.kind, "float"), "dimension": "3", "space": "left-posterior-superior",
+                "type": names[self.kind], "dimension": "3", "space": "left-posterior-superior",
                 "sizes": _words(np.array(SHAPE)),
                 "space directions": " ".join(f"({','.join(map(str, column.tolist()))})" for column in steps.T),
                 "kinds": "domain domain domain", "endian": "big" if self.big_endian else "little",
@@ -66,15 +79,20 @@ class TextFile:
         return {key: value for key, value in {**sound, **self.fields}.items() if value != GONE}
 
     def _voxels(self) -> np.ndarray:
-        return voxels_of("f4" if self.ending == ".nrrd" and self.kind == "f8" else self.kind, 0)
+        return voxels_of(self.kind, 0)
+
+    def _data(self) -> bytes:
+        voxels = self._voxels()
+        return voxels.astype(voxels.dtype.newbyteorder(">" if self.big_endian else "<")).tobytes(order="F")
 
     def content(self) -> bytes:
-        voxels = self._voxels()
-        data = voxels.astype(voxels.dtype.newbyteorder(">" if self.big_endian else "<")).tobytes(order="F")
+        data = self._data()
         if self.compressed:
             packer = zlib.compressobj(wbits=31 if self.ending == ".nrrd" else 15)
             data = packer.compress(data) + packer.flush()
         fields = self._all_fields()
+        if self.ending == ".mha" and self.compressed and fields.get("CompressedDataSize") != GONE:
+            fields = {"CompressedDataSize": str(len(data)), **fields}
         if self.ending == ".mha":
             text = "".join(f"{key} = {value}\n" for key, value in fields.items())
         else:
@@ -89,24 +107,27 @@ class TextFile:
         fields = self._all_fields()
         try:
             if self.ending == ".mha":
-                spacing, origin = _numbers(fields["ElementSpacing"]), _numbers(fields["Offset"])
+                spacing, origin = _numbers(fields["ElementSpacing"]), _numbers(fields.get("Offset", "0 0 0"))
                 direction = _numbers(fields["TransformMatrix"], 9).reshape(3, 3).T
                 size, kind = _numbers(fields["DimSize"]), META_TYPES[fields["ElementType"]]
             else:
                 steps = _numbers(fields["space directions"].translate(BRACKETS), 9).reshape(3, 3).T
-                origin = _numbers(fields["space origin"].translate(BRACKETS))
-                if fields["space"] == "right-anterior-superior":
-                    steps, origin = LPS @ steps, LPS @ origin
+                origin = _numbers(fields.get("space origin", "(0,0,0)").translate(BRACKETS))
+                to_lps = np.diag(SPACES[fields["space"]])
+                steps, origin = to_lps @ steps, to_lps @ origin
                 spacing = np.linalg.norm(steps, axis=0)
                 direction = steps / spacing
                 size, kind = _numbers(fields["sizes"]), NRRD_TYPES[fields["type"]]
         except (KeyError, ValueError):
             return None
-        voxels = self._voxels()
-        if size.prod() != voxels.size or (size % 1).any() or kind != voxels.dtype.str[1:]:
+        if fields.get("BinaryDataByteOrderMSB", fields.get("endian")) in ("True", "big"):
+            kind = f">{kind}"
+        data = self._data()
+        if (size % 1).any() or size.prod() * np.dtype(kind).itemsize != len(data):
             return None
         if not (spacing > 0).all() or abs(np.linalg.det(direction)) < 0.5:
             return None
+        voxels = np.frombuffer(data, kind)
         return Meaning(voxels.reshape(size.astype(int), order="F"), spacing, origin, direction)
 
 
@@ -136,15 +157,15 @@ DIRECTIONS = [
     "(1,0,0) (0,1,0) (0,0,1)", "(1,0,0) (0,1,0) none", "(1,0,0) (0,1,0) (0,0,0)", "(1,0,0) (1,0,0) (0,0,1)",
     "(1,0,0) (0.1,1,0) (0,0,1)", "(nan,0,0) (0,1,0) (0,0,1)", "(1,0) (0,1)", "(0,0,2) (1e30,0,0) (0,1,0)",
 ]  # fmt: skip
-SPACES = ["RAS", "LPS", "right-anterior-superior", "left-anterior-superior", "scanner-xyz", "3D-right-handed"]
 KINDS = ["domain", "vector domain domain", "list domain domain", "space space space", "x y z"]
 META_NUMBERS = (
-    "NDims", "Offset", "Position", "Origin", "CenterOfRotation", "ElementSpacing", "ElementSize", "DimSize", "HeaderSize",
-    "CompressedDataSize", "ElementNumberOfChannels", "ElementMin", "ID", "Orientation", "ElementToIntensityFunctionSlope",
+    "NDims", "Offset", "Position", "Origin", "CenterOfRotation", "ElementSpacing", "ElementSize", "DimSize",
+    "HeaderSize", "CompressedDataSize", "ElementNumberOfChannels", "ElementMin", "ID", "Orientation",
+    "ElementToIntensityFunctionSlope",
 )  # fmt: skip
 NRRD_NUMBERS = (
-    "dimension", "sizes", "spacings", "space dimension", "thicknesses", "byte skip", "line skip", "axis mins", "centers",
-    "sample units", "units",
+    "dimension", "sizes", "spacings", "space dimension", "thicknesses", "byte skip", "line skip", "axis mins",
+    "centers", "sample units", "units",
 )  # fmt: skip
 FIELDS: dict[str, dict[str, st.SearchStrategy[str]]] = {
     ".mha": {
@@ -160,7 +181,7 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[str]]] = {
         **dict.fromkeys(NRRD_NUMBERS, _VALUES),
         "space origin": st.sampled_from(["(1,2,3)", "(nan,0,0)", "(1,2)", "none", "(1e30,0,0)"]),
         "space directions": st.sampled_from(DIRECTIONS),
-        "space": st.sampled_from(SPACES),
+        "space": st.sampled_from([*SPACES, "scanner-xyz", "3D-right-handed"]),
         "type": st.sampled_from(["block", "double", "uint8", "", *NRRD_TYPES]),
         "kinds": st.sampled_from(KINDS),
         "encoding": st.sampled_from(["raw", "gzip", "gz", "ascii", "hex", "bzip2", ""]),

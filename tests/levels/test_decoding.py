@@ -88,7 +88,9 @@ def test_consistent_labels_are_not_touched(spine):
 def test_phantoms_are_not_touched(seed):
     _, mask = make_case(seed, size=(192, 144, 12))
     labels = sitk.GetArrayFromImage(mask).astype(np.uint8)
-    grid = grid_of({"sitk_stuff": {"direction": mask.GetDirection(), "spacing": mask.GetSpacing(), "origin": mask.GetOrigin()}})
+    grid = grid_of(
+        {"sitk_stuff": {"direction": mask.GetDirection(), "spacing": mask.GetSpacing(), "origin": mask.GetOrigin()}}
+    )
     found = decode(labels, SPINE, grid)
     assert found.changed == 0
     assert not found.flags
