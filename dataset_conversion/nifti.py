@@ -1,7 +1,9 @@
-"""NIfTI headers that hold two orientations, of which readers choose one each: SimpleITK, nibabel and viewers differ.
+"""NIfTI headers that can be understood in two ways, of which readers choose one each: SimpleITK, nibabel and viewers.
 
 A NIfTI header can say twice where its axes run, in the qform and in the sform, and gives its spacing once more in
-`pixdim`. Where these contradict each other, one of them turns the patient, in the worst case left to right.
+`pixdim`. Where these contradict each other, one of them turns the patient, in the worst case left to right. And of a
+header that breaks the rules (a spacing that is no number, an intercept without a slope), SimpleITK repairs without a
+word what nibabel refuses, or repairs otherwise. So what SimpleITK made of a header is held against nibabel.
 """
 
 from __future__ import annotations
@@ -11,13 +13,135 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from nibabel.quaternions import quat2mat
+from nibabel.spatialimages import HeaderDataError
 
 from dataset_conversion.report import Problem
 
 NIFTI2_SIZE = 540  # bytes of the longer one of the two kinds of header
 COSINE_TOLERANCE = 0.01  # between unit vectors of qform and sform; a quaternion of float32 may be 0.001 off
 SPACING_TOLERANCE = 0.01  # relative
-MAGIC = {348: (slice(344, 347), (b"n+1", b"ni1")), NIFTI2_SIZE: (slice(4, 7), (b"n+2", b"ni2"))}
+SHIFT_TOLERANCE = 0.01  # of the smallest spacing, between the first voxel's place by SimpleITK and by nibabel
+FIRST_VOXEL = 352  # bytes: header and the four that say whether it is extended
+NO_SLOPE = 1e-15  # of scl_slope: SimpleITK takes less for none
+HIGHEST_CODE = 5  # of a qform or sform
+FARTHEST = 1e9  # of a header's numbers; beyond it, they are none of mm
+IN_MM = {1: 1000.0, 3: 0.001}  # by NIfTI's code of units; all other codes are taken for mm
+CONVERT_AGAIN = "convert again from DICOM, or write the right value into the header"
+MAGIC = {348: (slice(344, 348), (b"n+1\0", b"ni1\0")), NIFTI2_SIZE: (slice(4, 8), (b"n+2\0", b"ni2\0"))}
+
+
+def check_header(path: Path, content: bytes) -> Problem | None:
+    """Check what SimpleITK takes on trust: kind of file, data type, where voxels begin, and how values are scaled.
+
+    Args:
+        content: of the file, decompressed.
+    """
+    if int.from_bytes(content[:4], "little") == NIFTI2_SIZE or int.from_bytes(content[:4], "big") == NIFTI2_SIZE:
+        found, remedy = "a NIfTI-2 file", "write it as NIfTI-1, for example by nibabel, or as .mha"
+        return Problem(path, found, "NIfTI-1: SimpleITK, by which nnU-Net reads, knows no other", remedy)
+    header = _parse(content)
+    if header is None:
+        remedy = "export it again as one .nii.gz file, from the source"
+        return Problem(path, "no NIfTI header (its mark n+1 is missing)", "a NIfTI-1 file", remedy)
+    if header["magic"].item() == b"ni1":
+        found = "a header that takes its voxels from another file (its mark is ni1)"
+        remedy = "write both into one .nii.gz file"
+        return Problem(path, found, "header and voxels in one file", remedy)
+    dimensions = int(header["dim"][0])
+    if not 1 <= dimensions <= 7 or (header["dim"][1 : 1 + dimensions] < 1).any():
+        found = f"the dimensions {header['dim'].tolist()}, of which the first is their number"
+        return Problem(path, found, "1 voxel or more along each", CONVERT_AGAIN)
+    try:
+        bits = 8 * header.get_data_dtype().itemsize
+    except (HeaderDataError, KeyError):
+        found = f"the data type {int(header['datatype'])}, which is none"
+        return Problem(path, found, "integers or floats", CONVERT_AGAIN)
+    if int(header["bitpix"]) != bits:
+        found = f"bitpix {int(header['bitpix'])} with a data type of {bits} bits"
+        return Problem(path, found, f"bitpix {bits}", CONVERT_AGAIN)
+    begins = float(header["vox_offset"])
+    if not FIRST_VOXEL <= begins <= len(content) or begins % 1:
+        found = f"voxels that begin at byte {begins:g} (vox_offset) of {len(content)}"
+        return Problem(path, found, f"a whole number, from {FIRST_VOXEL} to the end of the file", CONVERT_AGAIN)
+    scaling = _check_scaling(path, float(header["scl_slope"]), float(header["scl_inter"]))
+    return scaling or check_orientations(path, content) or _check_numbers(path, header)
+
+
+def _check_numbers(path: Path, header: nibabel.Nifti1Header) -> Problem | None:
+    """Check the numbers that say where voxels lie: of infinite ones, SimpleITK may go on for ever."""
+    forms = {"qform_code": [*(f"quatern_{name}" for name in "bcd"), *(f"qoffset_{name}" for name in "xyz")],
+             "sform_code": [f"srow_{name}" for name in "xyz"]}  # fmt: skip
+    for code in forms:
+        if not 0 <= int(header[code]) <= HIGHEST_CODE:
+            found = f"{code} {int(header[code])}, which some readers take for an orientation and others for none"
+            return Problem(path, found, f"0 to {HIGHEST_CODE}", CONVERT_AGAIN)
+    used = {"pixdim": np.asarray(header["pixdim"][:4], dtype=float)}
+    for code, names in forms.items():
+        if int(header[code]) > 0:
+            used |= {name: np.asarray(header[name], dtype=float) for name in names}
+    wrong = [f"{name} {values.tolist()}" for name, values in used.items() if not (np.abs(values) < FARTHEST).all()]
+    if not used["pixdim"][1 : 1 + int(header["dim"][0])].all():
+        wrong.append(f"pixdim {used['pixdim'].tolist()}")
+    if wrong:
+        return Problem(path, f"a header with {', '.join(wrong)}", "spacings and places in mm", CONVERT_AGAIN)
+    if int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0:
+        try:
+            _affine_of(header)
+        except (HeaderDataError, ValueError) as error:
+            return Problem(path, f"a header whose orientation is none ({error})", "an orientation", CONVERT_AGAIN)
+    return None
+
+
+def _affine_of(header: nibabel.Nifti1Header) -> np.ndarray:
+    """nibabel's affine (4, 4) in mm.
+
+    Raises:
+        HeaderDataError, ValueError: if there is none.
+    """
+    if header["pixdim"][0] == 0:  # as the standard has it, 1
+        header = header.copy()
+        header["pixdim"][0] = 1
+    return np.diag([IN_MM.get(int(header["xyzt_units"]) & 7, 1.0)] * 3 + [1.0]) @ header.get_best_affine()
+
+
+def _check_scaling(path: Path, slope: float, intercept: float) -> Problem | None:
+    """A slope of 0, or one that is no number, means by the standard that values are not scaled: nor shifted."""
+    scaled = np.isfinite(slope) and slope != 0
+    if scaled and abs(slope) < NO_SLOPE:
+        return Problem(path, f"scl_slope {slope:g}, which is nearly none", "a slope, or 0 for none", CONVERT_AGAIN)
+    if scaled and np.isfinite(intercept):
+        return None
+    if not scaled and (intercept == 0 or not np.isfinite(intercept)):
+        return None
+    found = f"scl_slope {slope:g} with scl_inter {intercept:g}: some readers add it, others do not"
+    return Problem(path, found, "numbers in both, or 0 in both where values are not scaled", CONVERT_AGAIN)
+
+
+def check_place(path: Path, content: bytes, found: np.ndarray) -> Problem | None:
+    """Check that SimpleITK and nibabel find the voxels in the same place.
+
+    Args:
+        content: of the file, decompressed; its beginning is enough.
+        found: SimpleITK's affine (4, 4), from the index (x, y, z) to mm towards right, front and head.
+    """
+    header = _parse(content)
+    assert header is not None
+    affine = _affine_of(header)
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        turned = np.abs(found[:3, :3] - affine[:3, :3]) / lengths
+        moved = np.abs(found[:3, 3] - affine[:3, 3]) / lengths.min()
+    if (turned <= COSINE_TOLERANCE).all() and (moved <= SHIFT_TOLERANCE).all():
+        return None
+    by_itk, by_nibabel = (
+        np.array2string(one[:3], precision=4, separator=", ").replace("\n", "") for one in (found, affine)
+    )
+    return Problem(
+        path,
+        f"a header of which SimpleITK makes the affine {by_itk}, and nibabel {by_nibabel} (in mm)",
+        "a header that is read in one way: pixdim[0] 1 or -1, spacings above 0, only numbers, and mm as its unit",
+        CONVERT_AGAIN,
+    )
 
 
 def check_orientations(path: Path, content: bytes) -> Problem | None:

@@ -14,20 +14,32 @@ import re
 import stat
 import tempfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 
+from dataset_conversion import metaimage
 from dataset_conversion.dicom import read_series
-from dataset_conversion.nifti import check_orientations
+from dataset_conversion.nifti import check_header, check_place
 from dataset_conversion.report import Problem
 
 ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")  # of the files that are understood, in lower case
 FILE_ENDINGS = (*ENDINGS, ".mhd")  # MetaImage's header with its voxels in a file beside it; converters want one file
+DATA_FILE = re.compile(rb"^ElementDataFile\s*=\s*([^\r\n]*?)\s*?(?:\n|$)", re.MULTILINE)  # ends a MetaImage header
 NIFTI_FLOATS = (16, 64)  # data type codes of float32 and float64
 NIFTI_HEADER_SIZES = (348, 540)  # of NIfTI-1 and NIfTI-2; read in the wrong byte order, the number is another one
+NO_ORIENTATION = "a header without orientation"  # what is found begins so
+EXPECTED_ORIENTATION = "voxel axes in patient coordinates: which way is up, and which is left?"
+ORIENT = "convert again from DICOM, or write the right affine into the header"
+NRRD_SPACES = tuple(
+    name
+    for spaces in ("right-anterior-superior", "left-anterior-superior", "left-posterior-superior")
+    for name in (spaces, "".join(word[0] for word in spaces.split("-")))
+)
 COPY_AGAIN = "copy the file again from its source, or leave the case out"
 BYTES = {
     sitk.sitkInt8: 1, sitk.sitkUInt8: 1, sitk.sitkInt16: 2, sitk.sitkUInt16: 2, sitk.sitkInt32: 4, sitk.sitkUInt32: 4,
@@ -88,24 +100,56 @@ def read_volume(path: Path, flat: bool = False) -> tuple[Volume | None, list[Pro
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NiftiImageIO" if nifti else "NrrdImageIO" if ending == ".nrrd" else "MetaImageIO")
+    if nifti:
+        problem = check_header(path, content)
+    elif ending == ".nrrd":
+        problem = None
+    else:
+        problem = metaimage.check_header(path, content[: _begin_of_voxels(content)])
+    if problem:
+        return None, [problem]
     try:
         reader.ReadImageInformation()
         if problem := _check_kind(path, reader, flat):
             return None, [problem]
+        voxels: _Voxels | Problem | None
         if nifti:
-            problem = _check_nifti(path, reader, content)
+            voxels = _check_nifti(path, reader, content)
         else:
-            problem = (_check_nrrd if ending == ".nrrd" else _check_metaimage)(path, reader, content)
-        if problem:
-            return None, [problem]
+            voxels = (_nrrd_voxels if ending == ".nrrd" else _metaimage_voxels)(path, reader, content)
+        if isinstance(voxels, Problem):
+            return None, [voxels]
         image = reader.Execute()
-        not_finite = _not_finite_in_nifti(reader, content) if nifti else _not_finite(sitk.GetArrayViewFromImage(image))
+        not_finite = _not_finite(sitk.GetArrayViewFromImage(image))
+        if voxels is not None:
+            problem = _check_values(path, image, voxels) or _lack_of_orientation(path, voxels, image)
+        else:
+            not_finite = max(not_finite, _not_finite_in_nifti(reader, content))
+            problem = _check_orientation(path, reader, content, image)
+        if problem:
+            return None, [problem, *_check_finite(path, image, not_finite)]
     except RuntimeError as error:
         return None, [_itk_problem(path, error)]
     volume = Volume(image, hashlib.sha256(stored).hexdigest(), stored if nifti else None)
     if image.GetDimension() == 4:
         volume = replace(volume, image=image[:, :, :, 0], stored=None, squeezed=True)
-    return volume, _check_finite(path, volume, not_finite)
+    return volume, _check_finite(path, image, not_finite)
+
+
+def fault_of(path: Path) -> str | None:
+    """What is wrong with the file of a label map, in a sentence; None where nothing is, or its format is not looked at.
+
+    It may be of two dimensions, and say nothing about its orientation: nnU-Net reads such files.
+    """
+    if not ending_of(path.name):
+        return None
+    _, problems = read_volume(path, flat=True)
+    faults = [
+        f"{problem.path} cannot be read: found {problem.found}, expected {problem.expected}; {problem.remedy}"
+        for problem in problems
+        if not problem.found.startswith(NO_ORIENTATION)
+    ]
+    return "; ".join(faults) or None
 
 
 def ending_of(name: str) -> str | None:
@@ -117,14 +161,14 @@ def _read_folder(path: Path) -> tuple[Volume | None, list[Problem]]:
     series, problems = read_series(path)
     if series is None:
         return None, problems
-    volume = Volume(series.image, series.sha256, None, series.notes)
-    return volume, _check_finite(path, volume, _not_finite(sitk.GetArrayViewFromImage(series.image)))
+    not_finite = _not_finite(sitk.GetArrayViewFromImage(series.image))
+    return Volume(series.image, series.sha256, None, series.notes), _check_finite(path, series.image, not_finite)
 
 
-def _check_finite(path: Path, volume: Volume, not_finite: int) -> list[Problem]:
+def _check_finite(path: Path, image: sitk.Image, not_finite: int) -> list[Problem]:
     if not not_finite:
         return []
-    found = f"NaN or infinity in {not_finite} of {volume.image.GetNumberOfPixels()} voxels"
+    found = f"NaN or infinity in {not_finite} of {image.GetNumberOfPixels()} voxels"
     remedy = "replace them by a value that makes sense, or leave the case out"
     return [Problem(path, found, "finite values only", remedy)]
 
@@ -190,14 +234,13 @@ def _check_nifti(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Pr
     expected = offset + int(np.prod(size, dtype=np.int64)) * bits // 8
     if len(content) < expected:
         return _truncated(path, len(content), expected, size)
+    return None
+
+
+def _check_orientation(path: Path, reader: sitk.ImageFileReader, content: bytes, image: sitk.Image) -> Problem | None:
     if reader.GetMetaData("qform_code") == reader.GetMetaData("sform_code") == "0":
-        return Problem(
-            path,
-            "a header without orientation (qform_code and sform_code are 0)",
-            "voxel axes in patient coordinates: which way is up, and which is left?",
-            "convert again from DICOM, or write the right affine into the header",
-        )
-    return check_orientations(path, content)
+        return Problem(path, f"{NO_ORIENTATION} (qform_code and sform_code are 0)", EXPECTED_ORIENTATION, ORIENT)
+    return check_place(path, content, _affine_in_ras(image)) if image.GetDimension() > 2 else None
 
 
 def _not_finite_in_nifti(reader: sitk.ImageFileReader, content: bytes) -> int:
@@ -208,6 +251,15 @@ def _not_finite_in_nifti(reader: sitk.ImageFileReader, content: bytes) -> int:
     byte_order = "<" if int.from_bytes(content[:4], "little") in NIFTI_HEADER_SIZES else ">"
     voxels = int(np.prod(reader.GetSize(), dtype=np.int64))
     return _not_finite(np.frombuffer(content, f"{byte_order}f{bits // 8}", voxels, offset))
+
+
+def _affine_in_ras(image: sitk.Image) -> np.ndarray:
+    """(4, 4), from the index (x, y, z) to mm towards right, front and head."""
+    dimensions = image.GetDimension()
+    affine = np.eye(4)
+    affine[:3, :3] = (np.reshape(image.GetDirection(), (dimensions, -1)) * image.GetSpacing())[:3, :3]
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
 def _not_finite(values: np.ndarray) -> int:
@@ -223,14 +275,54 @@ def _detached(path: Path, name: str) -> Problem:
     )
 
 
-def _check_voxels(path: Path, reader: sitk.ImageFileReader, voxels: bytes) -> Problem | None:
+class _Voxels(NamedTuple):
+    """Voxels as a file holds them, decompressed.
+
+    Attributes:
+        unplaced: what the header does not say about their place in the patient.
+    """
+
+    content: bytes
+    big_endian: bool
+    unplaced: Sequence[str]
+
+
+def _checked_voxels(path: Path, reader: sitk.ImageFileReader, voxels: _Voxels) -> _Voxels | Problem:
     size = reader.GetSize()
     expected = int(np.prod(size, dtype=np.int64)) * BYTES[reader.GetPixelID()]
-    return _truncated(path, len(voxels), expected, size) if len(voxels) < expected else None
+    if len(voxels.content) < expected:
+        return _truncated(path, len(voxels.content), expected, size)
+    if voxels.content[expected:].strip():
+        found = f"more voxel data ({len(voxels.content)} bytes) than the header speaks of"
+        return Problem(path, found, f"{expected} bytes for size {tuple(size)}", "write it again, from its source")
+    return voxels._replace(content=voxels.content[:expected])
 
 
-def _check_metaimage(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Problem | None:
-    match = re.search(rb"^ElementDataFile\s*=\s*([^\r\n]*?)\s*?(?:\n|$)", content, re.MULTILINE)
+def _check_values(path: Path, image: sitk.Image, voxels: _Voxels) -> Problem | None:
+    """Check that SimpleITK has read what is in the file."""
+    array = sitk.GetArrayViewFromImage(image)
+    kind = array.dtype.newbyteorder(">" if voxels.big_endian else "<")
+    if np.array_equal(np.frombuffer(voxels.content, kind).reshape(array.shape), array, equal_nan=kind.kind == "f"):
+        return None
+    found = "voxels of which SimpleITK, by which nnU-Net reads, makes other ones"
+    return Problem(path, found, "the voxels that are in the file", "write the volume as .nii.gz, from its source")
+
+
+def _lack_of_orientation(path: Path, voxels: _Voxels, image: sitk.Image) -> Problem | None:
+    if image.GetDimension() < 3 or not voxels.unplaced:
+        return None
+    found = f"{NO_ORIENTATION} (no {', no '.join(voxels.unplaced)})"
+    return Problem(path, found, EXPECTED_ORIENTATION, ORIENT)
+
+
+def _begin_of_voxels(content: bytes) -> int | None:
+    """Where a MetaImage header ends: after the line that names the file of the voxels."""
+    match = DATA_FILE.search(content)
+    return match.end() if match else None
+
+
+def _metaimage_voxels(path: Path, reader: sitk.ImageFileReader, content: bytes) -> _Voxels | Problem:
+    match = DATA_FILE.search(content)
     name = match[1].decode(errors="replace") if match else "which it does not name"
     if match is not None and name == "LOCAL":
         voxels = content[match.end() :]
@@ -243,16 +335,19 @@ def _check_metaimage(path: Path, reader: sitk.ImageFileReader, content: bytes) -
         voxels = beside
     else:
         return _detached(path, name)
-    if re.search(rb"^CompressedData\s*=\s*true", content[: match.start()], re.MULTILINE | re.IGNORECASE):
+    fields = dict(metaimage.header_fields(content[: match.start()]))
+    if fields.get("CompressedData", "").lower() == "true":
         stream = zlib.decompressobj()
         try:
             voxels = stream.decompress(voxels)
         except zlib.error as error:
             return Problem(path, f"damaged compressed voxel data ({error})", "an intact MetaImage volume", COPY_AGAIN)
-    return _check_voxels(path, reader, voxels)
+        if not stream.eof:
+            return Problem(path, "compressed voxel data that are cut off", "an intact MetaImage volume", COPY_AGAIN)
+    return _checked_voxels(path, reader, _Voxels(voxels, metaimage.is_big_endian(fields), metaimage.unplaced(fields)))
 
 
-def _check_nrrd(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Problem | None:
+def _nrrd_voxels(path: Path, reader: sitk.ImageFileReader, content: bytes) -> _Voxels | Problem:
     end = re.search(rb"\r?\n\r?\n", content)
     header, voxels = (content[: end.start()], content[end.end() :]) if end else (content, b"")
     fields = dict(re.findall(rb"^([^#:\r\n]+): *([^\r\n]*)", header, re.MULTILINE))
@@ -267,4 +362,9 @@ def _check_nrrd(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Pro
         voxels = unpacked
     elif encoding != "raw":
         return Problem(path, f"NRRD encoding {encoding!r}", "raw or gzip", "write it again, gzip-compressed")
-    return _check_voxels(path, reader, voxels)
+    placed = fields.get(b"space", b"").decode(errors="replace").strip().lower() in NRRD_SPACES
+    unplaced = ([] if placed else ["patient's space"]) + [
+        key for key in ("space directions",) if key.encode() not in fields
+    ]
+    big_endian = fields.get(b"endian", b"").strip().lower() == b"big"
+    return _checked_voxels(path, reader, _Voxels(voxels, big_endian, unplaced))

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunetv2_cafr.plans_fields import faults_of
+
 if TYPE_CHECKING:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+ONE_OF_TWO = str.maketrans("LPI", "RAS")  # the letters of a voxel order, one for each axis
 FORMAT = "nnunetv2_cafr export 1"  # the number is raised when a description changes its meaning
 
 
@@ -53,6 +57,8 @@ class Description:
             raise SystemExit(f"{file} does not describe an exported network: {export_it}")
         if content.get("sha256") != checksum(model.read_bytes()):
             raise SystemExit(f"{model} is not the file that {file} describes (SHA-256 differs): export it again")
+        if faults := list(_faults(content)):
+            raise SystemExit(f"{file} is damaged: {'; '.join(faults)}. Export the network again")
         return cls(content)
 
     @cached_property
@@ -111,3 +117,28 @@ class Description:
     def mirroring_axes(self) -> tuple[int, ...]:
         """Axes of a patch along which nnU-Net mirrors at inference."""
         return tuple(self.content["inference_allowed_mirroring_axes"] or ())
+
+
+def _faults(content: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a description, beyond its format; a line each."""
+    configuration, names = content.get("configuration"), content.get("channel_names")
+    if not isinstance(configuration, str):
+        yield f"configuration is {configuration!r}; expected a name"
+        return
+    yield from faults_of(content.get("plans"), configuration, content.get("dataset_json"))
+    described = content.get("dataset_json")
+    expected = described.get("channel_names", described.get("modality")) if isinstance(described, dict) else None
+    if names != expected:
+        yield f"channel_names is {names!r}; expected those of its dataset_json, {expected!r}"
+    axes = content.get("inference_allowed_mirroring_axes", "not there")
+    if axes is not None and not (isinstance(axes, list) and all(axis in (0, 1, 2) for axis in axes)):
+        yield f"inference_allowed_mirroring_axes is {axes!r}; expected a list of axes"
+    order = content.get("voxel_order")
+    if order is not None and not (isinstance(order, str) and sorted(order.translate(ONE_OF_TWO)) == ["A", "R", "S"]):
+        yield f"voxel_order is {order!r}; expected one such as PIR"
+    orders = content.get("training_voxel_orders")
+    if orders is not None and not isinstance(orders, dict):
+        yield f"training_voxel_orders is {orders!r}; expected a number for each order"
+    probe = content.get("probe")
+    if not isinstance(probe, list) or not probe or not all(isinstance(value, int | float) for value in probe):
+        yield "probe is no list of numbers"

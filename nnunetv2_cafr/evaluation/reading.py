@@ -1,7 +1,5 @@
 """Reads a reference and its prediction as nnU-Net does, and refuses two that cannot be compared voxel by voxel."""
 
-import gzip
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ import numpy as np
 import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
+from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.quality.levels import is_spine_table
 from nnunetv2_cafr.voxel_order import affine_of, largest_shift, turned_onto
 
@@ -106,13 +105,8 @@ def read_pair(pair: CasePair, classes: Classes, reader: type[BaseReaderWriter]) 
 
 def _read(path: Path, allowed: frozenset[int], reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:
     """Label map, and what tells its grid from another: shape, spacing, the header's geometry, and affine or None."""
-    if path.suffix == ".gz":  # SimpleITK returns zeros for what is missing of a truncated file
-        try:
-            with gzip.open(path) as stream:
-                while stream.read(1 << 20):
-                    pass
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} cannot be read ({error}); restore it, or predict the case again") from error
+    if fault := fault_of(path):  # SimpleITK returns zeros for what is missing of a truncated file
+        raise ValueError(f"{fault}. If it is a prediction, predict the case again")
     values, properties = reader().read_seg(str(path))
     labels = values[0].astype(np.int32)
     if not np.array_equal(labels, values[0]):

@@ -21,6 +21,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from scipy.ndimage import find_objects
 from tqdm import tqdm
 
+from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.evaluation.junctions import BAND_MM, junction_band, junctions
 from nnunetv2_cafr.evaluation.level_errors import FOUND_DICE, level_accuracy, level_errors
 from nnunetv2_cafr.evaluation.overlap import overlap
@@ -105,6 +106,8 @@ def evaluate_folders(
     if missing:
         raise FileNotFoundError("\n".join([f"{len(missing)} files are missing:", *missing]))
     example = pairs[0].reference
+    if fault := fault_of(example):  # which nnU-Net would try to read, for all its readers
+        raise EvaluationError(f"{pairs[0].case}: {fault}")
     reader = determine_reader_writer_from_file_ending(
         example.name.removeprefix(pairs[0].case), str(example), allow_nonmatching_filename=True, verbose=False
     )

@@ -16,6 +16,7 @@ from typing import Any
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.quality.description import (
     ask_label_manager,
     channels_in,
@@ -197,8 +198,11 @@ def _check_number(listing: _Listing, folder: Path, identifiers: Sequence[str], p
 
 
 def _reader(description: Mapping[str, Any], images: Sequence[Path]) -> type[BaseReaderWriter] | None:
-    """nnU-Net's reader, or None; which of two that take TIFF is decided by the first image, as nnU-Net does."""
-    for example in (*images[:1], None):
+    """nnU-Net's reader, or None; which of two that take an ending is decided by the first image, as nnU-Net does.
+
+    A damaged image is not handed on: SimpleITK would read it, and may take the process along.
+    """
+    for example in (*(image for image in images[:1] if fault_of(image) is None), None):
         with contextlib.suppress(RuntimeError):
             return reader_of(description, example)
     return None
@@ -220,6 +224,11 @@ def _patients(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     cases = _read_json(path).get("cases", {})
+    if not isinstance(cases, dict):
+        raise NotADatasetError(
+            f"{path}: 'cases' is a {type(cases).__name__}; expected {{CASE: {{\"patient\": ...}}}}. Correct it, or "
+            "remove the file if each case is a patient of its own"
+        )
     return {
         identifier: str(entry["patient"])
         for identifier, entry in cases.items()
@@ -296,7 +305,12 @@ class _Listing:
         """Whether the files hold the channels of dataset.json: one each, or several as a colour picture does."""
         found, expected = set(files), set(range(self.channels))
         path = files[min(files)]
-        if found < expected and found == set(range(len(found))) and self.reader is not None:
+        if (
+            found < expected
+            and found == set(range(len(found)))
+            and self.reader is not None
+            and not any(map(fault_of, files.values()))
+        ):
             # A file that cannot be read is reported when all are.
             with contextlib.suppress(RuntimeError, OSError, ValueError, AssertionError):
                 if channels_in([files[number] for number in sorted(files)], self.reader) == self.channels:

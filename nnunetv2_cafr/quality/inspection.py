@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from nnunetv2.experiment_planning.verify_dataset_integrity import check_cases, verify_labels
 
 from dataset_conversion.geometry import orientation_of
-from dataset_conversion.reading import ENDINGS, read_volume
+from dataset_conversion.reading import ENDINGS, NO_ORIENTATION, read_volume
 from nnunetv2_cafr.quality import checks, levels
 from nnunetv2_cafr.quality.dataset import CaseFiles, RawDataset
 from nnunetv2_cafr.quality.findings import Finding, Severity
@@ -168,7 +168,7 @@ def _read(path: Path, report: CaseReport, dataset: RawDataset) -> sitk.Image | N
     source = checks.Source(report.identifier, dataset.relative(path))
     if path.name.lower().endswith(ENDINGS):
         volume, problems = read_volume(path)
-        if volume is None and _lacks_orientation(path):
+        if volume is None and len(problems) == 1 and problems[0].found.startswith(NO_ORIENTATION):
             # nnU-Net reads such files, and so can we; only the order of the levels cannot be trusted.
             report.findings += [
                 source.finding(Severity.WARNING, "no orientation", problem.found, problem.expected, problem.remedy)
@@ -203,15 +203,3 @@ def _in_order_of(image: Path, mask: sitk.Image) -> sitk.Image:
         return mask
     order = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
     return mask if orientation_of(mask) == order else sitk.DICOMOrient(mask, order)
-
-
-def _lacks_orientation(path: Path) -> bool:
-    """Whether a NIfTI header is readable, scalar and 3-D, and says nothing about directions."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return False
-    codes = [reader.GetMetaData(key) for key in ("qform_code", "sform_code") if reader.HasMetaDataKey(key)]
-    return codes == ["0", "0"] and reader.GetDimension() == 3 and reader.GetNumberOfComponents() == 1

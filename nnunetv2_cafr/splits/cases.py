@@ -1,9 +1,7 @@
 """The training cases of a raw data set: their files, the labels that each mask holds, and whose they are."""
 
-import gzip
 import json
 import multiprocessing
-import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +21,7 @@ from nnunetv2.utilities.utils import (
 )
 from tqdm import tqdm
 
+from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.options import require_folders
 
 PROBLEMS_SHOWN = 10
@@ -103,6 +102,7 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
     if not files:
         ending = description["file_ending"]
         raise SystemExit(f"{folder / 'imagesTr'} holds no case; expected are files named CASE_0000{ending}")
+    _require_images(folder, files, description)
     provenance = read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else None
     patients = patients_by_provenance(folder / "provenance.json", provenance, list(files))
     masks = [mask for _, mask in files.values()]
@@ -113,6 +113,23 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
         for (identifier, (images, mask)), held in zip(files.items(), found, strict=True)
     }
     return Dataset(folder, description, provenance, names, cases)
+
+
+def _require_images(
+    folder: Path, files: Mapping[str, tuple[tuple[Path, ...], Path]], description: Mapping[str, Any]
+) -> None:
+    """Raises SystemExit, which names images that are not there, also of masks: no case is lost in silence."""
+    missing = [str(image) for images, _ in files.values() for image in images if not image.is_file()]
+    if "dataset" not in description and (folder / "labelsTr").is_dir():
+        ending = description["file_ending"]
+        names = sorted(path.name for path in (folder / "labelsTr").glob(f"*{ending}") if not path.name.startswith("."))
+        lonely = [name for name in names if name.removesuffix(ending) not in files]
+        missing += [f"{folder / 'imagesTr' / name.removesuffix(ending)}_0000{ending}" for name in lonely]
+    if missing:
+        raise SystemExit(
+            f"Nothing was written: {folder.name} lacks {shorten(missing)}. Add these images, or take the masks of "
+            "their cases out of labelsTr"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -216,13 +233,11 @@ def _values_or_problem(mask: Path, reader: type[BaseReaderWriter], allowed: froz
     """Label values of a mask, or what is wrong with it."""
     if not mask.is_file():
         return f"{mask} is missing: add the mask, or move the case's images out of imagesTr"
+    if fault := fault_of(mask):  # SimpleITK returns zeros for what is missing of a truncated file
+        return fault
     try:
-        if mask.suffix == ".gz":  # SimpleITK returns zeros for what is missing of a truncated file
-            with gzip.open(mask) as stream:
-                while stream.read(1 << 20):
-                    pass
         values = np.unique(reader().read_seg(str(mask))[0])
-    except (OSError, EOFError, zlib.error, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         return f"{mask} cannot be read ({reason[0].strip()}): restore it from its source, or leave the case out"
     foreign = [np.format_float_positional(value, trim="-") for value in values if value not in allowed]

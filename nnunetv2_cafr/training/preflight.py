@@ -1,14 +1,19 @@
 """What would end a training in its first step, or teach it nothing, found before any data is loaded."""
 
-import math
-from collections.abc import Iterator
+import os
+import traceback
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
+from nnunetv2_cafr.plans_fields import faults_of
 from nnunetv2_cafr.training.network_identity import bare
+
+# What nnU-Net raises of a network, labels or names in the plans of which nothing can be made.
+PLANS_ERRORS = (LookupError, TypeError, ValueError, AssertionError, AttributeError, ImportError)
 
 
 def refuse(trainer: Any, text: str) -> NoReturn:
@@ -20,12 +25,31 @@ def refuse(trainer: Any, text: str) -> NoReturn:
 class CheckedTraining:
     """Mixin behind the others and before any nnUNetTrainer: refuses by name what can't be trained."""
 
+    # nnU-Net reads the argument names off this signature.
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        if faults := list(faults_of(plans, configuration, dataset_json)):
+            raise SystemExit(_words(plans, configuration, faults))
+        try:
+            super().__init__(plans, configuration, fold, dataset_json, device)  # type: ignore[call-arg]
+        except (*PLANS_ERRORS, RuntimeError) as error:
+            raise SystemExit(_words(plans, configuration, [_reason(error)])) from error
+
     def initialize(self: Any) -> None:
+        plans, configuration = self.plans_manager.plans, self.configuration_name
         if problems := list(_wrong_plans(self)):
-            file = f"{Path(self.preprocessed_dataset_folder_base) / self.plans_manager.plans_name}.json"
-            lines = "\n- ".join(problems)
-            refuse(self, f"{file} and its dataset.json can't be trained, {self.configuration_name}:\n- {lines}")
-        super().initialize()  # type: ignore[misc]
+            refuse(self, _words(plans, configuration, problems))
+        try:
+            super().initialize()  # type: ignore[misc]
+        except PLANS_ERRORS as error:
+            self.print_to_log_file(traceback.format_exc(), also_print_to_console=False)
+            refuse(self, _words(plans, configuration, [_reason(error)]))
 
     def get_tr_and_val_datasets(self: Any) -> tuple[Any, Any]:
         train, validation = super().get_tr_and_val_datasets()  # type: ignore[misc]
@@ -57,22 +81,18 @@ class CheckedTraining:
         super().on_train_start()  # type: ignore[misc]
 
 
+def _reason(error: Exception) -> str:
+    return f"nnU-Net cannot make a training of them ({type(error).__name__}: {error})"
+
+
+def _words(plans: Any, configuration: str, problems: Sequence[str]) -> str:
+    folder, name = (plans.get(key) if isinstance(plans, dict) else None for key in ("dataset_name", "plans_name"))
+    file = Path(os.environ.get("nnUNet_preprocessed", "")) / str(folder or "") / f"{name or 'plans'}.json"
+    lines = "\n- ".join(problems)
+    return f"{file} and its dataset.json can't be trained, {configuration}:\n- {lines}"
+
+
 def _wrong_plans(trainer: Any) -> Iterator[str]:
-    configuration = trainer.configuration_manager.configuration
-    patch, spacing, batch = (configuration.get(key) for key in ("patch_size", "spacing", "batch_size"))
-    sound = isinstance(patch, list | tuple) and len(patch) in (2, 3) and all(_is_count(side) for side in patch)
-    if not sound:
-        yield f"patch_size is {patch}; expected 2 or 3 whole numbers above 0"
-    if not isinstance(spacing, list | tuple) or not all(_is_length(step) for step in spacing):
-        yield f"spacing is {spacing}; expected numbers of mm above 0"
-    elif sound and len(spacing) != len(patch):
-        yield f"patch_size is {list(patch)} and spacing {list(spacing)}; expected as many numbers in both"
-    if not _is_count(batch):
-        yield f"batch_size is {batch}; expected a whole number above 0"
-    channels = trainer.dataset_json.get("channel_names", trainer.dataset_json.get("modality", {}))
-    schemes = configuration.get("normalization_schemes")
-    if not isinstance(schemes, list | tuple) or len(schemes) != len(channels):
-        yield f"normalization_schemes is {schemes}; expected one for each of {len(channels)} channels"
     if not trainer.label_manager.has_regions and not trainer.label_manager.foreground_labels:
         yield f"the labels are {trainer.dataset_json['labels']}; expected one besides the background at least"
     if not Path(trainer.preprocessed_dataset_folder).is_dir():
@@ -81,14 +101,6 @@ def _wrong_plans(trainer: Any) -> Iterator[str]:
             f"{trainer.plans_manager.dataset_name} -plans_name {trainer.plans_manager.plans_name} -c "
             f"{trainer.configuration_name}"
         )
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_length(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 @torch.no_grad()
