@@ -13,7 +13,7 @@ from nnunetv2_cafr.plans_fields import faults_of
 from nnunetv2_cafr.training.network_identity import bare
 
 # What nnU-Net raises of a network, labels or names in the plans of which nothing can be made.
-PLANS_ERRORS = (LookupError, TypeError, ValueError, AssertionError, AttributeError, ImportError)
+PLANS_ERRORS = (LookupError, TypeError, ValueError, AssertionError, AttributeError, ModuleNotFoundError)
 
 
 def refuse(trainer: Any, text: str) -> NoReturn:

@@ -39,7 +39,7 @@ def describe(model: Path, channels: tuple[str, ...] = ("T1",), ending: str = ".n
         "configuration": "2d",
         "channel_names": channel_names,
         "inference_allowed_mirroring_axes": [],
-        "probe": [],
+        "probe": [0.0],
         "plans": {
             "dataset_name": "Dataset901_Tiny",
             "plans_name": "nnUNetPlans",
