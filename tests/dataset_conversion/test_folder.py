@@ -130,7 +130,7 @@ BAD_FOLDERS = {
     "nothing there": (lambda r: [shutil.rmtree(path) for path in r.iterdir()], "my data", "no images"),
     "other format": (lambda r: (r / "b_2" / "image.png").write_bytes(b"x"), "image.png", "a file of the format '.png'"),
     "empty folder": (lambda r: [(r / "e" / n).mkdir(parents=True) for n in ("image", "labels")], "image", "0 DICOM"),
-    "wrong magic": (lambda r: (r / "Müller-3/image.mha").write_bytes(b"NRRD0004\n\n"), "image.mha", "cannot read"),
+    "wrong magic": (lambda r: (r / "Müller-3/image.mha").write_bytes(b"NRRD0004\n\n"), "image.mha", "NDims None"),
     "detached NRRD": (lambda r: (r / "病例 4/image.nrrd").write_bytes((r / "病例 4/image.nrrd").read_bytes().replace(
         b"encoding: gzip", b"encoding: gzip\ndata file: /etc/passwd")), "image.nrrd", "another file, /etc/passwd"),
     "truncated NRRD": (lambda r: (r / "病例 4/image.nrrd").write_bytes((r / "病例 4/image.nrrd").read_bytes()[:-99]),

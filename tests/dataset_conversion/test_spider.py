@@ -156,7 +156,7 @@ def truncate(path: Path) -> None:
 
 IMAGE, MASK = "images/1_t1.mha", "masks/1_t1.mha"
 BAD = {
-    "truncated": (lambda s: truncate(s / IMAGE), "1_t1.mha", "truncated voxel data"),
+    "truncated": (lambda s: truncate(s / IMAGE), "1_t1.mha", "voxel data that are cut off"),
     "damaged": (lambda s: rewrite(s / MASK, "LOCAL\nx", "LOCAL\ny"), "1_t1.mha", "damaged compressed"),
     "detached": (lambda s: rewrite(s / IMAGE, "= LOCAL", "= ../../x.raw"), "1_t1.mha", "another file, ../.."),
     "sheared": (lambda s: rewrite(s / IMAGE, "Matrix = 0 1 0", "Matrix = 0 1 0.3"), "1_t1.mha", "sheared"),

@@ -131,4 +131,5 @@ def test_a_case_that_does_not_fit_leaves_nothing_behind(folders: tuple[str, str]
     Path(predictions, "b.nii.gz").write_bytes(b"not an image")
     assert "Nothing was written. b: " in refusal(references, predictions)
     assert not Path(predictions, "evaluation").exists()
-    assert "--tolerance -1" in refusal(references, predictions, "--tolerance", -1)
+    assert refusal(references, predictions, "--tolerance", -1) == "2"
+    assert "--tolerance" in capsys.readouterr().err
