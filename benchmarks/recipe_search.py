@@ -107,7 +107,7 @@ def build(name: str, keywords: dict[str, Any], rows: int) -> nn.Module:
 
 @torch.no_grad()
 def score(network: nn.Module, patients: list[Patient]) -> dict[str, float]:
-    """Means over patients, in %: Dice of vertebrae and of discs, structures with their own level, faultless patients."""
+    """Means over patients, in %: Dice of vertebrae and of discs, levels right, patients with all levels right."""
     network.eval()
     rows = []
     for patient in patients:

@@ -12,7 +12,9 @@ own rescaling casts all slices to the pixel type of the first, and turns MONOCHR
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
+import itertools
 import os
 import tempfile
 import warnings
@@ -362,12 +364,16 @@ def _without_doubles(slices: Sequence[_Image]) -> tuple[list[_Image], list[Path]
     kept: list[_Image] = []
     doubles = []
     for one in slices:
-        beside = [other for other in kept if np.allclose(_place(other).position, _place(one).position, atol=SAME_PLACE)]
+        beside = itertools.takewhile(functools.partial(_same_place, one), reversed(kept))
         if any(np.array_equal(_values(other.path), _values(one.path)) for other in beside):
             doubles.append(one.path)
         else:
             kept.append(one)
     return kept, doubles
+
+
+def _same_place(one: _Image, other: _Image) -> bool:
+    return bool(np.abs(_place(other).position - _place(one).position).max() <= SAME_PLACE)
 
 
 def _check_positions(folder: Path, slices: Sequence[_Image], normal: np.ndarray) -> tuple[Problem | None, float]:

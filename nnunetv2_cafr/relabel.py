@@ -9,6 +9,7 @@ A label map that cannot be read does not stop the others: it is listed at the en
 """
 
 import argparse
+import os
 import shutil
 import tempfile
 from functools import partial
@@ -23,7 +24,7 @@ from nnunetv2.imageio.reader_writer_registry import (
 )
 from tqdm import tqdm
 
-from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.files import check_place, write_atomically
 from nnunetv2_cafr.levels.decoding import decode
 from nnunetv2_cafr.levels.files import (
     STATISTICS_FILE,
@@ -143,11 +144,15 @@ def _probabilities(folder: Path | None, cases: list[str]) -> dict[str, Path]:
 
 
 def _check_target(target: Path, sources: list[Path], names: list[str]) -> None:
-    """Refuses a folder that is an input, or holds anything that would be overwritten."""
-    if target.resolve() in [source.resolve() for source in sources]:
+    """Refuses a folder that is an input, cannot be written to, or holds anything that would be overwritten."""
+    if target.exists() and any(source.samefile(target) for source in sources):
         raise SystemExit(f"-o {target} is the folder of the input; nothing is overwritten, give another one")
     if target.exists() and not target.is_dir():
         raise SystemExit(f"-o {target} is a file, expected a folder")
+    try:
+        check_place(target)
+    except OSError as error:
+        raise SystemExit(f"-o {error}") from error
     written = (*names, "dataset.json", "plans.json", TABLE_FILE, STATISTICS_FILE)
-    if there := [name for name in written if (target / name).exists()]:
+    if there := [name for name in written if os.path.lexists(target / name)]:
         raise SystemExit(f"{target} holds {shorten(there)} already; nothing is overwritten, give a new folder by -o")

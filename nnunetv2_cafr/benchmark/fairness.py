@@ -18,10 +18,11 @@ from typing import Any
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunetv2_cafr.benchmark.arms import OWN_PLANS, RECIPE
+from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.splits.cases import case_files, find_dataset, patients_of, read_json
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
-from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE
+from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE, code_digest
 
 Record = dict[str, Any]
 
@@ -131,6 +132,11 @@ def check_before(matrix: Matrix) -> None:
         SystemExit: with all that is wrong.
     """
     problems = [*_wrong_plans(matrix), *_wrong_splits(matrix), *_missing_trainers(matrix), *_wrong_externals(matrix)]
+    if matrix.budget_seconds and any(one.code != code_digest() for one in matrix.clock.measurements):
+        problems.append(
+            "the seconds per step were measured with other code of this package than is here: go back to it, or remove "
+            f"the folder {CLOCK_FOLDER} of the benchmark, to measure again and train at the lengths that follow"
+        )
     if not problems:
         problems = [f"trainings that are there already differ in {line}" for line in differences(matrix)]
     if problems:

@@ -1,7 +1,8 @@
 """Where label maps go, and the record of which ones this network wrote: nothing else is overwritten or skipped.
 
 The record, predict.json, lies beside the label maps. Per file it holds the SHA-256 of the network that predicted it and
-of the file itself, so that a label map which somebody has corrected since is known as theirs.
+of the file itself, so that a label map which somebody has corrected since is known as theirs, and the settings that it
+was predicted with: what is there by others is predicted anew.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunetv2_cafr.deployment.description import Description, description_file
 from nnunetv2_cafr.deployment.studies import Study
-from nnunetv2_cafr.files import FULL, check_place, refuse_inputs, sha256, write_atomically
+from nnunetv2_cafr.files import FULL, begins_with, check_place, refuse_inputs, sha256, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,10 @@ except ImportError:  # Windows
 
 RECORD, FORMAT = "predict.json", "nnunetv2_cafr predict 1"
 DOCUMENTS = {"dataset.json": "dataset_json", "plans.json": "plans"}  # where nnUNetv2_predict leaves them
+LEVEL_TABLES = {  # of levels/files.py, and how they are known
+    "level_decoding.csv": begins_with("case,confidence,flags"),
+    "level_decoding.json": begins_with('"settings": {'),
+}
 ROOM = 1 << 20  # bytes; with less left, a disk is full
 
 
@@ -37,11 +42,13 @@ class LabelMaps:
     Args:
         out: a folder, or a file's name with an ending that the network's writer knows.
         model: the network's ONNX file.
+        settings: options that decide about the labels.
     """
 
-    def __init__(self, out: Path, description: Description, model: Path) -> None:
+    def __init__(self, out: Path, description: Description, model: Path, settings: Mapping[str, Any]) -> None:
         self.description = description
         self.model = model
+        self.settings = dict(settings)
         endings = [description.file_ending]
         if description.reads_volumes:
             endings += [".nii.gz", ".nii"] + [".mha", ".nrrd"] * ("SimpleITK" in description.reader)
@@ -54,7 +61,7 @@ class LabelMaps:
         return self.file or self.folder / f"{study.name}{self.ending}"
 
     def choose(self, studies: Sequence[Study], given: Sequence[Path], skip: bool) -> list[Study]:
-        """The studies to predict: all, or with `skip` those without a label map by this network.
+        """The studies to predict: all, or with `skip` those without a label map by this network and these settings.
 
         Args:
             given: the paths in which the studies were found.
@@ -64,6 +71,8 @@ class LabelMaps:
         """
         targets = {self.target(study): study for study in studies}
         refuse_inputs(targets, [image for study in studies for image in study.images.values()])
+        if self.settings.get("levels"):
+            self._check_tables()
         if self.file is not None:
             self._check_file(studies)
             return list(studies)
@@ -86,7 +95,15 @@ class LabelMaps:
                 f"{self.folder} holds {names}, which this network did not write, or which was changed since: "
                 "nothing is overwritten or skipped. Give another folder by -o, or move it away"
             )
-        return [study for target, study in targets.items() if not (skip and target in there)]
+        done = [target for target in there if skip and record[target.name].get("settings") == self.settings]
+        return [study for target, study in targets.items() if target not in done]
+
+    def _check_tables(self) -> None:
+        """Makes sure that the two tables of --levels are written over an earlier one's only."""
+        for name, is_ours in LEVEL_TABLES.items():
+            path = self.folder / name
+            if os.path.lexists(path) and (path.is_symlink() or not is_ours(path)):
+                raise FileExistsError(f"{path} is there and is none of nnUNetv2_cafr predict --levels: move it away")
 
     def _check_file(self, studies: Sequence[Study]) -> None:
         if len(studies) != 1:
@@ -187,7 +204,8 @@ class LabelMaps:
                 if os.path.lexists(final) and not before:
                     raise FileExistsError(f"{final} is there and this network did not write it; it was left as it is")
                 digests = list(dict.fromkeys([*before, sha256(file)]))
-                record[final.name] = {"model": self.description.content["sha256"], "sha256": digests}
+                model = self.description.content["sha256"]
+                record[final.name] = {"model": model, "settings": self.settings, "sha256": digests}
             _write_json(self.folder / RECORD, {"format": FORMAT, "label_maps": record})
 
     def is_full(self, error: Exception) -> bool:

@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     # All that can be refused is refused here, before torch is imported.
     description = Description.read(arguments.m)
     studies = find_studies(arguments.i, description, arguments.o)
-    maps = LabelMaps(arguments.o, description, arguments.m)
+    settings = {name: getattr(arguments, name) for name in ("precision", "disable_tta", "step_size", "levels")}
+    maps = LabelMaps(arguments.o, description, arguments.m, settings)
     try:
         todo = maps.choose(studies, arguments.i, arguments.continue_prediction)
     except OSError as error:

@@ -58,7 +58,7 @@ def find_studies(
     """All studies in files and folders. A folder holds images, or DICOM files, or a folder of these for each study.
 
     Args:
-        out: a folder that is not looked into: that of the label maps.
+        out: the label maps' folder, which needs no mention among what is left out.
         notify: is told which files and folders are left out.
 
     Raises:
@@ -100,12 +100,7 @@ def _images_in(path: Path, endings: tuple[str, ...], volumes: bool, out: Path | 
         raise SystemExit(f"There is no {path}")
     if path.is_file():
         return [path], []
-    inside = [
-        entry
-        for entry in sorted(path.iterdir())
-        if not entry.name.startswith(".")
-        and not (out is not None and out.exists() and entry.exists() and entry.samefile(out))
-    ]
+    inside = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
     images = [entry for entry in inside if not entry.is_dir() and entry.name.lower().endswith(endings)]
     others = [entry for entry in inside if entry not in images]
     if volumes:
@@ -121,6 +116,8 @@ def _images_in(path: Path, endings: tuple[str, ...], volumes: bool, out: Path | 
         # The voxels of a MetaImage header are read by its name.
         headers = {image.stem for image in images if image.suffix.lower() == ".mhd"}
         others = [one for one in others if not (one.suffix.lower() in (".raw", ".zraw") and one.stem in headers)]
+    if out is not None and out.exists():
+        others = [one for one in others if not (one.exists() and one.samefile(out))]
     return sorted(images), [f"{one.name}/" if one.is_dir() else one.name for one in others]
 
 

@@ -35,6 +35,7 @@ from nnunetv2_cafr.voxel_order import LPS_TO_RAS, affine_of
 
 TABLE_FILE, STATISTICS_FILE = "level_decoding.csv", "level_decoding.json"
 COLUMNS = ("case", "confidence", "flags", "vertebrae", "discs", "relabelled", "islands", "changed_voxels")
+AGREEMENT = 0.9  # of labelled voxels, at least, whose label is that of the highest probability
 TOOLS = ("nnunetv2-cafr", "numpy", "connected-components-3d")
 DEFINITIONS = {
     "confidence": "0 to 1: by how much the second-best shift of the whole row of structures fits worse than the best; "
@@ -98,7 +99,7 @@ def read_probabilities(path: Path, labels: np.ndarray, number: int) -> Evidence:
         number: of labels, background included.
 
     Raises:
-        ValueError: if the file cannot be read or is of another label map.
+        ValueError: if the file cannot be read, or is of another label map.
     """
     try:
         with np.load(path) as content:
@@ -112,7 +113,14 @@ def read_probabilities(path: Path, labels: np.ndarray, number: int) -> Evidence:
             f"{path} holds {probabilities.shape}, expected {(number, *labels.shape)} (labels, z, y, x): it belongs to "
             "another label map or another dataset.json"
         )
-    return Evidence.of_volume(labels, probabilities)
+    evidence = Evidence.of_volume(labels, probabilities)
+    agreement = np.mean(evidence.probabilities.argmax(1) == labels.ravel()[evidence.voxels]) if labels.any() else 1
+    if agreement < AGREEMENT:
+        raise ValueError(
+            f"{path} gives another label than the map to {1 - agreement:.0%} of its labelled voxels, expected is that "
+            "of the highest probability: give those of the same prediction, or leave -p away"
+        )
+    return evidence
 
 
 class Record:

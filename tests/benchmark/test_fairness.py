@@ -146,6 +146,8 @@ def test_a_clock_of_other_code_or_another_machine_is_refused(matrix):
     lines = fairness.differences(dataclasses.replace(matrix, arms=(CAFR, LEVEL_SAFE), budget_seconds=CAFR, clock=clock))
     assert [line.partition(":")[0] for line in lines] == ["version of nnunetv2-cafr's code", "device"]
     assert all("measurement 1 of seconds per step" in line for line in lines)
+    with pytest.raises(SystemExit, match="seconds per step were measured with other code"):
+        fairness.check_before(dataclasses.replace(matrix, arms=(CAFR, LEVEL_SAFE), budget_seconds=CAFR, clock=clock))
 
 
 def test_plans_of_another_spacing_are_refused_before_anything_starts(matrix):

@@ -11,9 +11,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from dataset_conversion.spinemri import TABLE
 from nnunetv2_cafr.deployment.level_decoding import LevelDecoder
+from nnunetv2_cafr.deployment.orders import ORDER_READ
 from nnunetv2_cafr.levels.decoding import Evidence, decode
 from nnunetv2_cafr.levels.files import TABLE_FILE, grid_of
 from nnunetv2_cafr.phantom import make_case
+from nnunetv2_cafr.voxel_order import order_of, turned
 
 from .untrained import Models, run_verb
 
@@ -21,8 +23,9 @@ LABELS = {"background": 0, **{structure.name: label for label, structure in TABL
 
 
 class _Description:
-    def __init__(self, transpose: list[int]) -> None:
+    def __init__(self, transpose: list[int], voxel_order: str | None = None) -> None:
         self.dataset_json = {"labels": LABELS}
+        self.voxel_order = voxel_order
         self.plans = PlansManager({"transpose_backward": transpose})
 
 
@@ -32,7 +35,7 @@ def test_sampled_logits_decode_as_all_probabilities_do(tmp_path, transpose, by_s
     """Labels are shifted in the middle, which the labels alone cannot settle; the logits can."""
     _, mask = make_case(1, size=(128, 96, 8))
     truth = sitk.GetArrayFromImage(mask).astype(np.uint8)
-    geometry = {"direction": mask.GetDirection(), "spacing": mask.GetSpacing()}
+    geometry = {"direction": mask.GetDirection(), "spacing": mask.GetSpacing(), "origin": mask.GetOrigin()}
     wrong = truth.copy()
     for label in (*range(5, 9), *range(14, 18)):
         wrong[truth == label] = label - 1
@@ -59,6 +62,28 @@ def test_sampled_logits_decode_as_all_probabilities_do(tmp_path, transpose, by_s
     found = decoder.decode(wrong, properties)
     np.testing.assert_array_equal(found.labels, expected.labels)
     assert found.confidence == pytest.approx(expected.confidence, abs=0.1)
+
+
+@pytest.mark.parametrize("order", ["RAS", "PIR", "SLA"])
+def test_up_and_back_of_a_turned_scan(tmp_path, order):
+    """A swap is repaired, and a belly's island taken out, in the voxel order that the network predicts in."""
+    _, mask = make_case(1, size=(128, 96, 8))
+    truth = sitk.GetArrayFromImage(mask).astype(np.uint8)
+    geometry = {"direction": mask.GetDirection(), "spacing": mask.GetSpacing(), "origin": mask.GetOrigin()}
+    stored = order_of({"sitk_stuff": geometry})
+    assert stored is not None
+    wrong = truth.copy()
+    wrong[truth == 4], wrong[truth == 5] = 5, 4
+    wrong[3:5, 30:40, 4:12] = 5
+    labels = turned(wrong, stored, order)
+    decoder = LevelDecoder(tmp_path, Path("model.onnx"), _Description([0, 1, 2], order))  # type: ignore[arg-type]
+    decoder.see(torch.from_numpy(np.stack([8.0 * (labels == label) for label in range(20)])), torch.from_numpy(labels))
+    properties = {
+        "bbox_used_for_cropping": [[0, size] for size in labels.shape], "sitk_stuff": geometry, ORDER_READ: stored
+    }  # fmt: skip
+    found = decoder.decode(labels, properties)
+    np.testing.assert_array_equal(turned(found.labels, order, stored), truth)
+    assert not found.flags
 
 
 def test_labels_without_order_are_refused(cafr, models: Models, tmp_path):

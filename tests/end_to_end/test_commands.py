@@ -137,7 +137,7 @@ def test_demo_in_small_and_again(make_nnunet_folders, tmp_path):
     assert (out / "demo.png").stat().st_size > 10_000
 
     again = folders.run("nnUNetv2_cafr", *small, check=False)
-    assert again.stdout.count("done before") == 6
+    assert again.stdout.count("done before") == 7
     assert (out / "scores.csv").read_text().splitlines() == scores
 
     other = folders.run("nnUNetv2_cafr", "demo", "--out", out, "--budget", "2x2", check=False)

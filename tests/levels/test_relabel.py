@@ -125,6 +125,12 @@ def test_probabilities_of_another_map(maps, tmp_path, capsys):
         np.savez(probabilities / path.name.replace(".nii.gz", ".npz"), probabilities=np.zeros((20, 2, 3, 4)))
     assert run("-i", maps, "-p", probabilities, "-o", tmp_path / "out") == 1
     assert "expected (20, 6, 240, 100)" in capsys.readouterr().out
+    for path in maps.glob("*.nii.gz"):
+        other = np.zeros((20, 6, 240, 100), np.float32)
+        other[3] = 1
+        np.savez_compressed(probabilities / path.name.replace(".nii.gz", ".npz"), probabilities=other)
+    assert run("-i", maps, "-p", probabilities, "-o", tmp_path / "again") == 1
+    assert "gives another label than the map" in capsys.readouterr().out
 
 
 def test_nothing_is_overwritten(maps, tmp_path):
