@@ -75,6 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
         names, ending = label_table(description["labels"]), str(description["file_ending"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SystemExit(f"{file} has no labels and file_ending as nnU-Net v2 reads them: {error!r}") from error
+    if not any(name != "ignore" for name in names.values()):
+        raise SystemExit(
+            f"{file} has no label but the background, so there is nothing to score; add the structures' labels"
+        )
     pairs = _pairs(arguments.references, arguments.predictions, ending, arguments.chill, file)
     try:
         evaluation = evaluate_folders(

@@ -41,6 +41,9 @@ def label_table(labels: Mapping[str, Any]) -> dict[Label, str]:
     """Names by label, or by region, from the `labels` of a dataset.json; without background, with ignore."""
     table: dict[Label, str] = {}
     for name, value in labels.items():
+        wrong = [one for one in (value if isinstance(value, list | tuple) else [value]) if int(one) != float(one)]
+        if wrong:
+            raise ValueError(f"{name} is {value}, expected whole numbers")
         members = tuple(map(int, value)) if isinstance(value, list | tuple) else (int(value),)
         if any(members):
             table[members if len(members) > 1 else members[0]] = name

@@ -2,7 +2,7 @@
 
 import json
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -115,20 +115,17 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
     return Dataset(folder, description, provenance, names, cases)
 
 
-def _require_images(
-    folder: Path, files: Mapping[str, tuple[tuple[Path, ...], Path]], description: Mapping[str, Any]
-) -> None:
-    """Raises SystemExit, which names images that are not there, also of masks: no case is lost in silence."""
-    missing = [str(image) for images, _ in files.values() for image in images if not image.is_file()]
-    if "dataset" not in description and (folder / "labelsTr").is_dir():
-        ending = description["file_ending"]
-        names = sorted(path.name for path in (folder / "labelsTr").glob(f"*{ending}") if not path.name.startswith("."))
-        lonely = [name for name in names if name.removesuffix(ending) not in files]
-        missing += [f"{folder / 'imagesTr' / name.removesuffix(ending)}_0000{ending}" for name in lonely]
-    if missing:
+def _require_images(folder: Path, files: Iterable[str], description: Mapping[str, Any]) -> None:
+    """Raises SystemExit, which names the masks that have no image: no case is lost in silence."""
+    if "dataset" in description or not (folder / "labelsTr").is_dir():
+        return
+    ending = description["file_ending"]
+    names = sorted(path.name for path in (folder / "labelsTr").glob(f"*{ending}") if not path.name.startswith("."))
+    lonely = [name for name in names if name.removesuffix(ending) not in files]
+    if lonely:
         raise SystemExit(
-            f"Nothing was written: {folder.name} lacks {shorten(missing)}. Add these images, or take the masks of "
-            "their cases out of labelsTr"
+            f"Nothing was written: {folder / 'labelsTr'} holds {shorten(lonely)} without an image in imagesTr. Add the "
+            "images, or move the masks elsewhere"
         )
 
 

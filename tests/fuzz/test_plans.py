@@ -18,7 +18,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2_cafr.deployment.description import FORMAT, Description, checksum, description_file
 
 from .datasets import GONE, JSON, SCALARS, some_fields
-from .harness import fuzz
+from .harness import TARGETS, fuzz
 
 DATASET = {
     "labels": {"background": 0, "L5": 1},
@@ -158,7 +158,9 @@ def test_training(changes: list[tuple[tuple[str, ...], Any]], fields: dict[str, 
         warnings.simplefilter("ignore")
         for name in ("preprocessed", "results"):
             os.environ[f"nnUNet_{name}"] = str(Path(folder) / name)
-        (Path(folder) / "preprocessed" / "Dataset042_Tiny" / "nnUNetPlans_2d").mkdir(parents=True)
+        data = Path(folder) / "preprocessed" / "Dataset042_Tiny" / "nnUNetPlans_2d"
+        data.mkdir(parents=True)
+        (data / "c0.b2nd").touch()  # what nnU-Net tells its kind of files by
         plans = {**_changed(PLANS, changes), "continue_training": False}
         try:
             _trainer_class()(plans, "2d", 0, _description(fields), torch.device("cpu")).initialize()
@@ -166,3 +168,9 @@ def test_training(changes: list[tuple[tuple[str, ...], Any]], fields: dict[str, 
             assert isinstance(refusal.code, str) and ".json and its dataset.json" in refusal.code, refusal.code
             return "refused"
         return "made"
+
+
+def test_sound_plans() -> None:
+    """What the targets change is sound by itself."""
+    assert TARGETS["test_export"].check(changes=[], fields={}) == "read"
+    assert TARGETS["test_training"].check(changes=[], fields={}) == "made"
