@@ -37,11 +37,15 @@ def batch_of(spatial: Sequence[int], batch_size: int = 2) -> tuple[torch.Tensor,
 
 
 @pytest.mark.parametrize(
-    ("token_size", "spatial"), [(IN_PLANE, (32, 32)), (THICK_SLICES, (6, 32, 24))], ids=["2-D", "3-D"]
+    ("token_size", "spatial"), [(IN_PLANE, (32, 32)), (THICK_SLICES, (6, 64, 48))], ids=["2-D", "3-D"]
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_trains_without_a_nan(dtype, token_size, spatial):
-    """As nnU-Net's train_step under autocast, with its gradient scaling for float16."""
+    """As nnU-Net's train_step under autocast, with its gradient scaling for float16.
+
+    In 3-D the deepest map has 2x4x3 cells: of 2x2x2, torch 2.14's bfloat16 convolution gave NaN in the gradient of its
+    weights once in 200 steps on a CPU, of sound inputs.
+    """
     network, loss_fn = build(token_size).train(), build_loss()
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
     scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
