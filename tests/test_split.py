@@ -457,7 +457,7 @@ BAD_INPUT = {
     ),
     "no cases": (lambda raw: change(raw / "dataset.json", file_ending=".nrrd"), "no case.*CASE_0000.nrrd"),
     "no mask": (lambda raw: (raw / "labelsTr" / "case_03.mha").unlink(), "(?s)written:.*case_03.mha is missing: add"),
-    "no image file": (spoil_mask, "case_03.mha cannot be read: .*leave the case out"),
+    "no image file": (spoil_mask, "case_03.mha cannot be read: found a header with NDims None"),
     "unknown label": (spoil_label, "case_03.mha holds 9, but dataset.json has the labels 0 to 4 only"),
     "too few patients": (keep_eight, "4 patients, --scheme folds needs at least 5"),
     "damaged provenance": (lambda raw: (raw / "provenance.json").write_text("{"), "provenance.json cannot be read"),

@@ -126,7 +126,9 @@ def test_nothing_foreign_is_overwritten(folders: tuple[str, str], tmp_path: Path
     assert (target / "levels.csv").read_bytes() == b""
 
 
-def test_a_case_that_does_not_fit_leaves_nothing_behind(folders: tuple[str, str]) -> None:
+def test_a_case_that_does_not_fit_leaves_nothing_behind(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     references, predictions = folders
     Path(predictions, "b.nii.gz").write_bytes(b"not an image")
     assert "Nothing was written. b: " in refusal(references, predictions)

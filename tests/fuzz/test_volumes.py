@@ -120,7 +120,7 @@ FOUND = {
     "fewer bits than the type has": (Nifti(kind="i4", fields={"bitpix": 8}), "bitpix 8"),  # the process ended
     "voxels in the header": (Nifti(fields={"vox_offset": 3e38}), "voxels that begin at byte 3e"),
     "voxels between two bytes": (Nifti(fields={"vox_offset": 352.5}), "byte 352.5"),
-    "infinitely far": (Nifti(forms=(0, 1), fields={"srow_y": [1, 0, 0, -np.inf]}), "srow_y"),  # it never ended
+    "infinitely far": (Nifti(forms=(0, 1), fields={"srow_y": [0.75, 0, 0, -np.inf]}), "srow_y"),  # it never ended
     "no spacing": (Nifti(forms=(1, 0), fields={"pixdim": [1, 0.75, np.nan, 4, 1, 1, 1, 1]}), "pixdim"),
     "spacing below 0": (Nifti(forms=(1, 0), fields={"pixdim": [1, 0.75, -1.25, 4, 1, 1, 1, 1]}), "orientation is none"),
     "neither hand": (Nifti(forms=(1, 0), fields={"pixdim": [-3, 0.75, 1.25, 4, 1, 1, 1, 1]}), "orientation is none"),

@@ -160,10 +160,13 @@ def test_table_leaves_out_what_an_older_file_holds(write_dataset, quick_memory, 
     assert [line.split()[0] for line in lines if "to be preprocessed" in line] == ["2d", "3d_fullres"]
 
 
-def test_target_too_small_says_what_is_needed(write_dataset, quick_memory):
+def test_target_too_small_says_what_is_needed(write_dataset, quick_memory, capsys):
     write_dataset((16, 300, 150), (4.0, 0.8, 0.8))
-    with pytest.raises(SystemExit, match=r"\[4, 16, 16\] at batch 2, needs 1\.00 GB.*target is 0\.5 GB.*least 1\.1 GB"):
+    with pytest.raises(SystemExit, match=r"\[4, 16, 16\] at batch 2, needs 1\.00 GB.*target is 1 GB.*least 1\.1 GB"):
+        main(["plan", "-d", "7", "--gpu-memory-target", "1.0000001"])
+    with pytest.raises(SystemExit, match="2"):
         main(["plan", "-d", "7", "--gpu-memory-target", "0.5"])
+    assert "expected a number above 1" in capsys.readouterr().err
 
 
 def test_missing_parts_are_named(write_dataset, monkeypatch):

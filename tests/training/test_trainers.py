@@ -11,7 +11,6 @@ import pytest
 import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -380,7 +379,7 @@ def test_paper_recipe_predicts_from_files_what_it_validates(phantom_dataset, con
 
     predictor = nnUNetPredictor(device=CPU, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
-    reader = SimpleITKIO()
+    reader = predictor.plans_manager.image_reader_writer_class()
     for predicted in validation.glob("*.nii.gz"):
         file = phantom_dataset.raw / "Dataset511_SpineMRI" / "imagesTr" / predicted.name.replace(".nii", "_0000.nii")
         labels = predictor.predict_single_npy_array(*reader.read_images([str(file)]))
