@@ -294,8 +294,8 @@ def test_fine_tuning_to_other_plans_patch_and_classes(trained, tmp_path):
     for name, values in parameters.items():
         if ".seg_layers." in name:
             assert tuned[name].shape[0] == len(values) + 1
-        else:  # Adam moves a weight by at most the learning rate a step, 1e-4
-            torch.testing.assert_close(tuned[name], values, rtol=0, atol=1e-3)
+        else:  # two steps of AdamW, each by about the learning rate at most
+            torch.testing.assert_close(tuned[name], values, rtol=0, atol=8e-3)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_weights_fit_an_ablation_that_leaves_a_part_out_but_not_the_reverse(trai
     load_pretrained_weights(without, weights)
     torch.save({"network_weights": without.state_dict()}, tmp_path / "without.pth")
     network = in_process(trained, THICK, "2d").network
-    with pytest.raises(AssertionError, match=r"Key projection\.hidden\.0\.weight is missing"):
+    with pytest.raises(AssertionError, match=r"Key fusion\.fuse\.0\.weight is missing"):
         load_pretrained_weights(network, tmp_path / "without.pth")
 
 
