@@ -186,6 +186,18 @@ def test_own_label_maps_are_renewed_or_skipped(predict, model, scans, tmp_path, 
             predict(scans, out, *options)
 
 
+def test_other_settings_are_another_label_map(predict, scans, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert predict(scans / "a.nii.gz", out) == 0
+    capsys.readouterr()
+    assert predict(scans, out, "--continue_prediction", "--disable_tta") == 0
+    assert "2 label maps written" in capsys.readouterr().out
+    (out / "level_decoding.csv").write_text("case,score\n")
+    with pytest.raises(SystemExit, match=r"level_decoding.csv is there and is none of"):
+        predict(scans, out, "--levels")
+    assert (out / "level_decoding.csv").read_text() == "case,score\n"
+
+
 def test_a_kill_between_record_and_label_map(predict, scans, tmp_path, monkeypatch) -> None:
     out = tmp_path / "out"
     assert predict(scans, out) == 0
