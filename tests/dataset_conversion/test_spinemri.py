@@ -541,7 +541,13 @@ def test_interrupted_conversion_leaves_nothing(
     output = tmp_path / "raw"
     command = "import sys; from dataset_conversion.spinemri import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["-i", str(tmp_path / "source"), "-d", "511", "-o", str(output), "-np", num_processes]
-    process = subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, *arguments],
+        cwd=REPOSITORY,
+        stderr=subprocess.DEVNULL,
+        # A shell's background jobs ignore SIGINT, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     end = time.monotonic() + 30
     while process.poll() is None and time.monotonic() < end and not list(output.glob(".*/labelsTr/*_005.nii.gz")):
         time.sleep(0.002)
