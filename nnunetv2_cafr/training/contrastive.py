@@ -33,7 +33,7 @@ class ContrastiveTraining:
     use_clr = True
     clr_weight = 0.1
     clr_warmup = 0.1  # fraction of the epochs
-    clr_negatives: int | None = None  # all anchors of other classes; the paper has 5 for each positive
+    clr_negatives: int | None = None  # all cells drawn of other classes; the paper has 5 for each positive
     clr_anchors = 32  # of each class and step
 
     def initialize(self: Any) -> None:

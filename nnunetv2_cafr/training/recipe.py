@@ -71,7 +71,7 @@ def decayed_and_not(network: torch.nn.Module, weight_decay: float) -> list[dict]
 class AdamWRecipe(nnUNetTrainer):
     """Mixin: AdamW with decoupled decay, a rate that warms up and decays per iteration, gradients clipped at 1.
 
-    All values are ours. What was measured for each stands in documentation/recipe.md.
+    All values are ours. documentation/recipe.md has what was measured, and which of them were not varied.
     """
 
     learning_rate = 3e-3
