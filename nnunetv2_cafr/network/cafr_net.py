@@ -32,9 +32,8 @@ class CAFRNet(nn.Module):
     logits alone, and the contrastive head is not run. Its weights exist in both, so that checkpoints load strictly.
 
     With deep supervision, logits are a list of the resolutions 1/1 to 1/8, finest first, as long as
-    `decoder.deep_supervision` (nnU-Net sets it) is true. The paper has a single output, and so have our trainers; this
-    is for nnU-Net's own, which can train this network from a plans file (with `use_clr` false: their loss takes no
-    embedding).
+    `decoder.deep_supervision` (nnU-Net sets it) is true; the paper has a single output. nnU-Net's own trainers can
+    train this network from a plans file (with `use_clr` false: their loss takes no embedding).
 
     All arguments are JSON values, so that a plans file can hold them.
 
@@ -102,7 +101,7 @@ class CAFRNet(nn.Module):
         self.input_channels = input_channels
         self.token_size = pyramid.token_size
         self.memory_format = torch.channels_last if len(pyramid.token_size) == 2 else torch.channels_last_3d
-        self._scales = [pyramid.scale(level) for level in range(num_levels)]
+        self._pyramid = pyramid
         self.embed_dim = embed_dim
         self.layers_per_tap = num_layers // len(TAPPED_LEVELS)
 
@@ -152,16 +151,14 @@ class CAFRNet(nn.Module):
         x = pad_to_multiple(x, self.token_size).to(memory_format=self.memory_format)
 
         levels = self.encode(x)
-        per_level = [crop_to(logits, self._cells(spatial, level)) for level, logits in enumerate(self.decoder(levels))]
+        per_level = [
+            crop_to(logits, self._pyramid.cells(spatial, level)) for level, logits in enumerate(self.decoder(levels))
+        ]
         logits: Logits = per_level if self.decoder.deep_supervision else per_level[0]
         if self.fusion is None or self.projection is None or not self.training:
             return logits
         fused = self.fusion(levels[FUSED_LEVEL:])
-        return logits, self.projection(crop_to(fused, self._cells(spatial, FUSED_LEVEL)))
-
-    def _cells(self, spatial: Sequence[int], level: int) -> list[int]:
-        """Cells per axis that a patch of this size covers at `level`."""
-        return [math.ceil(size / scale) for size, scale in zip(spatial, self._scales[level], strict=True)]
+        return logits, self.projection(crop_to(fused, self._pyramid.cells(spatial, FUSED_LEVEL)))
 
     def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The pyramid's levels with what the Transformer adds, (b, channels[level], *cells), finest first.

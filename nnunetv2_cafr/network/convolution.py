@@ -74,6 +74,10 @@ class Pyramid:
         """Pixels per cell and axis at `level`."""
         return tuple(math.prod(axis) for axis in zip(*self._strides[: level + 1], strict=True))
 
+    def cells(self, spatial: Sequence[int], level: int) -> list[int]:
+        """Cells per axis that a patch of this size covers at `level`."""
+        return [math.ceil(size / scale) for size, scale in zip(spatial, self.scale(level), strict=True)]
+
 
 class ConvBlock(nn.Sequential):
     """Convolution, batch normalisation ("after each convolutional block", paper, network section), ReLU.

@@ -1,13 +1,14 @@
 """How much GPU memory a training step of CAFR-Net takes, found without a GPU and without taking that memory.
 
 nnU-Net's planner counts feature map values and scales them by what a U-Net once took. That knows neither tokens nor
-attention, so here the step itself is run (forward, Dice + cross-entropy, backward, clipping, Adam) on fake tensors,
-which have a shape but no values, and the storages alive at a time are added up. Two steps, because Adam's state exists
-from the second one on. Mixed precision is emulated by bfloat16 on fake CPU tensors. The contrastive loss cannot run
-without values; the embedding's mean stands in for it (it copies a few thousand of the embedding's cells, some MB).
+attention, so here the step itself is run (forward, Dice + cross-entropy at every resolution, backward, clipping,
+AdamW) on fake tensors, which have a shape but no values, and the storages alive at a time are added up. Two steps,
+because AdamW's state exists from the second one on. Mixed precision is emulated by bfloat16 on fake CPU tensors. The
+contrastive loss cannot run without values; the embedding's mean stands in for it (it copies a few thousand of the
+embedding's cells, some MB).
 
 Attention is planned with a fused kernel, which never stores the n x n weights of n tokens. torch takes one on every
-CUDA device for these heads (32 wide, half precision, no mask). The plain kernel stores them, heads x n^2 values per
+CUDA device for these heads (16 wide, half precision, no mask). The plain kernel stores them, heads x n^2 values per
 sample and layer, several times over. Traced at batch 2, 20 classes, mixed precision, in GB (10^9 bytes):
 
     patch                                tokens   fused   plain
@@ -27,6 +28,7 @@ from weakref import finalize
 
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -105,20 +107,23 @@ def traced_peak(
     """
     kernel = SDPBackend.FLASH_ATTENTION if fused_attention else SDPBackend.MATH
     with FakeTensorMode(), LiveStorages() as storages, sdpa_kernel(kernel):
-        network = CAFRNet(input_channels, num_classes, **architecture)
-        optimizer = torch.optim.Adam(network.parameters(), fused=True)
-        dice_ce = DC_and_CE_loss(
-            {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False},
-            {},
-            dice_class=MemoryEfficientSoftDiceLoss,
+        network = CAFRNet(input_channels, num_classes, deep_supervision=True, **architecture)
+        optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+        dice_ce = DeepSupervisionWrapper(
+            DC_and_CE_loss(
+                {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False},
+                {},
+                dice_class=MemoryEfficientSoftDiceLoss,
+            ),
+            [1, 1 / 2, 1 / 4, 0],  # nnU-Net's, not yet of sum 1
         )
         image = torch.empty(batch_size, input_channels, *patch_size)
-        target = torch.empty(batch_size, 1, *patch_size, dtype=torch.int16)
         for _ in range(2):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed_precision):
                 logits, embedding = network(image)
-                loss = dice_ce(logits, target) + embedding.mean()
+                targets = [torch.empty(batch_size, 1, *level.shape[2:], dtype=torch.int16) for level in logits]
+                loss = dice_ce(logits, targets) + embedding.mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 12)
             optimizer.step()

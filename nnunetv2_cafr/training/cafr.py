@@ -7,6 +7,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.network.convolution import NUM_HALVINGS, Pyramid
 from nnunetv2_cafr.planning.architecture import cafr_architecture
 from nnunetv2_cafr.training.contrastive import ContrastiveTraining
 from nnunetv2_cafr.training.level_safe import LevelSafeAugmentation
@@ -19,10 +20,11 @@ class CAFRTraining(ContrastiveTraining, RobustTraining, nnUNetTrainer):
 
     use_transformer = True
     use_lafr = True
+    deep_supervision = True
     dropout: float | None = None  # None: the network's own
 
     def initialize(self) -> None:
-        self.enable_deep_supervision = False
+        self.enable_deep_supervision = self.deep_supervision
         super().initialize()
 
     @classmethod
@@ -45,7 +47,7 @@ class CAFRTraining(ContrastiveTraining, RobustTraining, nnUNetTrainer):
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
         num_output_channels: int,
-        enable_deep_supervision: bool = False,
+        enable_deep_supervision: bool = True,
     ) -> nn.Module:
         network = CAFRNet(
             num_input_channels,
@@ -56,7 +58,21 @@ class CAFRTraining(ContrastiveTraining, RobustTraining, nnUNetTrainer):
         return network.apply(network.initialize)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """The paper's network has one output; nnU-Net's validation calls this always."""
+        """nnU-Net's validation switches it off before and on after, also where it never was on."""
+        super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        """CAFR-Net's own resolutions, 1/1 to 1/8, of which nnU-Net gives the last one no weight.
+
+        nnU-Net reads them from its U-Net's strides. A patch that is no multiple of a cell has a last cell that sticks
+        out, so the scale is that of the cells.
+        """
+        if not self.enable_deep_supervision:
+            return None
+        pyramid = Pyramid(self.network_arguments(self.configuration_manager)["strides"])
+        patch_size = self.configuration_manager.patch_size
+        cells_of_levels = [pyramid.cells(patch_size, level) for level in range(NUM_HALVINGS)]
+        return [[count / size for count, size in zip(cells, patch_size, strict=True)] for cells in cells_of_levels]
 
 
 class nnUNetTrainer_CAFR_nnUNetDA(AdamWRecipe, CAFRTraining):

@@ -106,6 +106,7 @@ class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe):
     step before training (here it is an augmentation, as the paper lists it).
     """
 
+    deep_supervision = False
     dropout = 0.3
     clr_negatives = 5
     clr_anchors = 64

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
 from nnunetv2_cafr.network import CAFRNet
@@ -19,15 +20,17 @@ def test_trace_equals_what_a_real_step_allocates():
     """Torch's profiler sees each allocation and release of two real float32 steps."""
     patch_size = (160, 160)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        network = CAFRNet(1, CLASSES, **FLAT)
-        optimizer = torch.optim.Adam(network.parameters(), fused=True)
+        network = CAFRNet(1, CLASSES, deep_supervision=True, **FLAT)
+        optimizer = torch.optim.AdamW(network.parameters(), fused=True)
         dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
         dice_ce = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
-        image, target = torch.randn(2, 1, *patch_size), torch.zeros(2, 1, *patch_size, dtype=torch.int16)
+        loss_of_levels = DeepSupervisionWrapper(dice_ce, [1, 1 / 2, 1 / 4, 0])
+        image = torch.randn(2, 1, *patch_size)
         for _ in range(2):
             optimizer.zero_grad(set_to_none=True)
             logits, embedding = network(image)
-            loss = dice_ce(logits, target) + embedding.mean()
+            targets = [torch.zeros(2, 1, *level.shape[2:], dtype=torch.int16) for level in logits]
+            loss = loss_of_levels(logits, targets) + embedding.mean()
             loss.backward()
             optimizer.step()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]

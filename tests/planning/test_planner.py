@@ -213,9 +213,10 @@ def test_our_trainer_adds_the_contrastive_head(planned_phantoms):
     trainer = get_trainer_from_args("511", "2d", 0, "nnUNetTrainer_CAFR", "nnUNetCAFRPlans", device=torch.device("cpu"))
     trainer.initialize()
     assert trainer.network.projection is not None
-    batch = {"data": torch.randn(2, 1, 64, 64), "target": torch.ones(2, 1, 64, 64)}
-    batch["target"][..., :32] = 2
-    assert trainer.train_step(batch)["clr"] > 0
+    labels = torch.ones(2, 1, 64, 64)
+    labels[..., :32] = 2
+    targets = [labels[:, :, ::step, ::step] for step in (1, 2, 4, 8)]
+    assert trainer.train_step({"data": torch.randn(2, 1, 64, 64), "target": targets})["clr"] > 0
 
 
 def test_command_plans_and_nnunet_trains(phantom_dataset, nnunet_environment, capsys):

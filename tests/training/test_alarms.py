@@ -9,6 +9,8 @@ import torch
 
 from nnunetv2_cafr.training.alarms import TrainingDiverged
 
+from .batches import batch_of
+
 CASES = ["SpineMRI_002", "SpineMRI_007"]
 
 
@@ -21,13 +23,13 @@ def trainer(construct):
     return trainer
 
 
-def batch_of(image: float | None = None) -> dict:
+def batch_with(trainer, image: float | None = None) -> dict:
     labels = torch.zeros(2, 1, 64, 48)
     labels[..., 16:48] = 3
     data = torch.randn(2, 1, 64, 48)
     if image is not None:
         data[1] = image
-    return {"data": data, "target": labels, "keys": CASES}
+    return batch_of(trainer, data, labels, CASES)
 
 
 def log_of(trainer) -> str:
@@ -35,9 +37,9 @@ def log_of(trainer) -> str:
 
 
 def test_an_image_with_nan_ends_the_training_and_is_named(trainer):
-    trainer.train_step(batch_of())
+    trainer.train_step(batch_with(trainer))
     with pytest.raises(TrainingDiverged, match=r"SpineMRI_002, SpineMRI_007.*start again"):
-        trainer.train_step(batch_of(image=math.nan))
+        trainer.train_step(batch_with(trainer, image=math.nan))
     assert "ALARM in epoch 200: the training loss is not finite (dice nan, ce nan" in log_of(trainer)
     assert not (Path(trainer.output_folder) / "checkpoint_best.pth").exists()
 
@@ -48,7 +50,7 @@ def test_a_loss_that_did_not_reach_the_weights_is_named_and_training_goes_on(tra
     monkeypatch.setattr(
         trainer.loss.contrastive, "forward", lambda embedding, _: embedding.sum() * torch.tensor(math.inf)
     )
-    trainer.train_step(batch_of())
+    trainer.train_step(batch_with(trainer))
     alarm = log_of(trainer).rpartition("ALARM")[2]
     assert "(clr " in alarm
     assert "SpineMRI_002, SpineMRI_007" in alarm
@@ -56,7 +58,7 @@ def test_a_loss_that_did_not_reach_the_weights_is_named_and_training_goes_on(tra
     trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
     assert not (Path(trainer.output_folder) / "checkpoint_best.pth").exists()
     for _ in range(10):
-        trainer.train_step(batch_of())
+        trainer.train_step(batch_with(trainer))
     assert log_of(trainer).count("ALARM") == 5
     assert "Further alarms of this epoch are not shown" in log_of(trainer)
 
@@ -65,7 +67,7 @@ def test_a_step_left_out_for_its_gradient_is_no_alarm(trainer, monkeypatch):
     monkeypatch.setattr(trainer.optimizer, "step", lambda: None)
     weight = trainer.network.decoder.seg_layers[0].weight
     weight.register_hook(lambda gradient: gradient * math.inf)
-    trainer.train_step(batch_of())
+    trainer.train_step(batch_with(trainer))
     assert not weight.grad.isfinite().all()
     assert "ALARM" not in log_of(trainer)
     assert trainer.best_is_trustworthy
@@ -74,7 +76,7 @@ def test_a_step_left_out_for_its_gradient_is_no_alarm(trainer, monkeypatch):
 def test_validation_is_watched_too(trainer):
     trainer.network.eval()
     with torch.no_grad():
-        trainer.validation_step(batch_of(image=math.nan))
+        trainer.validation_step(batch_with(trainer, image=math.nan))
     assert "the validation loss is not finite (dice nan, ce nan); cases SpineMRI_002" in log_of(trainer)
 
 
@@ -84,7 +86,7 @@ def test_a_collapsed_embedding_is_noticed_at_the_end_of_the_epoch(collapsed, tra
         output = trainer.network.projection.output
         torch.nn.init.zeros_(output.weight)
         torch.nn.init.ones_(output.bias)
-    steps = [trainer.train_step(batch_of()) for _ in range(2)]
+    steps = [trainer.train_step(batch_with(trainer)) for _ in range(2)]
     for key in trainer.logger.local_logger.my_fantastic_logging:
         trainer.logger.local_logger.my_fantastic_logging[key] = [0.0] * 200
     trainer.on_train_epoch_end(steps)

@@ -13,6 +13,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.training.preflight import impossible_step
 
+from .batches import batch_of
+
 DATASET = "Dataset511_SpineMRI"
 
 
@@ -79,7 +81,7 @@ def test_a_patch_smaller_than_a_token_trains(data):
     trainer = make(data, patch_size=[12, 8], batch_size=2)
     trainer.initialize()
     assert impossible_step(trainer) is None
-    batch = {"data": torch.randn(2, 1, 12, 8), "target": torch.randint(0, 3, (2, 1, 12, 8)), "keys": ["a", "b"]}
+    batch = batch_of(trainer, torch.randn(2, 1, 12, 8), torch.randint(0, 3, (2, 1, 12, 8)), ["a", "b"])
     trainer.on_train_epoch_start()
     assert math.isfinite(trainer.train_step(batch)["loss"])
 

@@ -11,6 +11,8 @@ import torch
 from nnunetv2_cafr.training import variants
 from nnunetv2_cafr.training.record import git_revision
 
+from .batches import batch_of
+
 
 def weights(trainer) -> torch.Tensor:
     return torch.cat([parameter.flatten() for parameter in trainer.network.parameters()])
@@ -26,7 +28,7 @@ def step_of_epoch(trainer, epoch: int) -> float:
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(0, 4, (2, 1, 16, 12), generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3)
     image = torch.randn(2, 1, 64, 48, generator=generator)
-    return float(trainer.train_step({"data": image, "target": labels, "keys": ["a", "b"]})["loss"])
+    return float(trainer.train_step(batch_of(trainer, image, labels, ["a", "b"]))["loss"])
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainer_CAFR", "nnUNetTrainer_LevelSafe", "nnUNetTrainer_seed0"])

@@ -62,7 +62,12 @@ def test_every_trainer_can_be_constructed_and_saves_its_name(name, construct):
     assert Path(trainer.output_folder).parent.name == f"{name}__nnUNetPlans__2d"
     if "CAFR" in name:
         assert isinstance(trainer.network, CAFRNet)
-        assert not trainer.enable_deep_supervision
+        single = name.endswith("paper")  # has one output
+        assert trainer.enable_deep_supervision != single
+        assert trainer.network.decoder.deep_supervision != single
+        for enabled in (False, True):  # as nnU-Net's validation does
+            trainer.set_deep_supervision_enabled(enabled)
+        assert trainer.network.decoder.deep_supervision != single
         assert isinstance(trainer.optimizer, torch.optim.Adam)
     assert trainer.num_epochs == (500 if name.endswith("paper") else 1000)
     assert trainer.num_iterations_per_epoch == 250
