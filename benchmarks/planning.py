@@ -4,7 +4,7 @@
     python benchmarks/planning.py --measure     estimate against measurement; minutes, and up to 7 GB, on a CPU
 
 Measured are two full steps of our trainers (forward, Dice, cross-entropy and contrastive loss, backward, clipping,
-Adam), each size in a process of its own. On a GPU in mixed precision, uncompiled: torch's peak of allocated and of
+AdamW), each size in a process of its own. On a GPU in mixed precision, uncompiled: torch's peak of allocated and of
 reserved memory, and what the whole device holds at the end (leave it idle otherwise), against the planner's estimate.
 On a CPU (Linux) in float32: how far the peak of resident memory rises above what a process holds that has already run a
 small step, against the traced peak, which the planner's estimate is made from.
@@ -22,13 +22,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nnunetv2_cafr.loss import DiceCECLRLoss, PixelInfoNCE
+from nnunetv2_cafr.loss import DeepSupervisionCLRLoss, PixelInfoNCE
 from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.network.convolution import NUM_HALVINGS, Pyramid
 from nnunetv2_cafr.planning.architecture import cafr_architecture, token_size
 from nnunetv2_cafr.planning.memory import GB, traced_peak, training_memory
 from nnunetv2_cafr.planning.planner import CAFRPlanner
@@ -112,17 +115,22 @@ def train_two_steps(patch_size: tuple[int, ...], spacing: tuple[float, ...], fus
     """As nnUNetTrainer_CAFR trains."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    network = CAFRNet(1, CLASSES, **cafr_architecture(spacing)).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    network = CAFRNet(1, CLASSES, deep_supervision=True, **cafr_architecture(spacing)).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
     dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
-    loss_fn = DiceCECLRLoss(DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss), PixelInfoNCE())
+    dice_ce = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
+    weights = np.array([4, 2, 1, 0]) / 7  # nnU-Net's
+    loss_fn = DeepSupervisionCLRLoss(dice_ce, weights, PixelInfoNCE(num_negatives=None, anchors_per_class=32))
     image = torch.randn(BATCH_SIZE, 1, *patch_size, device=device)
     # Cells of one class, or the contrastive loss has nothing to do.
     target = torch.randint(CLASSES, (BATCH_SIZE, 1, *(math.ceil(size / 8) for size in patch_size)), dtype=torch.int16)
     for axis, size in enumerate(patch_size, start=2):
         target = target.repeat_interleave(8, axis).narrow(axis, 0, size)
     target = target.contiguous().to(device)
+    pyramid = Pyramid(cafr_architecture(spacing)["strides"])
+    of_levels = [pyramid.cells(patch_size, level) for level in range(NUM_HALVINGS)]
+    targets = [nn.functional.interpolate(target.float(), size=cells).to(torch.int16) for cells in of_levels]
     # A GPU has two fused kernels, a CPU the first.
     fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
     with sdpa_kernel(fused if fused_attention else SDPBackend.MATH):
@@ -130,7 +138,7 @@ def train_two_steps(patch_size: tuple[int, ...], spacing: tuple[float, ...], fus
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, enabled=device.type == "cuda"):
                 output = network(image)
-                loss = loss_fn(output, target)
+                loss = loss_fn(output, targets)
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(network.parameters(), 12)
