@@ -18,6 +18,7 @@ EPILOG = """examples:
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
   nnUNetv2_cafr predict -m model.onnx -i IN -o OUT --precision bf16
   nnUNetv2_cafr relabel -i MAPS -p MAPS -o OUT  consistent spine levels, after any network
+  nnUNetv2_cafr measure -i MAPS -o OUT        heights, angles, volumes, lordosis; colours for viewers
   nnUNetv2_cafr doctor                        versions, device, folders, trainers
 
 Training and inference are nnU-Net's own commands: nnUNetv2_train DATASET 2d 0 -tr nnUNetTrainer_CAFR
@@ -37,6 +38,7 @@ VERBS = {
     "export": ("a trained network as one ONNX file, with all that prediction needs", "deployment.export"),
     "predict": ("label maps from an exported network, without the training stack", "deployment.predict"),
     "relabel": ("consistent spine levels in label maps, nnU-Net's or another tool's", "relabel"),
+    "measure": ("label maps of a spine in mm, ml and degrees, and colours for viewers", "measure"),
     "doctor": ("versions, device, folders, and whether nnU-Net finds the trainers", "doctor"),
 }
 

@@ -15,6 +15,10 @@ from nnunetv2_cafr.quality.levels import FEWEST_VERTEBRAE, OPTIONAL, SACRUM, VER
 BACKGROUND, IGNORE = "background", "ignore"
 PREFIX = re.compile(r"^(vertebrae|vertebra|disc|disk|ivd)[_ -]", re.IGNORECASE)
 NUMBERED = re.compile(r"^(vertebra|disc)_(\d+)$")
+# Okabe and Ito's colours, which also the colour-blind tell apart; black left out. Neighbours along the spine differ, and
+# every further seven structures have another shade: the share of white (positive) or black (negative) mixed in.
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+SHADES = (0.0, 0.45, -0.35, 0.7, -0.55, 0.25, -0.18, 0.58)
 
 
 @dataclass(frozen=True)
@@ -105,3 +109,29 @@ def disc_of(name: str) -> tuple[str, str] | None:
         return None
     lower, upper = sorted((side for side in sides if side is not None), key=VERTEBRAE.index)
     return lower, upper
+
+
+def colour_of(name: str, label: int) -> tuple[int, int, int]:
+    """Red, green and blue (0 to 255) of a structure: one colour per level in every picture and file.
+
+    A level has it whatever its label; what is no level has one by its label.
+    """
+    place = label
+    if (vertebra := vertebra_of(name)) is not None:
+        place = 2 * _rank(vertebra)
+    elif (between := disc_of(name)) is not None:
+        place = 2 * _rank(between[1]) - 1
+    base = COLOURS[place % len(COLOURS)]
+    shade = SHADES[place // len(COLOURS) % len(SHADES)]
+    target = 255 if shade > 0 else 0
+    red, green, blue = (
+        round((1 - abs(shade)) * int(base[start : start + 2], 16) + abs(shade) * target) for start in (1, 3, 5)
+    )
+    return red, green, blue
+
+
+def _rank(vertebra: str) -> int:
+    """Place of a vertebra above the sacrum; the lowest numbered one has L5's."""
+    if match := NUMBERED.match(vertebra):
+        return VERTEBRAE.index("L5") + int(match[2]) - 1
+    return VERTEBRAE.index(vertebra)

@@ -1,0 +1,380 @@
+"""All measures of one label map: which structures there are, their middle slices, and what can be said of each.
+
+Bodies and discs are measured in the sagittal slice nearest to their own middle, as radiologists do, from left to right
+across the slices. The definitions and where they come from are in documentation/measurements.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nnunetv2_cafr.measurements.label_map import LabelMap
+from nnunetv2_cafr.measurements.section import NotMeasurableError, Outline, Section, largest_part, outline, own_axes
+from nnunetv2_cafr.quality.levels import OPTIONAL, SACRUM
+from nnunetv2_cafr.spine import Spine
+
+# What is measured of which kind; the names carry the units.
+VOLUME, WIDTH = "volume_ml", "width_mm"
+HEIGHTS = ("height_anterior_mm", "height_middle_mm", "height_posterior_mm")
+WEDGE, SLIP = "wedge_angle_deg", "slip_mm"
+DISC_HEIGHT, DISC_INDEX = "disc_height_mm", "disc_height_index"
+MEASURES = {
+    "vertebra": (VOLUME, *HEIGHTS, WIDTH, WEDGE, SLIP),
+    "disc": (VOLUME, WIDTH, DISC_HEIGHT, DISC_INDEX),
+    "sacrum": (VOLUME,),
+}
+DIGITS = 3
+OBLIQUE_LIMIT = 20.0  # degrees; cos 20 is 0.94, so what is measured in the slices is 6 % wrong at most
+FEWEST_VOXELS = 50  # of a structure: fewer are a chip of it
+FEWEST_SLICES = 3  # across a structure, for its width
+CUT_SHARE = 0.1  # of a section that reaches the outermost slices: more, and the structure is cut
+SACRUM_REACH = (
+    0.6  # of the height of the vertebra above: what is looked at of the sacrum, its first segment's upper part
+)
+EDGES = (("lower", "upper"), ("anterior", "posterior"), ("right", "left"))  # of the image, axes (s, p, l)
+
+
+@dataclass
+class Level:
+    """One vertebra or disc of a study.
+
+    Args:
+        name: L4, or L4/L5; as the label table writes it where it counts from the bottom.
+        values: by measure; None where there is a reason.
+        reasons: why a value is empty, by measure.
+    """
+
+    name: str
+    kind: str
+    values: dict[str, float | None] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def give(self, measure: str, value: float | np.floating[Any]) -> None:
+        self.values[measure] = round(float(value), DIGITS)
+
+    def refuse(self, reason: str, *measures: str) -> None:
+        """Leaves measures empty that have no value and no reason yet."""
+        for measure in measures or MEASURES[self.kind]:
+            if measure not in self.values:
+                self.values[measure] = None
+                self.reasons[measure] = reason
+
+
+@dataclass(frozen=True)
+class Lordosis:
+    """The angle between two end plates in degrees, positive where the spine is hollow behind; None with a reason."""
+
+    between: str
+    degrees: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class StudyMeasurements:
+    """Levels from the bottom upwards, and the lumbar lordosis."""
+
+    levels: list[Level]
+    lordosis: Lordosis
+
+
+class _Structure:
+    """A vertebra or a disc in the label map, and what is found out about it on the way.
+
+    Args:
+        between: of a disc, the vertebrae below and above it.
+        place: on the way up: a vertebra's place in the order, a disc half a place beside it.
+        mask: (s, p, l), a window of the label map.
+        corner: index of the window's first voxel.
+        cut: edges of the image that it reaches.
+    """
+
+    def __init__(
+        self,
+        level: Level,
+        between: tuple[str, ...],
+        place: float,
+        mask: np.ndarray,
+        corner: tuple[int, int, int],
+        cut: Sequence[str],
+        spacing: tuple[float, float, float],
+    ) -> None:
+        self.level, self.between, self.place = level, between, place
+        self.mask, self.corner, self.cut, self.spacing = mask, corner, cut, spacing
+        self.slice = int(np.rint(np.median(np.nonzero(mask)[2]))) + corner[2]  # its middle one, in the label map
+        self.outline: Outline | None = None
+        self.fault = ""  # why it has no outline
+
+    def section(self, slice_: int) -> Section | None:
+        """The largest part of its section; None where it has none."""
+        index = slice_ - self.corner[2]
+        if not 0 <= index < self.mask.shape[2] or not (mask := self.mask[:, :, index]).any():
+            return None
+        return Section(largest_part(mask), self.corner[:2], self.spacing[:2])
+
+    def centre(self) -> np.ndarray | None:
+        """(p, s, l) of its section in its middle slice, in mm."""
+        section = self.section(self.slice)
+        return None if section is None else np.append(section.points.mean(0), self.slice * self.spacing[2])
+
+
+def measure(label_map: LabelMap, spine: Spine) -> StudyMeasurements:
+    """Measures the levels of a label map.
+
+    Raises:
+        ValueError: if it holds none of the spine's labels, or shows them upside down.
+    """
+    structures = list(_find(label_map, spine))
+    if not structures:
+        raise ValueError("no vertebra and no disc, expected are labels of spine levels; is it of another network?")
+    _check_upright(structures)
+    for one in structures:
+        _measure_volume(one)
+    vertebrae = {one.level.name: one for one in structures if one.level.kind != "disc"}
+    for one in sorted(structures, key=lambda one: one.level.kind == "sacrum"):  # which asks for the one above it
+        _measure_outline(one, structures, label_map, spine)
+    for one in structures:
+        if one.level.kind == "vertebra":
+            _measure_slip(one, vertebrae, spine)
+        elif one.level.kind == "disc":
+            _measure_index(one, vertebrae)
+    return StudyMeasurements([one.level for one in structures], _lordosis(vertebrae, spine))
+
+
+def _find(label_map: LabelMap, spine: Spine) -> Iterator[_Structure]:
+    """Structures that the label map holds, from the bottom upwards."""
+    wanted: list[tuple[float, str, str, tuple[str, ...], tuple[int, ...]]] = []
+    for index, name in enumerate(spine.vertebrae):
+        if labels := spine.labels.get(name):
+            wanted.append((index, name, "sacrum" if name == SACRUM else "vertebra", (), labels))
+    for (lower, upper), labels in spine.discs.items():
+        if lower in spine.vertebrae:
+            place = spine.vertebrae.index(lower) + 0.5
+        elif upper in spine.vertebrae:
+            place = spine.vertebrae.index(upper) - 0.5
+        else:
+            continue
+        numbered = lower.startswith("vertebra_")
+        name = spine.names[labels[0]] if numbered else f"{upper}/{lower}"
+        wanted.append((place, name, "disc", (lower, upper), labels))
+    shape = label_map.labels.shape
+    for place, name, kind, between, labels in sorted(wanted, key=lambda one: one[0]):
+        inside = np.isin(label_map.labels, labels)
+        box, cut = [], []
+        for axis in range(3):
+            hit = np.flatnonzero(inside.any(tuple(other for other in range(3) if other != axis)))
+            if not len(hit):
+                break
+            box.append((int(hit[0]), int(hit[-1])))
+            cut += _edges(axis, hit[0], hit[-1], shape)
+        else:
+            mask = inside[tuple(slice(low, high + 1) for low, high in box)]
+            corner = (box[0][0], box[1][0], box[2][0])
+            yield _Structure(Level(name, kind), between, place, mask, corner, cut, label_map.spacing)
+
+
+def _edges(axis: int, first: int, last: int, shape: Sequence[int]) -> list[str]:
+    """Names of the image's edges that indices from `first` to `last` reach."""
+    reached = (first == 0, last == shape[axis] - 1)
+    return [edge for edge, cut in zip(EDGES[axis], reached, strict=True) if cut]
+
+
+def _check_upright(structures: Sequence[_Structure]) -> None:
+    """Levels and the image's header must agree about which end is up.
+
+    Raises:
+        ValueError: if most pairs of levels run downwards.
+    """
+    heights = np.array([np.nonzero(one.mask)[0].mean() + one.corner[0] for one in structures])
+    pairs = np.sign(heights[None] - heights[:, None])[np.triu_indices(len(heights), 1)]
+    if pairs.sum() < 0:
+        raise ValueError(
+            "levels that run downwards where the header says upwards; one of them is wrong. Correct the header, or the "
+            "labels (nnUNetv2_cafr relabel)"
+        )
+
+
+def _measure_volume(one: _Structure) -> None:
+    voxels = int(one.mask.sum())
+    if voxels < FEWEST_VOXELS:
+        one.fault = f"too few voxels: {voxels}, at least {FEWEST_VOXELS} are needed"
+        one.level.refuse(one.fault)
+    elif one.cut:
+        one.level.refuse(_cut(one.cut), VOLUME)
+    else:
+        one.level.give(VOLUME, voxels * np.prod(one.spacing) / 1000)
+
+
+def _cut(edges: Sequence[str]) -> str:
+    return f"cut by the image's {', '.join(edges)} edge"
+
+
+def _measure_outline(one: _Structure, structures: Sequence[_Structure], label_map: LabelMap, spine: Spine) -> None:
+    """Everything that needs the outline of the structure alone."""
+    if one.fault:
+        return
+    level = one.level
+    try:
+        if label_map.oblique > OBLIQUE_LIMIT:
+            raise NotMeasurableError(
+                f"oblique slices: {label_map.oblique:.0f} degrees off the patient's left/right axis, at most "
+                f"{OBLIQUE_LIMIT:.0f} are measured"
+            )
+        if level.kind == "sacrum":
+            one.outline = _outline_of_sacrum(one, structures, label_map, spine)
+            return
+        one.outline, slices = _outline_in_the_middle(one, structures, label_map)
+    except NotMeasurableError as error:
+        one.fault = str(error)
+        level.refuse(one.fault)
+        return
+    if slices < FEWEST_SLICES:
+        level.refuse(f"too few slices across it: {slices:.0f}, at least {FEWEST_SLICES} are needed", WIDTH)
+    else:
+        level.give(WIDTH, slices * one.spacing[2])
+    if level.kind == "vertebra":
+        for measure_, height in zip(HEIGHTS, one.outline.heights, strict=True):
+            level.give(measure_, height)
+        level.give(WEDGE, np.degrees(one.outline.lower - one.outline.upper))
+    else:
+        level.give(DISC_HEIGHT, np.mean(one.outline.heights))
+
+
+def _outline_in_the_middle(
+    one: _Structure, structures: Sequence[_Structure], label_map: LabelMap
+) -> tuple[Outline, float]:
+    """The outline in the slice nearest to the body's own middle, which the arch and its processes do not shift.
+
+    Returns:
+        The outline, and how many slices the body has from right to left.
+
+    Raises:
+        NotMeasurableError: also if the image's edge cuts the section, or the body beside it, so that its middle is not
+            known.
+    """
+    shape = label_map.labels.shape
+    for _ in range(3):
+        section = one.section(one.slice)
+        if section is None:
+            raise NotMeasurableError("no section in its middle slice")
+        voxels = section.voxels
+        low, high = voxels.min(0), voxels.max(0)
+        if cut := [edge for axis in (0, 1) for edge in _edges(axis, low[axis], high[axis], shape)]:
+            raise NotMeasurableError(_cut(cut))
+        found = outline(section, _first_angle(one, structures), one.level.kind)
+        core = voxels[found.inside(section.points)] - one.corner[:2]
+        lines, index = one.mask[core[:, 0], core[:, 1]], one.slice - one.corner[2]
+        last = one.slice + np.cumprod(lines[:, index:], 1).sum(1) - 1
+        first = one.slice - np.cumprod(lines[:, index::-1], 1).sum(1) + 1
+        sides = zip(EDGES[2], (first == 0, last == shape[2] - 1), strict=True)
+        if cut := [edge for edge, reached in sides if reached.mean() > CUT_SHARE]:
+            raise NotMeasurableError(f"{_cut(cut)}, so its middle is not known")
+        middle = int(np.rint(np.median((first + last) / 2)))
+        if middle == one.slice:
+            break
+        one.slice = middle
+    return found, float(np.percentile(last - first + 1, 90))
+
+
+def _first_angle(one: _Structure, structures: Sequence[_Structure]) -> float:
+    """Where the structure's axes point by its neighbours' centres, in radians; 0 where there are none.
+
+    Raises:
+        NotMeasurableError: if the spine leaves the slices there.
+    """
+    near = [other for other in structures if other.level.kind != "sacrum" and abs(other.place - one.place) <= 1]
+    centres = [centre for other in near if (centre := other.centre()) is not None]
+    if len(centres) < 2:
+        return 0.0
+    step = centres[-1] - centres[0]
+    leaves = float(np.degrees(np.arctan2(abs(step[2]), np.hypot(step[0], step[1]))))
+    if leaves > OBLIQUE_LIMIT:
+        raise NotMeasurableError(
+            f"oblique slices: the spine leaves them by {leaves:.0f} degrees, at most {OBLIQUE_LIMIT:.0f} are measured"
+        )
+    return float(np.arctan2(-step[0], step[1]))
+
+
+def _outline_of_sacrum(one: _Structure, structures: Sequence[_Structure], label_map: LabelMap, spine: Spine) -> Outline:
+    """The upper end plate of S1, in the middle slice of the vertebra above.
+
+    Raises:
+        NotMeasurableError: if that vertebra, or an end plate, is not to be had.
+    """
+    above = next((other for other in structures if other.level.kind == "vertebra"), None)
+    if above is None or _name_below(above, {SACRUM: one}, spine) != SACRUM:
+        raise NotMeasurableError("the vertebra above it, which tells its middle, is not in the label map")
+    if above.outline is None:
+        raise NotMeasurableError(f"{above.level.name} above it, which tells its middle, is not measured: {above.fault}")
+    section = one.section(above.slice)
+    if section is None:
+        raise NotMeasurableError(f"no section in the middle slice of {above.level.name}")
+    reach = SACRUM_REACH * (above.outline.top - above.outline.bottom)
+    found = outline(section, above.outline.lower, "sacrum", reach)
+    voxels = section.voxels
+    seen = voxels[(own_axes(found.angle) @ section.points.T)[1] >= found.top - reach]
+    low, high = seen.min(0), seen.max(0)
+    if cut := [edge for axis in (0, 1) for edge in _edges(axis, low[axis], high[axis], label_map.labels.shape)]:
+        raise NotMeasurableError(_cut(cut))
+    return found
+
+
+def _name_below(one: _Structure, vertebrae: Mapping[str, _Structure], spine: Spine) -> str | None:
+    """The vertebra below, past an L6 or T13 that this patient does not have; None where the labels name none."""
+    for name in reversed(spine.vertebrae[: int(one.place)]):
+        if name in vertebrae or name not in OPTIONAL:
+            return name
+    return None
+
+
+def _measure_slip(one: _Structure, vertebrae: Mapping[str, _Structure], spine: Spine) -> None:
+    name = _name_below(one, vertebrae, spine)
+    if one.outline is None:
+        return
+    if name is None:
+        one.level.refuse("the labels name no level below it", SLIP)
+    elif (below := vertebrae.get(name)) is None:
+        one.level.refuse(f"{name} below it is not in the label map", SLIP)
+    elif below.outline is None:
+        one.level.refuse(f"{name} below it is not measured: {below.fault}", SLIP)
+    else:
+        backwards = own_axes(below.outline.upper)[0]
+        one.level.give(SLIP, (below.outline.upper_back - one.outline.lower_back) @ backwards)
+
+
+def _measure_index(one: _Structure, vertebrae: Mapping[str, _Structure]) -> None:
+    if one.outline is None:
+        return
+    beside = [name for name in reversed(one.between) if name not in (SACRUM, "vertebra_0")]
+    missing = [name for name in beside if name not in vertebrae]
+    faults = [f"{name} is not measured: {vertebrae[name].fault}" for name in beside if name in vertebrae]
+    bodies = [vertebrae[name].outline for name in beside if name in vertebrae]
+    heights = [body.heights[1] for body in bodies if body is not None]
+    if missing:
+        one.level.refuse(f"{' and '.join(missing)} beside it is not in the label map", DISC_INDEX)
+    elif len(heights) < len(beside):
+        lacking = [fault for fault, body in zip(faults, bodies, strict=True) if body is None]
+        one.level.refuse("; ".join(lacking), DISC_INDEX)
+    else:
+        one.level.give(DISC_INDEX, np.mean(one.outline.heights) / np.mean(heights))
+
+
+def _lordosis(vertebrae: Mapping[str, _Structure], spine: Spine) -> Lordosis:
+    """From the upper end plate of L1 to that of S1, or to the lower one of L5 where no sacrum is labelled."""
+    end = SACRUM if SACRUM in vertebrae else "L5"
+    between = "L1-S1" if end == SACRUM else "L1-L5"
+    for name in ("L1", end):
+        if name not in spine.labels:
+            return Lordosis(between, None, f"the labels do not name {name}")
+        if name not in vertebrae:
+            return Lordosis(between, None, f"{name} is not in the label map")
+    upper, lower = vertebrae["L1"], vertebrae[end]
+    for one in (upper, lower):
+        if one.outline is None:
+            return Lordosis(between, None, f"{one.level.name} is not measured: {one.fault}")
+    assert upper.outline is not None and lower.outline is not None
+    plate = lower.outline.upper if end == SACRUM else lower.outline.lower
+    return Lordosis(between, round(float(np.degrees(plate - upper.outline.upper)), DIGITS))

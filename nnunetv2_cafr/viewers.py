@@ -1,0 +1,53 @@
+"""Names and colours of labels for viewers: 3D Slicer's colour table and ITK-SNAP's label descriptions.
+
+Slicer: https://slicer.readthedocs.io/en/latest/developer_guide/modules/colors.html. ITK-SNAP: Segmentation, Import Label
+Descriptions. Colours are those of the project's own pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.spine import BACKGROUND, IGNORE, colour_of
+
+SLICER_FILE, ITKSNAP_FILE = "labels.ctbl", "labels.txt"
+ITKSNAP_HEADER = """################################################
+# ITK-SnAP Label Description File
+# File format:
+# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL
+# Fields:
+#    IDX:   Zero-based index
+#    -R-:   Red color component (0..255)
+#    -G-:   Green color component (0..255)
+#    -B-:   Blue color component (0..255)
+#    -A-:   Label transparency (0.00 .. 1.00)
+#    VIS:   Label visibility (0 or 1)
+#    MSH:   Label mesh visibility (0 or 1)
+#  LABEL:   Label description
+################################################
+"""
+
+
+def colour_files(labels: Mapping[str, int]) -> dict[str, str]:
+    """Contents of the two files, by their names.
+
+    Args:
+        labels: of a dataset.json without regions.
+    """
+    named = sorted((int(label), name) for name, label in labels.items() if name not in (BACKGROUND, IGNORE))
+    slicer = [f"# Color table file {SLICER_FILE}", f"# {len(named) + 1} values", "0 background 0 0 0 0"]
+    snap = [f'{0:5d} {0:5d} {0:4d} {0:4d} {0:8d} {0:2d} {0:2d}    "Clear Label"']
+    for label, name in named:
+        red, green, blue = colour_of(name, label)
+        slicer.append(f"{label} {'_'.join(name.split())} {red} {green} {blue} 255")
+        quoted = name.replace('"', "'")
+        snap.append(f'{label:5d} {red:5d} {green:4d} {blue:4d} {1:8d} {1:2d} {1:2d}    "{quoted}"')
+    return {SLICER_FILE: "\n".join(slicer) + "\n", ITKSNAP_FILE: ITKSNAP_HEADER + "\n".join(snap) + "\n"}
+
+
+def write_colours(folder: Path, labels: Mapping[str, int]) -> None:
+    """Writes both files, each whole or not at all."""
+    for name, text in colour_files(labels).items():
+        write_atomically(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
