@@ -15,8 +15,8 @@ from nnunetv2_cafr.quality.levels import FEWEST_VERTEBRAE, OPTIONAL, SACRUM, VER
 BACKGROUND, IGNORE = "background", "ignore"
 PREFIX = re.compile(r"^(vertebrae|vertebra|disc|disk|ivd)[_ -]", re.IGNORECASE)
 NUMBERED = re.compile(r"^(vertebra|disc)_(\d+)$")
-# Okabe and Ito's colours, which also the colour-blind tell apart; black left out. Neighbours along the spine differ, and
-# every further seven structures have another shade: the share of white (positive) or black (negative) mixed in.
+# Okabe and Ito's colours, which also the colour-blind tell apart; black left out. Neighbours along the spine differ,
+# and every further seven structures have another shade: the share of white (positive) or black (negative) mixed in.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 SHADES = (0.0, 0.45, -0.35, 0.7, -0.55, 0.25, -0.18, 0.58)
 

@@ -1,7 +1,7 @@
 """Names and colours of labels for viewers: 3D Slicer's colour table and ITK-SNAP's label descriptions.
 
-Slicer: https://slicer.readthedocs.io/en/latest/developer_guide/modules/colors.html. ITK-SNAP: Segmentation, Import Label
-Descriptions. Colours are those of the project's own pictures.
+Slicer: https://slicer.readthedocs.io/en/latest/developer_guide/modules/colors.html. ITK-SNAP: its menu Segmentation,
+Import Label Descriptions. Colours are those of the project's own pictures.
 """
 
 from __future__ import annotations

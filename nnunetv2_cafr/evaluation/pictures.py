@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import SimpleITK as sitk
@@ -16,6 +15,7 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 from dataset_conversion.geometry import orient
+from nnunetv2_cafr.spine import colour_of
 
 PICTURE_SIZE, JPEG_QUALITY = 420, 80  # pixels of the longer side, at most
 
@@ -68,12 +68,11 @@ def side_by_side(rows: Sequence[PictureRow], label_names: dict[int, str], target
 
 
 def _draw_labels(axis: Axes, labels: np.ndarray, names: dict[int, str]) -> None:
-    colours = matplotlib.colormaps["tab20"]
     for label in np.unique(labels[labels > 0]):
         mask = labels == label
-        colour = colours((int(label) * 7) % 20)
+        colour = np.array(colour_of(names.get(int(label), ""), int(label))) / 255
         overlay = np.zeros((*mask.shape, 4))
-        overlay[mask] = (*colour[:3], 0.45)
+        overlay[mask] = (*colour, 0.45)
         axis.imshow(overlay, aspect=axis.get_aspect())
         axis.contour(mask, [0.5], colors=[colour], linewidths=0.9)
         name = names.get(int(label), "")

@@ -24,7 +24,11 @@ FINEST_STEP = 0.2  # mm between samples of a section
 STEPS_PER_VOXEL = 3
 FEWEST_ACROSS = {"vertebra": 5, "disc": 3, "sacrum": 3}  # voxels between the end plates
 FEWEST_ALONG = 8  # voxels from front to back: fewer give angles that are several degrees off
-AREA_TOLERANCE = 0.25  # relative, between the section and what the four edges enclose
+# Relative, between the section and what its edges enclose. Of real references, 206 bodies were within 0.1, and 95 % of
+# 99 discs within 0.27.
+AREA_TOLERANCE = {"vertebra": 0.15, "disc": 0.3}
+OUTER = (0.3, 0.45)  # of the height from its middle: rows near the end plates
+WAIST = 0.2  # of the depth, by which a wall at mid height may lie elsewhere than in these rows
 ENDS = (0.1, 0.4)  # of the depth from a wall: the part that tells the height there
 THIRDS = (1 / 6, 1 / 2, 5 / 6)  # of a disc's depth, in the middle of its anterior, middle and posterior third
 
@@ -130,9 +134,11 @@ def outline(section: Section, angle: float, kind: str, reach: float | None = Non
     else:
         middle = float(np.polyval(upper - lower, front + depth / 2))
         heights = [view.height_at(front, depth), middle, view.height_at(back, -depth)]
+    if kind == "vertebra":
+        view.check_walls(front, back, bottom, top)
     if kind != "sacrum":
         reaches = (upper_back[0] + lower_back[0] - upper_front[0] - lower_front[0]) / 2
-        _check_area(view, (heights[0] + 4 * heights[1] + heights[2]) / 6 * (depth + reaches) / 2)
+        _check_area(view, kind, (heights[0] + 4 * heights[1] + heights[2]) / 6 * (depth + reaches) / 2)
     to_slice = own_axes(angle).T
     return Outline(
         angle=angle,
@@ -219,6 +225,14 @@ class _View:
             raise NotMeasurableError("no outline of a body in its middle slice")
         return front, back, float(np.median(self.bottom[middle])), float(np.median(self.top[middle]))
 
+    def check_walls(self, front: float, back: float, bottom: float, top: float) -> None:
+        """Refuses a body that something at mid height has grown on to, such as its arch."""
+        share = np.abs(self.across - (bottom + top) / 2) / (top - bottom)
+        outer = (share >= OUTER[0]) & (share <= OUTER[1]) & np.isfinite(self.front)
+        for wall, edge in ((front, self.front), (back, self.back)):
+            if not outer.any() or abs(wall - np.median(edge[outer])) > WAIST * (back - front):
+                raise NotMeasurableError("no outline of a vertebra: at mid height its wall is elsewhere")
+
     def plate(self, edge: np.ndarray, front: float, back: float) -> np.ndarray:
         """Coefficients of the parabola through an upper or lower edge between two walls."""
         margin = ROUNDED * (back - front)
@@ -228,7 +242,7 @@ class _View:
         return np.polyfit(self.along[used], edge[used], 2)
 
     def height_at(self, wall: float, depth: float) -> float:
-        """The distance of the two edges at a wall; the structure has this `depth` backwards of it, negative: forwards."""
+        """The distance of the two edges at a wall; `depth` mm backwards of it (negative: forwards) is the other."""
         share = (self.along - wall) / depth
         used = (share >= ENDS[0]) & (share <= ENDS[1]) & np.isfinite(self.top)
         if used.sum() < 3:
@@ -268,10 +282,10 @@ def _check_voxels(
             raise NotMeasurableError(f"too few voxels: {found:.1f} {where}, at least {fewest} are needed")
 
 
-def _check_area(view: _View, enclosed: float) -> None:
+def _check_area(view: _View, kind: str, enclosed: float) -> None:
     """Whether the section is what its edges enclose: no body grown together with its arch, no torn one."""
     found = float(view.inside.sum()) * view.step**2
-    if not abs(found - enclosed) <= AREA_TOLERANCE * enclosed:
+    if not abs(found - enclosed) <= AREA_TOLERANCE[kind] * enclosed:
         raise NotMeasurableError(
-            f"no outline of a body: its section has {found:.0f} mm2, its end plates and walls enclose {enclosed:.0f}"
+            f"no outline of a {kind}: its section has {found:.0f} mm2, its end plates and walls enclose {enclosed:.0f}"
         )

@@ -36,7 +36,7 @@ DEFINITIONS = {
     SLIP: "of the lower posterior corner against the upper posterior corner of the vertebra below, along the latter's "
     "upper end plate, positive forwards",
     DISC_HEIGHT: "mean of the disc's heights in the middle of its anterior, middle and posterior third",
-    DISC_INDEX: "disc height by the mean of the middle heights of the two bodies beside it; above the sacrum, of the one",
+    DISC_INDEX: "disc height by the mean of the middle heights of the bodies beside it; the sacrum does not count",
     LORDOSIS: "angle between the upper end plates of L1 and S1, or the upper one of L1 and the lower one of L5",
 }
 COLUMNS = ("study", "level", "kind", *DEFINITIONS, "reasons")

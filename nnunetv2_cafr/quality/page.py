@@ -19,10 +19,9 @@ from nnunetv2_cafr.quality.findings import Finding, Severity, count_severities
 from nnunetv2_cafr.quality.inspection import CaseReport
 from nnunetv2_cafr.quality.measures import SLICE_RATIO
 from nnunetv2_cafr.quality.picture import Picture
+from nnunetv2_cafr.spine import colour_of
 
 GENERATOR = "nnUNetv2_cafr check"  # by this mark a folder is known as one of ours
-# Okabe and Ito's colours, which also the colour-blind tell apart; black left out.
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 MOST_BINS = 24
 HISTOGRAM = (336, 44)  # pixels
 
@@ -151,8 +150,8 @@ def _spacing(spacing: Sequence[float]) -> str:
     return " x ".join(f"{step:.3g}" for step in spacing)
 
 
-def _colour(label: int) -> str:
-    return COLOURS[label % len(COLOURS)]
+def _colour(name: str, label: int) -> str:
+    return "#{:02X}{:02X}{:02X}".format(*colour_of(name, label))
 
 
 def _card(case: CaseReport, findings: Sequence[Finding], anchors: dict[str, str]) -> str:
@@ -197,7 +196,8 @@ def _overlay(picture: Picture, marked: Collection[str]) -> str:
     for outline in picture.outlines:
         mark = ' class="marked"' if outline.name in marked else ""
         drawn.append(
-            f'<path class="dark" d="{outline.path}"/><path{mark} stroke="{_colour(outline.label)}" d="{outline.path}"/>'
+            f'<path class="dark" d="{outline.path}"/>'
+            f'<path{mark} stroke="{_colour(outline.name, outline.label)}" d="{outline.path}"/>'
         )
         x, y = outline.centre
         anchor = "middle"
@@ -243,7 +243,7 @@ def _structures(case: CaseReport) -> str:
     if not case.structures:
         return ""
     rows = "".join(
-        f'<tr><td><span class="swatch" style="background:{_colour(s.label)}"></span>{escape(s.name)}</td>'
+        f'<tr><td><span class="swatch" style="background:{_colour(s.name, s.label)}"></span>{escape(s.name)}</td>'
         f'<td class="number">{s.label}</td><td class="number">{s.voxels:,}</td><td class="number">{s.volume:.2f}</td>'
         f'<td class="number">{len(s.pieces)}</td><td>{"cut by the border" if s.cut else ""}</td></tr>'
         for s in case.structures

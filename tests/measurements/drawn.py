@@ -79,6 +79,7 @@ def draw(
     margin: float = 12.0,
     sideways: float = 0.0,
     order: str = "LPS",
+    arch: bool = False,
 ) -> sitk.Image:
     """A label map whose grid lies along the patient's axes.
 
@@ -88,6 +89,7 @@ def draw(
         margin: mm of image around the blocks; negative cuts them.
         sideways: mm to the left per mm upwards.
         order: of the voxels in the file.
+        arch: whether vertebrae have pedicles at both sides, and processes behind the canal and to the sides.
     """
     everything = np.concatenate([block.corners for block in blocks])
     low, high = everything.min(0) - margin, everything.max(0) + margin
@@ -103,7 +105,18 @@ def draw(
             inside &= along[0] * to[..., 1] - along[1] * to[..., 0] >= 0
         centre = sideways * (s - everything[:, 1].mean())
         across = np.abs(left[None] - centre[:, None]) <= width / 2
-        labels[inside[:, :, None] & across[:, None] & (labels == 0)] = LABELS[block.name]
+        drawn = inside[:, :, None] & across[:, None]
+        if arch and "/" not in block.name and block.name != "S":
+            behind = points - block.corners[1:3].mean(0)
+            level = np.abs(behind[..., 1]) < 5
+            pedicle, process = (
+                level & (behind[..., 0] > low) & (behind[..., 0] < high) for low, high in ((-3, 20), (16, 44))
+            )
+            beside = np.abs(left[None] - centre[:, None])
+            drawn |= pedicle[:, :, None] & ((beside > 12) & (beside < 20))[:, None]
+            drawn |= process[:, :, None] & (beside < 4)[:, None]
+            drawn |= (level & (behind[..., 0] > 14) & (behind[..., 0] < 20))[:, :, None] & (beside < 60)[:, None]
+        labels[drawn & (labels == 0)] = LABELS[block.name]
     image = sitk.GetImageFromArray(labels)  # the array is (s, p, l): x to the left, y backwards, z upwards
     image.SetSpacing((spacing[2], spacing[0], spacing[1]))
     rotation = sitk.Euler3DTransform((0, 0, 0), *np.radians(turn)).GetMatrix()
