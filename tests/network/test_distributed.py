@@ -202,7 +202,7 @@ def test_trainer_on_two_ranks(phantom_dataset, tmp_path):
     total = first["curves"]["train_losses"]
     parts = [first["curves"][f"train_{term}"] for term in ("dice", "ce", "clr")]
     weights = first["curves"]["clr_weight"]
-    assert weights == [0.0, 0.1]
+    assert weights == [0.0, 0.01]
     for loss, dice, ce, clr, weight in zip(total, *parts, weights, strict=True):
         assert loss == pytest.approx(dice + ce + weight * clr, rel=1e-5)
 

@@ -102,7 +102,7 @@ def test_clr_weight_follows_the_epoch(construct):
     for epoch in (0, 50, 100, 999):
         trainer.current_epoch = epoch
         weights.append(trainer.current_clr_weight())
-    assert weights == pytest.approx([0, 0.05, 0.1, 0.1])
+    assert weights == pytest.approx([0, 0.005, 0.01, 0.01])
 
 
 def test_papers_learning_rate_follows_the_epoch(construct):
