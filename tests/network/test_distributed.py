@@ -29,7 +29,7 @@ from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import strides_of_tokens
 
 RANKS = 2
-TIME_LIMIT = 120  # seconds; a pair that hangs is ended
+TIME_LIMIT = 300  # seconds, on busy cores too; a pair that hangs is ended
 TRAINER = "nnUNetTrainer_CAFR_budget2x2"
 SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "channels": [4, 8, 16, 16, 32], "tap_channels": 16}
 SETTINGS: list[dict[str, bool]] = [

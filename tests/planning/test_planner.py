@@ -219,15 +219,16 @@ def test_our_trainer_adds_the_contrastive_head(planned_phantoms):
     assert trainer.train_step({"data": torch.randn(2, 1, 64, 64), "target": targets})["clr"] > 0
 
 
-def test_command_plans_and_nnunet_trains(phantom_dataset, nnunet_environment, capsys):
-    """The data preprocessed for nnUNetPlans serves, and the plans are used by -p."""
+def test_command_plans_and_nnunet_trains(nnunet_environment, monkeypatch, capsys):
+    """The data preprocessed for nnUNetPlans serves, and the plans are used by their name."""
     assert main(["plan", "-d", "511", "--gpu-memory-target", "3"]) == 0
     output = capsys.readouterr().out
     assert "nnUNetPlans_2d (shared, preprocessed)" in output
     assert "nnUNetv2_preprocess -d 511 -plans_name nnUNetCAFRPlans -c 3d_fullres" in output
-    trainer = "nnUNetTrainer_CAFR_budget1x1"
-    phantom_dataset.run("nnUNetv2_train", 511, "2d", 0, "-tr", trainer, "-p", "nnUNetCAFRPlans", "-device", "cpu")
-    model = phantom_dataset.results / "Dataset511_SpineMRI" / f"{trainer}__nnUNetCAFRPlans__2d"
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    name = "nnUNetTrainer_CAFR_budget1x1"
+    get_trainer_from_args("511", "2d", 0, name, "nnUNetCAFRPlans", device=torch.device("cpu")).run_training()
+    model = nnunet_environment / "Dataset511_SpineMRI" / f"{name}__nnUNetCAFRPlans__2d"
     assert (model / "fold_0" / "checkpoint_final.pth").is_file()
     trained_with = PlansManager(json.loads((model / "plans.json").read_text())).get_configuration("2d")
     assert trained_with.network_arch_class_name == "nnunetv2_cafr.network.CAFRNet"
