@@ -442,7 +442,7 @@ class _Page:
             return
         yield (
             "<h3>Levels, side by side</h3><p>The names that each arm gives to the vertebrae, in the slice with the "
-            "most of the reference; in brackets what the reference has there, where that is another level or nothing. The "
+            "most of the reference; in brackets what the reference has there, where that is another or nothing. The "
             "cases with the lowest, the median and the highest share of vertebrae at the right level, mean over the "
             "arms.</p>"
         )
