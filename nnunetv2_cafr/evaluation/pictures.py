@@ -25,7 +25,7 @@ from nnunetv2_cafr.quality.levels import is_vertebra
 PICTURE_SIZE, JPEG_QUALITY = 420, 80  # pixels of the longer side, at most
 LINES = 26  # of text in the height of an outlined slice
 LETTER = 0.6  # width of one, of its height
-NAMED = 0.5  # of the median vertebra in a slice: smaller pieces are not named
+CRUMB, PIECE = 0.15, 0.5  # of the median vertebra in a slice: smaller ones are not named, further pieces of one neither
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,12 @@ def _beside(
     for part in parts:
         found = int(labels[tuple(part.coords[0])])
         largest[found] = max(largest.get(found, 0), part.area)
-    parts = [part for part in parts if part.area >= NAMED * np.median(list(largest.values()))]
+    median = np.median(list(largest.values()))
+    parts = [
+        part
+        for part in parts
+        if part.area >= (CRUMB if part.area == largest[int(labels[tuple(part.coords[0])])] else PIECE) * median
+    ]
     height, width = labels.shape[0] * row, labels.shape[1] * column
     left, right = min(part.bbox[1] for part in parts), max(part.bbox[3] for part in parts)
     in_front = left >= labels.shape[1] - right
@@ -220,9 +225,11 @@ def _beside(
         found = int(labels[tuple(part.coords[0])])
         true = int(np.bincount(truth[tuple(part.coords.T)].astype(int)).argmax())
         text = names[found] + ("" if true == found else f" ({names.get(true, true) if true else 'nothing'})")
-        half = (len(text) + 1) * LETTER * height / LINES / 2
+        size = height / LINES
+        half = (len(text) + 1) * LETTER * size / 2
         x = part.bbox[1] * column - half if in_front else part.bbox[3] * column + half
-        yield text, float(np.clip(x, half, max(half, width - half))), float((part.centroid[0] + 0.5) * row)
+        # Names are written upwards from their y.
+        yield text, float(np.clip(x, half, max(half, width - half))), float(max((part.centroid[0] + 0.5) * row, size))
 
 
 def _outlines(labels: np.ndarray, row: float, column: float) -> str:

@@ -1,5 +1,7 @@
 """Every known fault of a numbering, one by one, with the right answer: repaired, or named and left as it was."""
 
+import time
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -377,3 +379,17 @@ def test_one_label_only(level):
         found = decoded(drawn)
         assert_untouched(found, drawn)
         assert UNCERTAIN in found.flags
+
+
+def test_a_large_volume_takes_less_than_two_seconds():
+    _, mask = make_case(3, size=(880, 880, 15))
+    truth = sitk.GetArrayFromImage(mask).astype(np.uint8)
+    swapped = truth.copy()
+    swapped[truth == 4], swapped[truth == 5] = 5, 4
+    grid = grid_of(
+        {"sitk_stuff": {"direction": mask.GetDirection(), "spacing": mask.GetSpacing(), "origin": mask.GetOrigin()}}
+    )
+    start = time.process_time()
+    found = decode(swapped, SPINE, grid)
+    assert time.process_time() - start < 2
+    np.testing.assert_array_equal(found.labels, truth)
