@@ -228,8 +228,9 @@ def _beside(
         size = height / LINES
         half = (len(text) + 1) * LETTER * size / 2
         x = part.bbox[1] * column - half if in_front else part.bbox[3] * column + half
-        # Names are written upwards from their y.
-        yield text, float(np.clip(x, half, max(half, width - half))), float(max((part.centroid[0] + 0.5) * row, size))
+        y = (part.centroid[0] + 0.5) * row
+        x, y = np.clip(x, half, max(half, width - half)), np.clip(y, size / 2, height - size / 2)
+        yield text, float(x), float(y)
 
 
 def _outlines(labels: np.ndarray, row: float, column: float) -> str:
