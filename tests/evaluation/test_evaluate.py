@@ -1,6 +1,7 @@
 """The command `nnUNetv2_cafr evaluate`: where it finds labels and patients, what it prints, writes and refuses."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from nnunetv2_cafr.evaluation.scores import Evaluation
 
 LABELS = {"background": 0, "S": 1, "L5": 2, "L4": 3, "L5/S": 4, "L4/L5": 5}
 DATASET = {"labels": LABELS, "file_ending": ".nii.gz"}
-FILES = ["classes.csv", "evaluation.json", "levels.csv"]
+FILES = ["classes.csv", "evaluation.json", "level_shifts.csv", "level_shifts.png", "levels.csv"]
 
 
 @pytest.fixture
@@ -57,6 +58,7 @@ def test_tables_and_summary(folders: tuple[str, str], tmp_path: Path, capsys: py
     assert "S L5 L4 L5/S L4/L5" in low
     assert "6 vertebrae: 83.3% found" in out and "50.0% at the right level" in out
     assert "33.3% one too high, 0.0% one too low; all right in 50.0% of 2 patients" in out
+    assert re.search(r"\nas predicted +0 +0 +3 +2 +0 +0 +1 +0 +0\.500\nlevel-consistent ", out)
 
 
 def test_means_that_are_printed(folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
