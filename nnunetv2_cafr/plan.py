@@ -70,7 +70,7 @@ def find_dataset(dataset: str) -> str:
 def check_documents(dataset: str) -> None:
     """Reads what nnU-Net's planner takes on trust, and makes sure that its plans file is a new one or our own.
 
-    Own plans are planned anew, as by nnUNetv2_plan_experiment, which also keeps the configurations that it did not make.
+    Own plans are planned anew, as by nnUNetv2_plan_experiment, which keeps configurations that it did not make.
 
     Raises:
         SystemExit: if a document is damaged, or the plans of another planner have our name.
@@ -103,7 +103,7 @@ def check_documents(dataset: str) -> None:
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SystemExit(f"{file} cannot be read ({error}): restore it, or move it away") from error
     if not isinstance(content, dict):
         raise SystemExit(f"{file} holds no object in braces: restore it, or move it away")

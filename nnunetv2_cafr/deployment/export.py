@@ -252,9 +252,7 @@ def describe(predictor: nnUNetPredictor, arguments: argparse.Namespace) -> dict[
 def voxel_orders(predictor: nnUNetPredictor, folder: Path) -> dict[str, Any]:
     """In which voxel orders the training cases are stored, and which one prediction turns scans to."""
     plans, settings = predictor.plans_manager, predictor.configuration_manager
-    counts = orders_of_training(
-        folder, plans.dataset_name, settings.data_identifier, predictor.dataset_json["file_ending"]
-    )
+    counts = orders_of_training(folder, plans.dataset_name, settings.data_identifier, predictor.dataset_json)
     order = order_to_predict_in(plans.plans["image_reader_writer"], counts)
     return {"voxel_order": order, "training_voxel_orders": counts}
 
