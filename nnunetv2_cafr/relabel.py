@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         if path.name.lower().endswith(ending.lower()) and not path.name.endswith(ending)
     ]:
         raise SystemExit(
-            f"{shorten(others)} in {source} would be left out: the file_ending is {ending}, in these letters. Rename them"
+            f"{shorten(others)} in {source} would be left out: maps end in {ending}, in these letters. Rename them"
         )
     if not maps:
         raise SystemExit(f"{source} holds no *{ending}, the file_ending of {file}")

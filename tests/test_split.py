@@ -473,10 +473,7 @@ BAD_INPUT = {
     "unknown label": (spoil_label, "case_03.mha holds 9, but dataset.json has the labels 0 to 4 only"),
     "too few patients": (keep_eight, "4 patients, --scheme folds needs at least 5"),
     "damaged provenance": (lambda raw: (raw / "provenance.json").write_text("{"), "provenance.json cannot be read"),
-    "provenance that is a list": (
-        lambda raw: (raw / "provenance.json").write_text("[]"),
-        "provenance.json holds a list",
-    ),
+    "list as provenance": (lambda raw: (raw / "provenance.json").write_text("[]"), "provenance.json holds a list"),
     "patient as a number": (
         lambda raw: change(raw / "provenance.json", cases={f"case_{n:02d}": {"patient": 7} for n in range(24)}),
         "no patient for 24 of the 24 cases",

@@ -24,6 +24,7 @@ from nnunetv2_cafr.quality.description import (
     reader_of,
 )
 from nnunetv2_cafr.quality.findings import Finding, Severity
+from nnunetv2_cafr.splits.cases import shorten
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.voxel_order import REORIENTING_READERS
 
@@ -275,7 +276,7 @@ class _Listing:
                     "",
                     Severity.WARNING,
                     "file name",
-                    f"{', '.join(others[:5])}{f' and {len(others) - 5} more' if others[5:] else ''}, which are left out",
+                    f"{shorten(others)}, which are left out",
                     f"files that end in {self.ending}, in these letters: nnU-Net reads no others",
                     f"rename or convert them to {self.ending}, or move them elsewhere",
                     folder,

@@ -486,6 +486,24 @@ def test_not_a_dataset(tmp_path):
         read_dataset(tmp_path)
 
 
+def test_values_of_dataset_json_that_nothing_can_be_made_of(copy):
+    for changes in ({"labels": {"background": 0, "S": float("inf")}}, {"labels": {"background": 0, "S": None}}):
+        copy.describe(**changes)
+        with pytest.raises(NotADatasetError, match=r"dataset\.json.*expected labels"):
+            read_dataset(copy.folder)
+    (copy.folder / "dataset.json").write_text("[" * 99999)
+    with pytest.raises(NotADatasetError, match="cannot be read"):
+        read_dataset(copy.folder)
+
+
+def test_images_that_nnunet_does_not_see_are_named(copy, number):
+    for path in (copy.image(number), copy.mask(number)):
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".NII.GZ")))
+    copy.describe(numTraining=3)
+    for folder in ("imagesTr", "labelsTr"):
+        only(copy, "file name", file=folder, severity="warning", remedy="rename or convert them to .nii.gz", count=2)
+
+
 def test_levels():
     assert levels.neighbours_of_disc("T12/L1") == ("T12", "L1")
     assert levels.neighbours_of_disc("either/or") is None
