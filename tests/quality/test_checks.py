@@ -326,6 +326,16 @@ def test_mask_on_another_grid(copy, number):
     only(copy, "image and mask", file=file, severity="error", remedy="resample")
 
 
+def test_mask_in_another_voxel_order_than_its_image(copy, number):
+    """A reader that turns nothing pairs their voxels by index: upside down here, in a grid of the same size."""
+    mask = sitk.ReadImage(str(copy.mask(number)))
+    sitk.WriteImage(sitk.DICOMOrient(mask, "PSR"), str(copy.mask(number)))
+    assert copy.findings() == []
+    copy.describe(overwrite_image_reader_writer="SimpleITKIO")
+    errors = [f for f in copy.findings() if f.severity.word == "error"]
+    assert any(f.check == "image and mask" and f.found.startswith("direction") for f in errors), errors
+
+
 def test_missing_and_unreadable_files(copy, number):
     image, mask = (f"{part}/SpineMRI_{number:03d}" for part in ("imagesTr", "labelsTr"))
     content = copy.mask(number).read_bytes()
