@@ -400,4 +400,5 @@ def _unplaced_nrrd(fields: Mapping[bytes, bytes]) -> list[str]:
     """What a header's fields do not say about the voxels' place, and SimpleITK makes up."""
     placed = fields.get(b"space", b"").decode(errors="replace").strip().lower() in NRRD_SPACES
     missing = [] if placed else ["patient's space"]
-    return missing + ([] if b"space directions" in fields else ["space directions"])
+    axes = fields.get(b"space directions", b"").count(b"(")  # "none" in place of one, and SimpleITK invents it
+    return missing + ([] if axes >= 3 else ["space directions of three axes"])

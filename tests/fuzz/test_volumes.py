@@ -153,9 +153,12 @@ FOUND_IN_TEXT = {
     "NRRD, fewer voxels": (TextFile(".nrrd", fields={"sizes": "5 6 3"}), "more voxel data (240 bytes)"),
     "NRRD, fewer compressed voxels": (TextFile(".nrrd", compressed=True, fields={"sizes": "5 6 3"}), "more voxel data"),
     "NRRD, more voxels": (TextFile(".nrrd", fields={"sizes": "5 6 9"}), "truncated voxel data (240 bytes)"),
-    "NRRD, nobody's space": (TextFile(".nrrd", fields={"space": GONE, "space origin": GONE}), "without orientation"),
     "NRRD, of a scanner": (TextFile(".nrrd", fields={"space": "scanner-xyz"}), "without orientation"),
     "NRRD, no directions": (TextFile(".nrrd", fields={"space directions": GONE}), "without orientation"),
+    "NRRD, two directions": (
+        TextFile(".nrrd", fields={"space directions": "(1,0,0) (0,1,0) none"}),
+        "without orientation (no space directions of three axes)",
+    ),
     "NRRD, another file": (TextFile(".nrrd", fields={"data file": "/etc/passwd"}), "voxels from another file"),
     "NRRD, text": (TextFile(".nrrd", fields={"encoding": "ascii"}), "NRRD encoding 'ascii'"),
 }  # fmt: skip
