@@ -79,7 +79,7 @@ def test_continuing_by_c_goes_on_from_the_checkpoint(trained):
     assert "Epoch 0" not in output
     again = torch.load(final, weights_only=False)
     assert again["current_epoch"] == 2
-    assert again["logging"]["clr_weight"] == [0.0, 0.1]
+    assert again["logging"]["clr_weight"] == [0.0, 0.01]
     assert again["logging"]["train_clr"][0] == checkpoint["logging"]["train_clr"][0]
 
 

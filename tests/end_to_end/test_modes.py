@@ -87,7 +87,7 @@ def assert_learned_from_all_terms(checkpoint: dict, *, least_clr: float = 1e-3) 
     for term in ("train_dice", "train_ce", "train_clr"):
         assert len(curves[term]) == 2
         assert np.isfinite(curves[term]).all()
-    assert curves["clr_weight"] == [0.0, 0.1]
+    assert curves["clr_weight"] == [0.0, 0.01]
     assert curves["train_clr"][1] >= least_clr
 
 

@@ -177,7 +177,7 @@ def test_the_ranks_own_gradients_differ(ranks_per_setting):
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("token_size", [(16, 16), (4, 16, 16)])
 def test_nnunets_conversion_synchronises_every_batch_norm(token_size, compiled):
-    network = CAFRNet(1, 3, strides=strides_of_tokens(token_size), **SMALL)
+    network = CAFRNet(1, 3, strides=strides_of_tokens(token_size), norm="batch", **SMALL)
     norms = [name for name, module in network.named_modules() if "BatchNorm" in type(module).__name__]
     assert len(norms) > 8
     # nnU-Net compiles first, then converts

@@ -95,7 +95,7 @@ def test_ablations_leave_out_exactly_one_thing(name, lafr, clr, transformer, con
 
     assert (has(LAFR), trainer.network.projection is not None, has(TransformerLayer)) == (lafr, clr, transformer)
     trainer.current_epoch = 999
-    assert trainer.current_clr_weight() == (0.1 if clr else 0)
+    assert trainer.current_clr_weight() == (0.01 if clr else 0)
 
 
 def test_clr_weight_follows_the_epoch(construct):
@@ -290,9 +290,9 @@ def test_one_epoch_logs_the_terms_and_resumes_to_the_same_state(interrupted, con
     )
     logged = {key: value[:1] for key, value in interrupted.logger.get_checkpoint().items()}
     np.testing.assert_equal(resumed.logger.get_checkpoint(), logged)  # classes that never occurred are NaN
-    assert resumed.current_clr_weight() == 0.1
+    assert resumed.current_clr_weight() == 0.01
     resumed.run_training()
-    assert resumed.logger.get_value("clr_weight", step=None) == [0.0, 0.1]
+    assert resumed.logger.get_value("clr_weight", step=None) == [0.0, 0.01]
     assert len(resumed.logger.get_value("train_clr", step=None)) == 2
     assert (Path(resumed.output_folder) / "checkpoint_final.pth").is_file()
 
