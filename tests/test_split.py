@@ -456,6 +456,10 @@ BAD_INPUT = {
         lambda raw: change(raw / "dataset.json", labels={"background": 0, "S": float("inf")}),
         "OverflowError.*Expected are dataset.json with",
     ),
+    "no structure": (
+        lambda raw: change(raw / "dataset.json", labels={}, channel_names={}),
+        "labels has no structure.*Expected are dataset.json with",
+    ),
     "label that is no number": (
         lambda raw: change(raw / "dataset.json", labels={"background": 0, "S": None}),
         "TypeError.*Expected are dataset.json with",

@@ -132,8 +132,9 @@ class LabelMaps:
             return {}
         content = _read_json(path)
         record = content.get("label_maps") if isinstance(content, dict) and content.get("format") == FORMAT else None
-        entries = record.values() if isinstance(record, dict) else [None]
-        if not all(isinstance(entry, dict) and isinstance(entry.get("sha256"), list) for entry in entries):
+        if not isinstance(record, dict) or not all(
+            isinstance(entry, dict) and isinstance(entry.get("sha256"), list) for entry in record.values()
+        ):
             raise FileExistsError(f"{path} is there and is no record of nnUNetv2_cafr predict: move it away")
         return record
 

@@ -92,6 +92,8 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
             name: frozenset(map(int, value if isinstance(value, list) else [value]))
             for name, value in description["labels"].items()
         }
+        if not values.keys() - {"background", "ignore"}:
+            raise ValueError("labels has no structure")
         reader = determine_reader_writer_from_dataset_json(description, verbose=False)
         files = case_files(folder, description)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, OverflowError) as error:

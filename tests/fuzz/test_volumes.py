@@ -148,6 +148,7 @@ FOUND_IN_TEXT = {
     "an offset that is none": (TextFile(fields={"HeaderSize": "6"}), "HeaderSize '6'"),
     "two places": (TextFile(fields={"Origin": "0 0 0"}), "Offset and Origin"),
     "a spacing below 0": (TextFile(fields={"ElementSpacing": "1 -1 1"}), "ElementSpacing '1 -1 1'"),
+    "two spacings": (TextFile(fields={"TransformMatrix": "1 0 0 0 1 0 0 0 2"}), "not of unit length"),
     "no directions": (TextFile(fields={"TransformMatrix": GONE}), "without orientation (no TransformMatrix)"),
     "fewer voxels than there are": (TextFile(fields={"DimSize": "5 6 3"}), "more voxel data (240 bytes)"),
     "NRRD, fewer voxels": (TextFile(".nrrd", fields={"sizes": "5 6 3"}), "more voxel data (240 bytes)"),
