@@ -35,7 +35,7 @@ from nnunetv2_cafr.evaluation.scores import (
 )
 from nnunetv2_cafr.evaluation.scoring import TOLERANCE_MM, evaluate_folders
 from nnunetv2_cafr.files import begins_with, check_folder, describe_failure
-from nnunetv2_cafr.splits.cases import patients_by_provenance, read_json
+from nnunetv2_cafr.splits.cases import patients_by_provenance, read_json, shorten
 
 EXAMPLES = """examples:
   nnUNetv2_cafr evaluate $nnUNet_raw/Dataset511_SpineMRI/labelsTs PREDICTIONS
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     description = read_json(file)
     try:
         names, ending = label_table(description["labels"]), str(description["file_ending"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SystemExit(f"{file} has no labels and file_ending as nnU-Net v2 reads them: {error!r}") from error
     if not any(name != "ignore" for name in names.values()):
         raise SystemExit(
@@ -139,6 +139,15 @@ def _pairs(references: Path, predictions: Path, ending: str, chill: bool, datase
     expected, found = (sorted(file.name for file in folder.glob(f"*{ending}")) for folder in (references, predictions))
     if not expected or not found:
         raise SystemExit(f"No *{ending} in {predictions if expected else references}; {dataset_json} has this ending")
+    if others := [
+        str(file)
+        for folder in (references, predictions)
+        for file in sorted(folder.iterdir())
+        if file.name.lower().endswith(ending.lower()) and not file.name.endswith(ending)
+    ]:
+        raise SystemExit(
+            f"{shorten(others)} would be left out: the file_ending is {ending}, in these letters. Rename them"
+        )
     without_reference = [name for name in found if name not in expected]
     without_prediction = [] if chill else [name for name in expected if name not in found]
     if without_reference:

@@ -89,6 +89,11 @@ def test_the_labels_are_found_or_asked_for(folders: tuple[str, str], tmp_path: P
 
     source.write_text(json.dumps({"labels": {"S": "one"}, "file_ending": ".nii.gz"}))
     assert "has no labels" in refusal(references, predictions, "-djfile", source)
+    for value in (2.5, float("inf"), None, {}, [1, "x"]):
+        source.write_text(json.dumps({"labels": {"S": value}, "file_ending": ".nii.gz"}))
+        assert "has no labels" in refusal(references, predictions, "-djfile", source)
+    source.write_text(json.dumps({"labels": {"background": 0, "ignore": 1}, "file_ending": ".nii.gz"}))
+    assert "no label but the background" in refusal(references, predictions, "-djfile", source)
     source.write_text("{")
     assert "cannot be read" in refusal(references, predictions, "-djfile", source)
     source.write_text(json.dumps({**DATASET, "file_ending": ".mha"}))
@@ -107,6 +112,13 @@ def test_what_lacks_a_partner_is_listed(folders: tuple[str, str]) -> None:
     assert "lacks 2 of 3 predictions: b.nii.gz, c.nii.gz" in refusal(references, predictions)
     assert not Path(predictions, "evaluation").exists()
     assert "no folder" in refusal(references, predictions + "s")
+
+
+def test_files_of_other_letters_are_not_left_out(folders: tuple[str, str]) -> None:
+    references, predictions = folders
+    for folder in folders:
+        Path(folder, "b.nii.gz").rename(Path(folder, "b.NII.GZ"))
+    assert "b.NII.GZ" in refusal(references, predictions) and "would be left out" in refusal(references, predictions)
 
 
 def test_every_case_needs_its_patient(folders: tuple[str, str], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -106,14 +107,17 @@ def test_probabilities_of_nnunet(maps, truth, tmp_path):
 def test_studies_that_fail_do_not_stop_the_others(maps, tmp_path, capsys):
     (maps / "broken.nii.gz").write_bytes((maps / "right.nii.gz").read_bytes()[:-500])
     write(maps / "foreign.nii.gz", np.full((3, 4, 5), 77, np.uint8))
-    probabilities = tmp_path / "probabilities"
-    probabilities.mkdir()
+    (maps / "unplaced.nii.gz").write_bytes((maps / "right.nii.gz").read_bytes())
+    image = nibabel.load(maps / "unplaced.nii.gz")
+    image.header["qform_code"] = image.header["sform_code"] = 0
+    nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(maps / "unplaced.nii.gz")
     assert run("-i", maps, "-o", tmp_path / "out") == 1
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
         "right.nii.gz", "swapped.nii.gz", "unsure.nii.gz"
     ]  # fmt: skip
     printed = capsys.readouterr().out
-    assert "2 of 5 studies failed" in printed
+    assert "3 of 6 studies failed" in printed
+    assert "unplaced.nii.gz cannot be read: found a header without orientation" in printed
     assert "broken.nii.gz cannot be read" in printed
     assert "holds 77" in printed
     assert not list((tmp_path / "out").glob(".*"))

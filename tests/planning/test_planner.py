@@ -183,6 +183,37 @@ def test_missing_parts_are_named(write_dataset, monkeypatch):
         main(["plan", "-d", "7"])
 
 
+def test_own_plans_are_planned_anew_and_no_others(write_dataset, quick_memory, capsys):
+    """As by nnU-Net, which keeps configurations that it did not make."""
+    preprocessed = write_dataset((16, 300, 150), (4.0, 0.8, 0.8))
+    file = preprocessed / "nnUNetCAFRPlans.json"
+    assert main(["plan", "-d", "7"]) == 0
+    assert "planned anew" not in capsys.readouterr().out
+    plans = json.loads(file.read_text())
+    plans["configurations"]["mine"] = {"inherits_from": "2d", "batch_size": 3}
+    file.write_text(json.dumps(plans))
+    assert main(["plan", "-d", "7", "--gpu-memory-target", "5"]) == 0
+    assert f"{file} is there and is planned anew" in capsys.readouterr().out
+    found = json.loads(file.read_text())["configurations"]
+    assert found["mine"]["batch_size"] == 3 and found["2d"] != plans["configurations"]["2d"]
+    foreign = json.dumps({**plans, "experiment_planner_used": "MyPlanner"})
+    for text, said in ((foreign, "not written by"), ("{", "cannot be read"), ("[]", "no object"), ("{}", "no plans")):
+        file.write_text(text)
+        with pytest.raises(SystemExit, match=said):
+            main(["plan", "-d", "7"])
+        assert file.read_text() == text
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "dataset_fingerprint.json", "nnUNetPlans.json"])
+def test_damaged_documents_are_named(write_dataset, quick_memory, name):
+    preprocessed = write_dataset((16, 300, 150), (4.0, 0.8, 0.8))
+    raw = preprocessed.parents[1] / "nnUNet_raw" / DATASET
+    for text in ("{", "[]", "{}"):
+        (raw if name == "dataset.json" else preprocessed).joinpath(name).write_text(text)
+        with pytest.raises(SystemExit, match=name):
+            main(["plan", "-d", "7"])
+
+
 @pytest.fixture
 def planned_phantoms(nnunet_environment: Path, quick_memory: None) -> dict:
     return CAFRPlanner("511", 2).plan_experiment()

@@ -3,9 +3,11 @@
 import inspect
 import json
 import pickle
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -245,6 +247,23 @@ def test_unknown_orientation_means_no_mirroring(monkeypatch, construct):
     # () makes nnU-Net's predictor fail
     assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] is None
     assert trainer.inference_allowed_mirroring_axes is None
+
+
+def test_orientation_that_a_reader_made_up_is_not_believed(construct, phantom_dataset, tmp_path, monkeypatch):
+    """Of a file without qform and sform SimpleITK makes LPS: mirroring by that would turn these spines upside down."""
+    target = tmp_path / "raw" / "Dataset511_SpineMRI" / "imagesTr"
+    shutil.copytree(phantom_dataset.raw / "Dataset511_SpineMRI" / "imagesTr", target)
+    trainer = construct("nnUNetTrainer_LevelSafe")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    for names, mirrored in ((0, (1,)), (6, None)):
+        for file in sorted(target.iterdir())[:names]:
+            image = nibabel.load(file)
+            image.header["qform_code"] = image.header["sform_code"] = 0
+            nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header), file)
+        for name in ("_orientations", "_unoriented"):
+            vars(trainer).pop(name, None)
+        assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == mirrored
+        assert ("headers of 6 cases" in trainer.describe_voxel_orders()) == (names == 6)
 
 
 def test_padding_reaches_the_loss_as_minus_one(construct):
