@@ -13,7 +13,7 @@ from nnunetv2.configuration import default_num_processes
 
 from dataset_conversion.collection import Collection
 from dataset_conversion.conversion import convert
-from dataset_conversion.environment import folder_of
+from dataset_conversion.environment import fault_of_arguments, folder_of
 from dataset_conversion.labels import SCHEMES
 from dataset_conversion.report import ConversionError
 
@@ -77,6 +77,9 @@ def run(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files in the locale C
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if fault := fault_of_arguments(argv):
+        parser.error(fault)
     arguments = parser.parse_args(argv)
     if not arguments.i.is_dir():
         parser.error(f"-i {arguments.i}: no such folder")

@@ -349,6 +349,10 @@ def _check_uniform(images: Sequence[_Image]) -> Problem | None:
     first = _place(images[0])
     for image in images[1:]:
         place = _place(image)
+        if (patient := image.header.get("PatientID")) != (other := images[0].header.get("PatientID")):
+            found = f"a slice of the patient {patient!r} among those of {other!r}"
+            remedy = "find out whose slices these are; if an anonymisation gave them several names, repeat it"
+            return Problem(image.path, found, "slices of one patient", remedy)
         if image.size != images[0].size or not np.allclose(place.spacing, first.spacing, rtol=1e-4):
             sizes, spacings = f"{images[0].size} and {image.size}", f"{first.spacing} and {place.spacing}"
             found = f"slices of size {sizes}, pixels {spacings} mm"

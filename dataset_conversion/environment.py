@@ -1,9 +1,23 @@
-"""nnU-Net's folders, which environment variables name."""
+"""nnU-Net's folders, which environment variables name, and paths as shells hand them on."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+
+
+def fault_of_arguments(argv: Sequence[str]) -> str | None:
+    """What a shell did not do with a command line's arguments: both would be taken for places in the working folder."""
+    for text in argv:
+        if text == "--":  # what follows is another program's
+            return None
+        value = text.partition("=")[2] if text.startswith("--") else text
+        if not text or (text.endswith("=") and text.startswith("--")):
+            return f"an argument is empty ({text!r}): is a variable of the shell not set?"
+        if value.startswith("~") and not os.path.lexists(value):
+            return f"{text}: ~ stands for a home folder in a shell only, and there without quotes. Give the full path"
+    return None
 
 
 def folder_of(variable: str) -> Path:

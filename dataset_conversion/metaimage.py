@@ -8,9 +8,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from dataset_conversion.report import Problem
 
 DIMENSIONS = range(2, 5)
+UNIT_TOLERANCE = 0.02  # of the length of an axis in TransformMatrix: more is a second spacing
 FARTHEST = 1e9  # of numbers in mm
 TYPES = (
     "MET_CHAR", "MET_UCHAR", "MET_SHORT", "MET_USHORT", "MET_INT", "MET_UINT", "MET_LONG", "MET_ULONG", "MET_LONG_LONG",
@@ -77,6 +80,11 @@ def _wrong_numbers(fields: dict[str, str]) -> Iterator[str]:
     ):
         if key in fields and not _fits(fields[key], count, sound):
             yield f"{key} {fields[key]!r}"
+    for key in TURNS:
+        if key in fields and _fits(fields[key], dimensions * dimensions, _is_near):
+            rows = np.array(fields[key].split(), dtype=float).reshape(dimensions, dimensions)
+            if (np.abs(np.linalg.norm(rows, axis=1) - 1) > UNIT_TOLERANCE).any():
+                yield f"{key} {fields[key]!r}, whose axes are not of unit length"
     for key in ("BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "CompressedData"):
         if key in fields and fields[key].lower() not in ("true", "false"):
             yield f"{key} {fields[key]!r}"

@@ -67,6 +67,12 @@ def check_header(path: Path, content: bytes) -> Problem | None:
     return scaling or check_orientations(path, content) or _check_numbers(path, header)
 
 
+def has_no_codes(content: bytes) -> bool:
+    """Whether a header holds neither a qform nor an sform: all that readers make of its orientation is their own."""
+    header = _parse(content)
+    return header is not None and int(header["qform_code"]) == int(header["sform_code"]) == 0
+
+
 def _check_numbers(path: Path, header: nibabel.Nifti1Header) -> Problem | None:
     """Check the numbers that say where voxels lie: of infinite ones, SimpleITK may go on for ever."""
     forms = {"qform_code": [*(f"quatern_{name}" for name in "bcd"), *(f"qoffset_{name}" for name in "xyz")],

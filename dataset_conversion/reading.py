@@ -14,7 +14,7 @@ import re
 import stat
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ import SimpleITK as sitk
 
 from dataset_conversion import metaimage
 from dataset_conversion.dicom import read_series
-from dataset_conversion.nifti import check_header, check_place
+from dataset_conversion.nifti import check_header, check_place, has_no_codes
 from dataset_conversion.report import Problem
 
 ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")  # of the files that are understood, in lower case
@@ -35,6 +35,7 @@ NIFTI_HEADER_SIZES = (348, 540)  # of NIfTI-1 and NIfTI-2; read in the wrong byt
 NO_ORIENTATION = "a header without orientation"  # what is found begins so
 EXPECTED_ORIENTATION = "voxel axes in patient coordinates: which way is up, and which is left?"
 ORIENT = "convert again from DICOM, or write the right affine into the header"
+HEAD = 1 << 16  # bytes, in which the headers end
 NRRD_SPACES = tuple(
     name
     for spaces in ("right-anterior-superior", "left-anterior-superior", "left-posterior-superior")
@@ -136,10 +137,34 @@ def read_volume(path: Path, flat: bool = False) -> tuple[Volume | None, list[Pro
     return volume, _check_finite(path, image, not_finite)
 
 
-def fault_of(path: Path) -> str | None:
+def lacks_orientation(path: Path) -> bool:
+    """Whether the header of a volume file does not say how its voxels lie in the patient; nnU-Net's readers invent it.
+
+    False for formats without such headers, and where the header cannot be read.
+    """
+    if (ending := ending_of(path.name)) is None:
+        return False
+    try:
+        with (gzip.open if ending == ".nii.gz" else open)(path, "rb") as file:
+            head = file.read(HEAD)
+    except (OSError, EOFError, zlib.error):
+        return False
+    if ending in (".nii", ".nii.gz"):
+        return has_no_codes(head)
+    if ending == ".nrrd":
+        return bool(_unplaced_nrrd(_nrrd_fields(head)[0]))
+    return ending is not None and bool(
+        metaimage.unplaced(dict(metaimage.header_fields(head[: _begin_of_voxels(head)])))
+    )
+
+
+def fault_of(path: Path, oriented: bool = False) -> str | None:
     """What is wrong with the file of a label map, in a sentence; None where nothing is, or its format is not looked at.
 
-    It may be of two dimensions, and say nothing about its orientation: nnU-Net reads such files.
+    It may be of two dimensions.
+
+    Args:
+        oriented: whether it has to say how it lies in the patient; nnU-Net reads files that do not.
     """
     if not ending_of(path.name):
         return None
@@ -147,7 +172,7 @@ def fault_of(path: Path) -> str | None:
     faults = [
         f"{problem.path} cannot be read: found {problem.found}, expected {problem.expected}; {problem.remedy}"
         for problem in problems
-        if not problem.found.startswith(NO_ORIENTATION)
+        if oriented or not problem.found.startswith(NO_ORIENTATION)
     ]
     return "; ".join(faults) or None
 
@@ -348,9 +373,7 @@ def _metaimage_voxels(path: Path, reader: sitk.ImageFileReader, content: bytes) 
 
 
 def _nrrd_voxels(path: Path, reader: sitk.ImageFileReader, content: bytes) -> _Voxels | Problem:
-    end = re.search(rb"\r?\n\r?\n", content)
-    header, voxels = (content[: end.start()], content[end.end() :]) if end else (content, b"")
-    fields = dict(re.findall(rb"^([^#:\r\n]+): *([^\r\n]*)", header, re.MULTILINE))
+    fields, voxels = _nrrd_fields(content)
     for key in (b"data file", b"datafile"):
         if key in fields:
             return _detached(path, fields[key].decode(errors="replace"))
@@ -362,9 +385,20 @@ def _nrrd_voxels(path: Path, reader: sitk.ImageFileReader, content: bytes) -> _V
         voxels = unpacked
     elif encoding != "raw":
         return Problem(path, f"NRRD encoding {encoding!r}", "raw or gzip", "write it again, gzip-compressed")
-    placed = fields.get(b"space", b"").decode(errors="replace").strip().lower() in NRRD_SPACES
-    unplaced = ([] if placed else ["patient's space"]) + [
-        key for key in ("space directions",) if key.encode() not in fields
-    ]
     big_endian = fields.get(b"endian", b"").strip().lower() == b"big"
-    return _checked_voxels(path, reader, _Voxels(voxels, big_endian, unplaced))
+    return _checked_voxels(path, reader, _Voxels(voxels, big_endian, _unplaced_nrrd(fields)))
+
+
+def _nrrd_fields(content: bytes) -> tuple[dict[bytes, bytes], bytes]:
+    """The fields of a NRRD header, and what follows it."""
+    end = re.search(rb"\r?\n\r?\n", content)
+    header, voxels = (content[: end.start()], content[end.end() :]) if end else (content, b"")
+    return dict(re.findall(rb"^([^#:\r\n]+): *([^\r\n]*)", header, re.MULTILINE)), voxels
+
+
+def _unplaced_nrrd(fields: Mapping[bytes, bytes]) -> list[str]:
+    """What a header's fields do not say about the voxels' place, and SimpleITK makes up."""
+    placed = fields.get(b"space", b"").decode(errors="replace").strip().lower() in NRRD_SPACES
+    missing = [] if placed else ["patient's space"]
+    axes = fields.get(b"space directions", b"").count(b"(")  # "none" in place of one, and SimpleITK invents it
+    return missing + ([] if axes >= 3 else ["space directions of three axes"])

@@ -5,6 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from dataset_conversion.environment import fault_of_arguments
 from nnunetv2_cafr.files import FULL
 
 EPILOG = """examples:
@@ -60,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             verb.epilog = module.EXAMPLES
             module.add_arguments(verb)
             verb.set_defaults(run=module.run)
+    if fault := fault_of_arguments(argv):
+        parser.error(fault)
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)

@@ -1,8 +1,9 @@
 """`nnUNetv2_cafr evaluate`: scores predictions against references, voxels, surfaces and levels, in mm.
 
 Per case and class: Dice, IoU, HD, HD95, ASSD and NSD, volume-wise and slice-wise; Dice and IoU where vertebrae meet
-discs; where the labels are spine levels, how many vertebrae carry the right one, which Dice hides. Means are given in
-every way of counting absent classes; Dice and IoU per case and class are those of nnU-Net's summary.json.
+discs; where the labels are spine levels, how many vertebrae carry the right one, which Dice hides, and how many would
+after level decoding, with a figure. Means are given in every way of counting absent classes; Dice and IoU per case and
+class are those of nnU-Net's summary.json.
 
 Labels are taken from a dataset.json: -djfile, or the one beside the folder of references, in the folder of predictions
 (nnUNetv2_predict leaves it there), or beside it. A provenance.json beside it, or beside the references' folder, says
@@ -18,6 +19,7 @@ from nnunetv2.configuration import default_num_processes
 
 from nnunetv2_cafr import options
 from nnunetv2_cafr.evaluation import means
+from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, SHIFTS, draw_level_shifts
 from nnunetv2_cafr.evaluation.reading import CasePair, label_table
 from nnunetv2_cafr.evaluation.scores import (
     CLASS_COLUMNS,
@@ -27,11 +29,13 @@ from nnunetv2_cafr.evaluation.scores import (
     LEVELS_FILE,
     METRICS,
     SETTINGS_FILE,
+    SHIFT_COLUMNS,
+    SHIFTS_FILE,
     Evaluation,
 )
 from nnunetv2_cafr.evaluation.scoring import TOLERANCE_MM, evaluate_folders
 from nnunetv2_cafr.files import begins_with, check_folder, describe_failure
-from nnunetv2_cafr.splits.cases import patients_by_provenance, read_json
+from nnunetv2_cafr.splits.cases import patients_by_provenance, read_json, shorten
 
 EXAMPLES = """examples:
   nnUNetv2_cafr evaluate $nnUNet_raw/Dataset511_SpineMRI/labelsTs PREDICTIONS
@@ -39,6 +43,7 @@ EXAMPLES = """examples:
   nnUNetv2_cafr evaluate labelsTr fold_0/validation --chill     only the cases that were predicted
 """
 
+FIGURE_FILE = "level_shifts.png"
 HEADINGS = {"dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd_mm": "HD", "hd95_mm": "HD95", "assd_mm": "ASSD"}
 
 
@@ -73,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     description = read_json(file)
     try:
         names, ending = label_table(description["labels"]), str(description["file_ending"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SystemExit(f"{file} has no labels and file_ending as nnU-Net v2 reads them: {error!r}") from error
     if not any(name != "ignore" for name in names.values()):
         raise SystemExit(
@@ -87,11 +92,15 @@ def run(arguments: argparse.Namespace) -> int:
     except (RuntimeError, ValueError, OSError, MemoryError) as error:
         raise SystemExit(f"Nothing was written. {error}") from error
     try:
+        (target / FIGURE_FILE).unlink(missing_ok=True)
         evaluation.write(target)
+        if not evaluation.shifts.empty:
+            draw_level_shifts(means.shift_summary(evaluation)[list(SHIFTS)], target / FIGURE_FILE)
     except OSError as error:
         raise SystemExit(describe_failure(target, error)) from error
     print(summary(evaluation))
-    print(f"\nWrote {CLASSES_FILE}, {LEVELS_FILE} and {SETTINGS_FILE} (with all definitions) in {target}")
+    written = [CLASSES_FILE, LEVELS_FILE, SHIFTS_FILE, *([] if evaluation.shifts.empty else [FIGURE_FILE])]
+    print(f"\nWrote {', '.join(written)} and {SETTINGS_FILE} (with all definitions) in {target}")
     return 0
 
 
@@ -130,6 +139,15 @@ def _pairs(references: Path, predictions: Path, ending: str, chill: bool, datase
     expected, found = (sorted(file.name for file in folder.glob(f"*{ending}")) for folder in (references, predictions))
     if not expected or not found:
         raise SystemExit(f"No *{ending} in {predictions if expected else references}; {dataset_json} has this ending")
+    if others := [
+        str(file)
+        for folder in (references, predictions)
+        for file in sorted(folder.iterdir())
+        if file.name.lower().endswith(ending.lower()) and not file.name.endswith(ending)
+    ]:
+        raise SystemExit(
+            f"{shorten(others)} would be left out: the file_ending is {ending}, in these letters. Rename them"
+        )
     without_reference = [name for name in found if name not in expected]
     without_prediction = [] if chill else [name for name in expected if name not in found]
     if without_reference:
@@ -157,7 +175,9 @@ def _check_target(target: Path) -> None:
     ours = {
         CLASSES_FILE: begins_with(",".join(CLASS_COLUMNS)),
         LEVELS_FILE: begins_with(",".join(LEVEL_COLUMNS)),
+        SHIFTS_FILE: begins_with(",".join(SHIFT_COLUMNS)),
         SETTINGS_FILE: begins_with('"references": ['),
+        FIGURE_FILE: lambda _: (target / SHIFTS_FILE).is_file(),
     }
     try:
         check_folder(target, "an earlier evaluation's", ours)
@@ -167,7 +187,9 @@ def _check_target(target: Path) -> None:
 
 def summary(evaluation: Evaluation) -> str:
     """Plain text: classes, means by every policy, levels."""
-    return "\n".join([*_class_lines(evaluation), "", *_mean_lines(evaluation), *_level_lines(evaluation)])
+    return "\n".join(
+        [*_class_lines(evaluation), "", *_mean_lines(evaluation), *_level_lines(evaluation), *_shift_lines(evaluation)]
+    )
 
 
 def _class_lines(evaluation: Evaluation) -> Iterator[str]:
@@ -217,6 +239,20 @@ def _level_lines(evaluation: Evaluation) -> Iterator[str]:
             f"{levels['shifted_up']:.1%} one too high, {levels['shifted_down']:.1%} one too low; all right in "
             f"{levels['patients_all_right']:.1%} of {levels['patients']:.0f} patients"
         )
+
+
+def _shift_lines(evaluation: Evaluation) -> Iterator[str]:
+    table = means.shift_summary(evaluation)
+    if table.empty:
+        return
+    yield f"\n{'vertebrae by level shift':<26}" + "".join(f"{shift:>8}" for shift in SHIFTS) + f"{'Dice':>8}"
+    for name, row in table.iterrows():
+        yield f"{name:<26}" + "".join(f"{row[shift]:>8.0f}" for shift in SHIFTS) + f"{row['dice']:>8.3f}"
+    decoded = table.loc[CONSISTENT]
+    yield (
+        "Level-consistent is the same after nnUNetv2_cafr relabel, from the labels alone: "
+        f"{decoded['better']:.0f} cases better, {decoded['worse']:.0f} worse, {decoded['flagged']:.0f} flagged."
+    )
 
 
 def _headings() -> str:

@@ -7,7 +7,9 @@ the data set's fingerprint. Where nnUNetPlans preprocess a configuration alike, 
 import argparse
 import contextlib
 import io
+import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,15 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 from nnunetv2_cafr import options
 from nnunetv2_cafr.planning.architecture import token_size
 from nnunetv2_cafr.planning.memory import CONTEXT_BYTES, GB
-from nnunetv2_cafr.planning.planner import CAFRPlanner
+from nnunetv2_cafr.planning.planner import OWN_PLANS, STOCK_PLANS, CAFRPlanner
+from nnunetv2_cafr.plans_fields import description_faults
 
+FINGERPRINT = (  # what the planner takes from it
+    "foreground_intensity_properties_per_channel",
+    "median_relative_size_after_cropping",
+    "shapes_after_crop",
+    "spacings",
+)
 EXAMPLES = """examples:
   nnUNetv2_plan_and_preprocess -d 511 -c 2d       fingerprint, nnU-Net's plans and data, once
   nnUNetv2_cafr plan -d 511                       for 8 GB
@@ -58,6 +67,49 @@ def find_dataset(dataset: str) -> str:
     return name
 
 
+def check_documents(dataset: str) -> None:
+    """Reads what nnU-Net's planner takes on trust, and makes sure that its plans file is a new one or our own.
+
+    Own plans are planned anew, as by nnUNetv2_plan_experiment, which keeps configurations that it did not make.
+
+    Raises:
+        SystemExit: if a document is damaged, or the plans of another planner have our name.
+    """
+    preprocessed = Path(str(nnUNet_preprocessed)) / dataset
+    description = Path(str(nnUNet_raw)) / dataset / "dataset.json"
+    if faults := list(description_faults(_read(description))):
+        raise SystemExit(f"{description}: {'; '.join(faults)}. Correct it; nnUNetv2_cafr check -d {dataset} finds more")
+    fingerprint = preprocessed / "dataset_fingerprint.json"
+    found = _read(fingerprint)
+    if missing := [key for key in FINGERPRINT if not found.get(key)]:
+        raise SystemExit(
+            f"{fingerprint} has no {', no '.join(missing)}: run nnUNetv2_extract_fingerprint -d ID --clean"
+        )
+    own, stock = (preprocessed / f"{name}.json" for name in (OWN_PLANS, STOCK_PLANS))
+    for file in (own, stock):
+        if os.path.lexists(file) and not isinstance(_read(file).get("configurations"), dict):
+            raise SystemExit(f"{file} holds no plans: move it away, then give the same line again")
+    if not own.is_file():
+        return
+    planner = _read(own).get("experiment_planner_used")
+    if planner != CAFRPlanner.__name__:
+        raise SystemExit(
+            f"{own} was not written by nnUNetv2_cafr plan (experiment_planner_used is {planner!r}); nothing is "
+            "overwritten. Give it another name, and the same one to its plans_name"
+        )
+    print(f"{own} is there and is planned anew; configurations of your own in it are kept")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SystemExit(f"{file} cannot be read ({error}): restore it, or move it away") from error
+    if not isinstance(content, dict):
+        raise SystemExit(f"{file} holds no object in braces: restore it, or move it away")
+    return content
+
+
 def is_preprocessed(planner: CAFRPlanner, configuration: dict[str, Any]) -> bool:
     """Whether the data of every training case is there."""
     folder = Path(str(nnUNet_preprocessed)) / planner.dataset_name / configuration["data_identifier"]
@@ -85,7 +137,9 @@ def table(planner: CAFRPlanner, configurations: dict[str, dict[str, Any]]) -> st
 
 
 def run(arguments: argparse.Namespace) -> int:
-    planner = CAFRPlanner(find_dataset(arguments.d), arguments.gpu_memory_target)
+    dataset = find_dataset(arguments.d)
+    check_documents(dataset)
+    planner = CAFRPlanner(dataset, arguments.gpu_memory_target)
     # Volumes that need a low resolution take up to a minute.
     print(
         f"{planner.dataset_name}, {planner.plans_identifier}, for {arguments.gpu_memory_target:g} GB of GPU memory\n",

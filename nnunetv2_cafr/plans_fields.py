@@ -16,7 +16,7 @@ RESAMPLING = ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabil
 
 def faults_of(plans: Any, configuration: str, dataset_json: Any) -> Iterator[str]:
     """What is wrong with the contents of plans.json, for one configuration, and of dataset.json; a line each."""
-    yield from _description_faults(dataset_json)
+    yield from description_faults(dataset_json)
     if not isinstance(plans, Mapping):
         yield f"the plans are {_kind(plans)}; expected an object"
         return
@@ -113,7 +113,8 @@ def _architecture_faults(architecture: Any) -> Iterator[str]:
         yield f"_kw_requires_import is {imported!r}; expected a list of names"
 
 
-def _description_faults(description: Any) -> Iterator[str]:
+def description_faults(description: Any) -> Iterator[str]:
+    """What is wrong with the content of dataset.json; a line each."""
     if not isinstance(description, Mapping):
         yield f"dataset.json holds {_kind(description)}; expected an object"
         return

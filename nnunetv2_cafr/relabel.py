@@ -73,9 +73,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise SystemExit(
             f"{file} has no {error}, expected are labels and file_ending as nnU-Net v2 writes them"
         ) from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise SystemExit(f"Levels cannot be decoded with {file}: {error}. Nothing was written") from error
     maps = sorted(path for path in source.glob(f"*{ending}") if not path.name.startswith("."))
+    if others := [
+        path.name
+        for path in sorted(source.iterdir())
+        if path.name.lower().endswith(ending.lower()) and not path.name.endswith(ending)
+    ]:
+        raise SystemExit(
+            f"{shorten(others)} in {source} would be left out: maps end in {ending}, in these letters. Rename them"
+        )
     if not maps:
         raise SystemExit(f"{source} holds no *{ending}, the file_ending of {file}")
     probabilities = _probabilities(arguments.p, [path.name.removesuffix(ending) for path in maps])

@@ -19,6 +19,22 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 DATASET_ID = 511
 DATASET = "Dataset511_SpineMRI"
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker and for the commands that it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for folders; named files and the slow tests, which use every core themselves, stay in one."""
+    only_folders = all(Path(argument).is_dir() for argument in config.args)
+    return min(2, os.cpu_count() or 1) if only_folders and config.getoption("markexpr") == "not slow" else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, else one process would still be at them when the other has nothing left to do."""
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:

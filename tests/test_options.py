@@ -5,6 +5,7 @@ import importlib
 
 import pytest
 
+from dataset_conversion import spinemri
 from nnunetv2_cafr import options
 from nnunetv2_cafr.cli import VERBS, main
 
@@ -52,6 +53,26 @@ def test_plan_ends_at_a_target_that_no_gpu_has(target, capsys):
     with pytest.raises(SystemExit):
         main(["plan", "-d", "511", "--gpu-memory-target", target])
     assert "no memory of a GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["check", "-d", "511", "-o", ""], "an argument is empty"),
+        (["evaluate", "", "predictions"], "an argument is empty"),
+        (["demo", "--out="], "an argument is empty"),
+        (["demo", "--out=~/demo"], "--out=~/demo: ~ stands for"),
+        (["predict", "-m", "model.onnx", "-i", "~/scans", "-o", "out"], "~/scans: ~ stands for"),
+        (["convert", "-i", ".", "-d", "511", "-o", "~/raw"], "~/raw: ~ stands for"),
+        (["convert", "-i", "", "-d", "511"], "an argument is empty"),
+    ],
+)
+def test_what_a_shell_did_not_expand_is_no_place(argv, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        spinemri.main(argv[1:]) if argv[0] == "convert" else main(argv)
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", ["", "~/data", '"/data"', "'/data'", "/data ", "$HOME/data"])

@@ -451,6 +451,22 @@ BAD_INPUT = {
     "damaged dataset.json": (lambda raw: (raw / "dataset.json").write_text("{"), "dataset.json cannot be read"),
     "list as dataset.json": (lambda raw: (raw / "dataset.json").write_text("[]"), "holds a list, expected an object"),
     "no labels": (lambda raw: (raw / "dataset.json").write_text("{}"), "KeyError.*Expected are dataset.json with"),
+    "deep dataset.json": (lambda raw: (raw / "dataset.json").write_text("[" * 99999), "dataset.json cannot be read"),
+    "label without end": (
+        lambda raw: change(raw / "dataset.json", labels={"background": 0, "S": float("inf")}),
+        "OverflowError.*Expected are dataset.json with",
+    ),
+    "no structure": (
+        lambda raw: change(raw / "dataset.json", labels={}, channel_names={}),
+        "labels has no structure.*Expected are dataset.json with",
+    ),
+    "label that is no number": (
+        lambda raw: change(raw / "dataset.json", labels={"background": 0, "S": None}),
+        "TypeError.*Expected are dataset.json with",
+    ),
+    "channels as a number": (lambda raw: change(raw / "dataset.json", channel_names=1), "TypeError.*Expected are"),
+    "ending as a number": (lambda raw: change(raw / "dataset.json", file_ending=7), "Expected are dataset.json with"),
+    "dataset as a list": (lambda raw: change(raw / "dataset.json", dataset=[1]), "Expected are dataset.json with"),
     "no imagesTr": (
         lambda raw: shutil.rmtree(raw / "imagesTr"),
         "FileNotFoundError: .*Expected are.*imagesTr and labelsTr",
@@ -461,6 +477,15 @@ BAD_INPUT = {
     "unknown label": (spoil_label, "case_03.mha holds 9, but dataset.json has the labels 0 to 4 only"),
     "too few patients": (keep_eight, "4 patients, --scheme folds needs at least 5"),
     "damaged provenance": (lambda raw: (raw / "provenance.json").write_text("{"), "provenance.json cannot be read"),
+    "list as provenance": (lambda raw: (raw / "provenance.json").write_text("[]"), "provenance.json holds a list"),
+    "patient as a number": (
+        lambda raw: change(raw / "provenance.json", cases={f"case_{n:02d}": {"patient": 7} for n in range(24)}),
+        "no patient for 24 of the 24 cases",
+    ),
+    "case without an entry": (
+        lambda raw: change(raw / "provenance.json", cases={f"case_{n:02d}": [] for n in range(24)}),
+        "no patient for 24 of the 24 cases",
+    ),
     "no cases in provenance": (lambda raw: change(raw / "provenance.json", cases=[]), "has no 'cases'"),
     "other identifiers": (rename_case, "lacks 1 of the 24 cases: case_03. It has 1 that are .*: case_3. Give"),
     "case without patient": (drop_patient, "no patient for 1 of the 24 cases: case_03"),

@@ -106,6 +106,7 @@ def _pool(evaluations: list[Evaluation]) -> Evaluation:
         pd.concat([evaluation.classes for evaluation in evaluations], ignore_index=True),
         pd.concat([evaluation.levels for evaluation in evaluations], ignore_index=True),
         evaluations[0].settings,
+        pd.concat([evaluation.shifts for evaluation in evaluations], ignore_index=True),
     )
 
 

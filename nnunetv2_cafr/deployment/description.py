@@ -51,7 +51,7 @@ class Description:
                 raise SystemExit(f"There is no {needed}: {export_it}")
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SystemExit(f"{file} cannot be read ({error}): {export_it}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise SystemExit(f"{file} does not describe an exported network: {export_it}")

@@ -29,6 +29,7 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from torch import nn
 from torch.nn import functional as F
 
+from nnunetv2_cafr import options
 from nnunetv2_cafr.deployment.description import FORMAT, Description, checksum, description_file
 from nnunetv2_cafr.deployment.orders import order_to_predict_in, warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
@@ -95,7 +96,7 @@ class Comparison:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-d", required=True, metavar="DATASET", help="id or name of the data set")
+    parser.add_argument("-d", type=options.dataset, required=True, metavar="DATASET", help="id or name of the data set")
     parser.add_argument("-c", required=True, metavar="CONFIGURATION", help="configuration, such as 2d")
     parser.add_argument("-f", nargs="+", default=FOLDS, metavar="FOLD", help=f"folds to average ({' '.join(FOLDS)})")
     parser.add_argument("-tr", default="nnUNetTrainer_CAFR", metavar="TRAINER", help="default nnUNetTrainer_CAFR")
@@ -107,6 +108,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(name)
+    options.require_folders("nnUNet_results")
+    arguments.f = list(dict.fromkeys(arguments.f))  # a fold that is named twice would count twice
     if not arguments.chk.endswith(".pth"):
         arguments.chk += ".pth"
     try:
@@ -252,9 +255,7 @@ def describe(predictor: nnUNetPredictor, arguments: argparse.Namespace) -> dict[
 def voxel_orders(predictor: nnUNetPredictor, folder: Path) -> dict[str, Any]:
     """In which voxel orders the training cases are stored, and which one prediction turns scans to."""
     plans, settings = predictor.plans_manager, predictor.configuration_manager
-    counts = orders_of_training(
-        folder, plans.dataset_name, settings.data_identifier, predictor.dataset_json["file_ending"]
-    )
+    counts = orders_of_training(folder, plans.dataset_name, settings.data_identifier, predictor.dataset_json)
     order = order_to_predict_in(plans.plans["image_reader_writer"], counts)
     return {"voxel_order": order, "training_voxel_orders": counts}
 

@@ -131,9 +131,12 @@ class LabelMaps:
         if not os.path.lexists(path):
             return {}
         content = _read_json(path)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        record = content.get("label_maps") if isinstance(content, dict) and content.get("format") == FORMAT else None
+        if not isinstance(record, dict) or not all(
+            isinstance(entry, dict) and isinstance(entry.get("sha256"), list) for entry in record.values()
+        ):
             raise FileExistsError(f"{path} is there and is no record of nnUNetv2_cafr predict: move it away")
-        return content["label_maps"]
+        return record
 
     def begin(self) -> None:
         """Makes the folder, with the documents that evaluation and postprocessing ask for.

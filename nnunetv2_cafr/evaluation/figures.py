@@ -12,11 +12,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from nnunetv2_cafr.evaluation.analysis import SIGNIFICANCE, FamilyResults
+from nnunetv2_cafr.evaluation.level_shifts import SHIFTS, draw_shares
 from nnunetv2_cafr.evaluation.patients import TESTED, Measure
 from nnunetv2_cafr.evaluation.statistics import CONFIDENCE
 from nnunetv2_cafr.evaluation.study import Cost, Curve
@@ -287,6 +289,24 @@ def level_errors(key: str, table: Table) -> Figure | None:
     canvas.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     caption = "Every vertebra of the reference by what became of it; the number is the share at the right level."
     return _figure(key, canvas, caption, f"Level errors. The numbers are in the table {table.title}.")
+
+
+@_drawn
+def level_shifts(key: str, table: Table) -> Figure | None:
+    """Confusion by level shift, for each arm as predicted and after level decoding."""
+    counts = pd.DataFrame(
+        [row.values[3 : 3 + len(SHIFTS)] for row in table.rows],
+        index=[f"{row.values[0]}, {row.values[1]}" for row in table.rows],
+        columns=list(SHIFTS),
+    )
+    canvas, axes = _canvas(0.9 + 0.3 * len(counts), 1, 1)
+    draw_shares(axes[0, 0], counts)
+    caption = (
+        "What the vertebrae of the reference are called, in levels too low (\u2212) or too high (+), as predicted and "
+        "after level decoding from the labels alone. The darker, the more; the right ones are not coloured. Missed: "
+        "not found; extra: found where the reference has none."
+    )
+    return _figure(key, canvas, caption, f"Level shifts. The numbers are in the table {table.title}.")
 
 
 @_drawn

@@ -6,11 +6,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from nnunetv2_cafr.evaluation.level_errors import chain_of, match_vertebrae
 
 MISSED, EXTRA, RIGHT, FAR = "missed", "extra", "0", "farther"
 SHIFTS = ("-2", "-1", RIGHT, "+1", "+2", FAR, MISSED, EXTRA)
+PREDICTED, CONSISTENT = "as predicted", "level-consistent"  # label maps: as they are, and after level decoding
+HEADINGS = {"-2": "\u22122", "-1": "\u22121", RIGHT: "right"}  # for people
+DARKEST, LIGHT_TEXT = 0.2, 0.12  # shares of vertebrae: the darkest colour, and from where on text is white
 
 
 def level_shifts(reference: np.ndarray, prediction: np.ndarray, names: Mapping[int, str]) -> dict[str, int]:
@@ -35,19 +39,37 @@ def draw_level_shifts(table: pd.DataFrame, target: Path) -> None:
         table: counts, arms by SHIFTS.
         target: .png or .svg.
     """
-    of_reference = table.drop(columns=EXTRA).sum(axis=1)
-    shares = table.div(of_reference, axis=0)
-    figure, axis = plt.subplots(figsize=(7.5, 0.9 + 0.5 * len(table)))
-    # The right ones would outshine all errors.
-    axis.imshow(shares.assign(**{RIGHT: 0.0}), cmap="Oranges", vmin=0, vmax=0.2, aspect="auto")
-    for row, arm in enumerate(table.index):
-        for column, shift in enumerate(table.columns):
-            text = f"{shares.loc[arm, shift]:.1%}\n({table.loc[arm, shift]:.0f})"
-            axis.text(column, row, text, ha="center", va="center", fontsize=8)
-    axis.set_xticks(range(len(table.columns)), table.columns)
-    axis.set_yticks(range(len(table)), table.index)
-    axis.set_xlabel("levels too low (-) or too high (+), share of the reference's vertebrae")
-    axis.tick_params(length=0)
+    figure, axis = plt.subplots(figsize=(9.5, 0.9 + 0.4 * len(table)))
+    draw_shares(axis, table)
     figure.tight_layout()
     figure.savefig(target, dpi=150)
     plt.close(figure)
+
+
+def draw_shares(axis: Axes, table: pd.DataFrame) -> None:
+    """The same into axes."""
+    of_reference = table.drop(columns=EXTRA).sum(axis=1)
+    shares = table.div(of_reference.where(of_reference > 0), axis=0).fillna(0)
+    # The right ones would outshine all errors.
+    axis.pcolormesh(
+        shares.assign(**{RIGHT: 0.0}).to_numpy(), cmap="Oranges", vmin=0, vmax=DARKEST, edgecolor="white", linewidth=1
+    )
+    for row, (values, counts) in enumerate(zip(shares.to_numpy(), table.to_numpy(), strict=True)):
+        for column, (shift, share, count) in enumerate(zip(table.columns, values, counts, strict=True)):
+            axis.text(
+                column + 0.5,
+                row + 0.5,
+                f"{share:.1%} ({count:.4g})" if count else "0",
+                ha="center",
+                va="center",
+                fontsize=8,
+                fontweight="bold" if shift == RIGHT else "normal",
+                color="white" if share > LIGHT_TEXT and shift != RIGHT else "black",
+            )
+    axis.set_xticks(np.arange(len(table.columns)) + 0.5, [HEADINGS.get(name, name) for name in table.columns])
+    axis.set_yticks(np.arange(len(table)) + 0.5, table.index)
+    axis.invert_yaxis()
+    axis.set_xlabel("levels too low (\u2212) or too high (+): share of the reference's vertebrae (number)")
+    axis.tick_params(length=0)
+    for side in axis.spines.values():
+        side.set_visible(False)

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
+from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, EXTRA, PREDICTED, RIGHT, SHIFTS
 from nnunetv2_cafr.evaluation.scores import DISTANCES, METRICS, OVERLAPS, Evaluation
 from nnunetv2_cafr.quality.levels import is_spine_table
 
@@ -124,3 +125,32 @@ def level_summary(evaluation: Evaluation) -> dict[str, float]:
         "patients": float(len(by_patient)),
         "patients_all_right": float(by_patient.mean()),
     }
+
+
+def shift_summary(evaluation: Evaluation) -> pd.DataFrame:
+    """Vertebrae by level shift before and after level decoding; empty where the labels have no order.
+
+    Returns:
+        Rows PREDICTED and CONSISTENT; columns SHIFTS: numbers of vertebrae; dice: mean over cases; patients_all_right:
+        share of those with a vertebra whose every vertebra in every case is right; better, worse: cases with more, with
+        fewer right vertebrae than as predicted; flagged: cases with any flag of the decoding.
+    """
+    rows = {}
+    before = evaluation.shifts[evaluation.shifts["label_maps"] == PREDICTED].set_index("case")
+    for name in (PREDICTED, CONSISTENT):
+        shifts = evaluation.shifts[evaluation.shifts["label_maps"] == name].set_index("case")
+        if shifts.empty:
+            return pd.DataFrame()
+        vertebrae = shifts[list(SHIFTS)].drop(columns=EXTRA).sum(axis=1)
+        judged = vertebrae > 0
+        right = (shifts[RIGHT] == vertebrae)[judged].groupby(shifts.loc[judged, "patient"]).min()
+        gained = shifts[RIGHT] - before[RIGHT]
+        rows[name] = {
+            **shifts[list(SHIFTS)].sum(),
+            "dice": shifts["dice"].mean(),
+            "patients_all_right": right.mean(),
+            "better": (gained > 0).sum(),
+            "worse": (gained < 0).sum(),
+            "flagged": shifts["flags"].fillna("").ne("").sum(),
+        }
+    return pd.DataFrame(rows).T.astype(float)

@@ -1,4 +1,7 @@
-"""Sagittal slices with reference and prediction: side by side in colour, or as outlines over one image."""
+"""Sagittal slices with reference and prediction: side by side in colour, or as outlines over one image.
+
+Names of levels stand in the structures, or beside the vertebrae.
+"""
 
 import base64
 import io
@@ -12,12 +15,17 @@ import SimpleITK as sitk
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from PIL import Image
+from skimage import measure
 from skimage.measure import approximate_polygon, find_contours
 
 from dataset_conversion.geometry import orient
+from nnunetv2_cafr.quality.levels import is_vertebra
 from nnunetv2_cafr.spine import colour_of
 
 PICTURE_SIZE, JPEG_QUALITY = 420, 80  # pixels of the longer side, at most
+LINES = 26  # of text in the height of an outlined slice
+LETTER = 0.6  # width of one, of its height
+CRUMB, PIECE = 0.15, 0.5  # of the median vertebra in a slice: smaller ones are not named, further pieces of one neither
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ class OutlinedSlice:
     """A slice as base64 of a JPEG, and outlines as d of SVG paths in mm from its upper left corner.
 
     Args:
-        names: text, x and y in mm of each reference structure whose place mostly carries another label.
+        names: text, x and y of its centre in mm.
         what: which slice it is, and why this one.
     """
 
@@ -111,22 +119,15 @@ class OutlinedSlice:
 def outlined_slice(image: Path, reference: Path, prediction: Path, label_names: Mapping[int, str]) -> OutlinedSlice:
     """The sagittal slice with the most wrong voxels; of a prediction without errors, that with the most reference.
 
+    Its names are those of reference structures whose place mostly carries another label.
+
     Raises:
         ValueError: if the three do not have one size.
     """
-    volumes = [sitk.ReadImage(str(file)) for file in (image, reference, prediction)]
-    flat = volumes[0].GetDimension() == 2 or volumes[0].GetSize()[2] == 1
-    views = volumes if flat else [orient(volume) for volume in volumes]
-    if len({view.GetSize() for view in views}) > 1:
-        sizes = [volume.GetSize() for volume in volumes]
-        raise ValueError(f"{image}, {reference}, {prediction}: sizes {sizes}, expected one grid")
-    column, row = views[0].GetSpacing()[:2]
-    values, truth, guess = (np.atleast_3d(sitk.GetArrayFromImage(view)) for view in views)
-    if views[0].GetDimension() == 2:
-        values, truth, guess = (np.moveaxis(array, 2, 0) for array in (values, truth, guess))
+    (values, truth, guess), row, column, flat = _sagittal((image, reference, prediction))
     wrong, held = (truth != guess).sum((1, 2)), (truth > 0).sum((1, 2))
     index = int(np.argmax(wrong if wrong.any() else held))
-    which = "the image" if flat else f"sagittal slice {index + 1} of {len(values)}"
+    which = _which(index, values, flat)
     reason = "the most wrong voxels" if wrong.any() else "the most of the reference, no voxel is wrong"
     height, width = values.shape[1] * row, values.shape[2] * column
     return OutlinedSlice(
@@ -148,6 +149,87 @@ def _jpeg(values: np.ndarray, width: float, height: float, finest: float) -> str
     target = io.BytesIO()
     picture.save(target, "JPEG", quality=JPEG_QUALITY)
     return base64.b64encode(target.getvalue()).decode()
+
+
+def named_slices(
+    image: Path, reference: Path, predictions: Sequence[Path], label_names: Mapping[int, str]
+) -> list[OutlinedSlice]:
+    """The sagittal slice with the most of the reference, once for each label map, the reference's first.
+
+    The names are those of the vertebrae, beside them; in brackets what the reference has there, where that is another.
+
+    Raises:
+        ValueError: if the files do not have one size.
+    """
+    (values, truth, *guesses), row, column, flat = _sagittal((image, reference, *predictions))
+    index = int(np.argmax((truth > 0).sum((1, 2))))
+    height, width = values.shape[1] * row, values.shape[2] * column
+    jpeg = _jpeg(values[index], width, height, min(row, column))
+    slices = []
+    for labels in (truth, *guesses):
+        lines = _outlines(labels[index], row, column)
+        slices.append(
+            OutlinedSlice(
+                jpeg=jpeg,
+                width=width,
+                height=height,
+                reference=lines if labels is truth else "",
+                prediction="" if labels is truth else lines,
+                names=list(_beside(labels[index], truth[index], label_names, row, column)),
+                what=_which(index, values, flat),
+            )
+        )
+    return slices
+
+
+def _sagittal(files: Sequence[Path]) -> tuple[list[np.ndarray], float, float, bool]:
+    """Volumes (slices, rows, columns), mm of a row and of a column, and whether they are a single picture as it is."""
+    volumes = [sitk.ReadImage(str(file)) for file in files]
+    flat = volumes[0].GetDimension() == 2 or volumes[0].GetSize()[2] == 1
+    views = volumes if flat else [orient(volume) for volume in volumes]
+    if len({view.GetSize() for view in views}) > 1:
+        sizes = [volume.GetSize() for volume in volumes]
+        raise ValueError(f"{', '.join(map(str, files))}: sizes {sizes}, expected one grid")
+    column, row = views[0].GetSpacing()[:2]
+    arrays = [sitk.GetArrayFromImage(view) for view in views]
+    return [array[None] if array.ndim == 2 else array for array in arrays], row, column, flat
+
+
+def _which(index: int, values: np.ndarray, flat: bool) -> str:
+    return "the image" if flat else f"sagittal slice {index + 1} of {len(values)}"
+
+
+def _beside(
+    labels: np.ndarray, truth: np.ndarray, names: Mapping[int, str], row: float, column: float
+) -> Iterator[tuple[str, float, float]]:
+    """Names in front of the vertebrae or behind them, where the slice has more room."""
+    vertebrae = [one for one, name in names.items() if is_vertebra(name)]
+    parts = measure.regionprops(measure.label(np.where(np.isin(labels, vertebrae), labels, 0), connectivity=2))
+    if not parts:
+        return
+    largest: dict[int, float] = {}
+    for part in parts:
+        found = int(labels[tuple(part.coords[0])])
+        largest[found] = max(largest.get(found, 0), part.area)
+    median = np.median(list(largest.values()))
+    parts = [
+        part
+        for part in parts
+        if part.area >= (CRUMB if part.area == largest[int(labels[tuple(part.coords[0])])] else PIECE) * median
+    ]
+    height, width = labels.shape[0] * row, labels.shape[1] * column
+    left, right = min(part.bbox[1] for part in parts), max(part.bbox[3] for part in parts)
+    in_front = left >= labels.shape[1] - right
+    for part in parts:
+        found = int(labels[tuple(part.coords[0])])
+        true = int(np.bincount(truth[tuple(part.coords.T)].astype(int)).argmax())
+        text = names[found] + ("" if true == found else f" ({names.get(true, true) if true else 'nothing'})")
+        size = height / LINES
+        half = (len(text) + 1) * LETTER * size / 2
+        x = part.bbox[1] * column - half if in_front else part.bbox[3] * column + half
+        y = (part.centroid[0] + 0.5) * row
+        x, y = np.clip(x, half, max(half, width - half)), np.clip(y, size / 2, height - size / 2)
+        yield text, float(x), float(y)
 
 
 def _outlines(labels: np.ndarray, row: float, column: float) -> str:

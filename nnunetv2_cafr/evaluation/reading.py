@@ -10,7 +10,10 @@ import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from dataset_conversion.reading import fault_of
+from nnunetv2_cafr.levels.components import Grid
+from nnunetv2_cafr.levels.files import grid_of_affine
 from nnunetv2_cafr.quality.levels import is_spine_table
+from nnunetv2_cafr.spine import Spine, read_spine
 from nnunetv2_cafr.voxel_order import affine_of, largest_shift, turned_onto
 
 IGNORE = "ignore"  # nnU-Net's name for voxels that nobody annotated
@@ -30,11 +33,21 @@ class CasePair:
 
 
 class LabelMaps(NamedTuple):
-    """Two integer arrays of one shape, without axes of length one, and mm per axis."""
+    """Two integer arrays of one shape, without axes of length one, and mm per axis; and the prediction as it is stored.
+
+    Args:
+        reference, prediction: voxels that the reference ignores are background in both.
+        whole: the prediction (z, y, x), ignored voxels included.
+        ignored: (z, y, x), which voxels the reference ignores.
+        grid: of these two.
+    """
 
     reference: np.ndarray
     prediction: np.ndarray
     spacing: tuple[float, ...]
+    whole: np.ndarray
+    ignored: np.ndarray
+    grid: Grid
 
 
 def label_table(labels: Mapping[str, Any]) -> dict[Label, str]:
@@ -65,6 +78,14 @@ class Classes:
         single = {label: name for label, name in self.names.items() if isinstance(label, int)}
         is_spine = len(single) == len(self.names) and is_spine_table(single.values())
         self.spine: dict[int, str] = single if is_spine else {}
+        self.order = _order_of(self.spine)
+
+
+def _order_of(names: Mapping[int, str]) -> Spine | None:
+    try:
+        return read_spine({name: label for label, name in names.items()})
+    except ValueError:  # no levels, or two labels for one of them
+        return None
 
 
 def members(label: Label) -> tuple[int, ...]:
@@ -72,7 +93,7 @@ def members(label: Label) -> tuple[int, ...]:
 
 
 def read_pair(pair: CasePair, classes: Classes, reader: type[BaseReaderWriter]) -> LabelMaps:
-    """Both label maps; voxels that the reference ignores are background in both.
+    """Both label maps on the reference's grid.
 
     Raises:
         ValueError: if a file cannot be read or holds other values, or if the grids differ; names both.
@@ -99,11 +120,16 @@ def read_pair(pair: CasePair, classes: Classes, reader: type[BaseReaderWriter]) 
             "prediction on the reference's own grid, in whatever voxel order, as nnUNetv2_predict writes it; resample "
             "it, or look whether the two belong together"
         )
-    if classes.ignore is not None:
-        ignored = reference == classes.ignore
-        reference[ignored] = prediction[ignored] = 0
+    ignored = reference == classes.ignore if classes.ignore is not None else np.zeros(reference.shape, bool)
     spacing = tuple(float(grid["spacing"][axis]) for axis, length in enumerate(reference.shape) if length > 1)
-    return LabelMaps(reference.squeeze(), prediction.squeeze(), spacing)
+    return LabelMaps(
+        np.where(ignored, 0, reference).squeeze(),
+        np.where(ignored, 0, prediction).squeeze(),
+        spacing,
+        whole=prediction,
+        ignored=ignored,
+        grid=Grid(np.diag(np.asarray(grid["spacing"], float))) if affine is None else grid_of_affine(affine),
+    )
 
 
 def _read(path: Path, allowed: frozenset[int], reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:

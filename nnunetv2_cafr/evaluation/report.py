@@ -14,17 +14,20 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+import pandas as pd
+
 from nnunetv2_cafr import files as ownership
 from nnunetv2_cafr.evaluation import figures, tables
 from nnunetv2_cafr.evaluation.analysis import SIGNIFICANCE, FamilyResults, analyse
 from nnunetv2_cafr.evaluation.figures import Figure
 from nnunetv2_cafr.evaluation.means import per_case
 from nnunetv2_cafr.evaluation.patients import DICE
-from nnunetv2_cafr.evaluation.pictures import OutlinedSlice, outlined_slice
+from nnunetv2_cafr.evaluation.pictures import LINES, OutlinedSlice, named_slices, outlined_slice
 from nnunetv2_cafr.evaluation.statistics import DRAWS, Estimate, detectable_difference, least_p
 from nnunetv2_cafr.evaluation.study import Arm, CaseFiles, Section, Study
 from nnunetv2_cafr.evaluation.tables import MISSING, TEXT, Column, Row, Table, Value, interval_text, number, p_text
 from nnunetv2_cafr.files import begins_with
+from nnunetv2_cafr.quality.levels import is_spine_table
 
 GENERATOR = "nnUNetv2_cafr report"  # by this mark a folder is known as one of ours
 PAGE, TABLES = "report.html", "tables"
@@ -315,6 +318,12 @@ class _Page:
         else:
             yield _figure(figures.level_errors("level-errors", level_table))
             yield self._table(level_table)
+        yield from self._shifts(self.first, families, "level-shifts")
+
+    def _shifts(self, section: Section, families: Sequence[FamilyResults], key: str) -> Iterator[str]:
+        if table := tables.level_shifts(self.study, section, families):
+            yield _figure(figures.level_shifts(key, table))
+            yield self._table(table)
 
     def _cost(self) -> Iterator[str]:
         table = tables.costs(self.study)
@@ -349,6 +358,7 @@ class _Page:
         more = [tables.averaging(self.study, section, families), tables.classes(self.study, section, families)]
         level_table = tables.levels(self.study, section, families)
         text = "".join(self._table(table, tall=True) for table in (*more, *([level_table] if level_table else [])))
+        text += "".join(self._shifts(section, families, f"{key}-level-shifts"))
         yield f"<details><summary>Other ways to count, classes, levels</summary>{text}</details>"
 
     def _fractions(self) -> list[Section]:
@@ -410,8 +420,58 @@ class _Page:
                 for place, said in words.items()
             )
             yield f'<section class="card"><h3>{escape(arm.name)}</h3><div class="cases">{pictures}</div></section>'
+        yield from self._spines()
         if lacking:
             yield f"<p>No pictures, for lack of scores or files: {escape(', '.join(lacking))}.</p>"
+
+    def _spines(self) -> Iterator[str]:
+        """The reference and every arm side by side with the names of the levels; nothing where labels are no levels."""
+        arms = [
+            arm.name for arm in self.study.arms if self.first.scores.get(arm.name) and self.study.files.get(arm.name)
+        ]
+        if not arms or not is_spine_table(self.study.label_names.values()):
+            return
+        shares, counts = {}, {}
+        for arm in arms:
+            levels = next(iter(self.first.scores[arm].values())).levels.set_index("case")
+            levels = levels[levels.index.isin(list(self.study.files[arm])) & (levels["vertebrae"] > 0)]
+            shares[arm] = levels["right_level"] / levels["vertebrae"]
+            counts[arm] = levels
+        mean = pd.DataFrame(shares).dropna().mean(axis=1).sort_values(kind="stable")
+        if mean.empty:
+            return
+        yield (
+            "<h3>Levels, side by side</h3><p>The names that each arm gives to the vertebrae, in the slice with the "
+            "most of the reference; in brackets what the reference has there, where that is another or nothing. The "
+            "cases with the lowest, the median and the highest share of vertebrae at the right level, mean over the "
+            "arms.</p>"
+        )
+        places: dict[int, list[str]] = {}
+        for word, place in (("lowest", 0), ("median", len(mean) // 2), ("highest", len(mean) - 1)):
+            places.setdefault(place, []).append(word)
+        for place, words in places.items():
+            case = str(mean.index[place])
+            files = [self.study.files[arm][case] for arm in arms]
+            used = [files[0].image, files[0].reference, *(one.prediction for one in files)]
+            title = f"<h4>{' and '.join(words)}: {escape(case)}, {100 * mean.iloc[place]:.1f} % at the right level</h4>"
+            if missing := [file for file in used if not file.is_file()]:
+                where = escape(", ".join(map(str, missing)))
+                yield f'<section class="card">{title}<p>No picture: {where} is missing.</p></section>'
+                continue
+            pictures = named_slices(used[0], used[1], used[2:], self.study.label_names)
+            right = [
+                f"{counts[arm].loc[case, 'right_level']:.0f} of {counts[arm].loc[case, 'vertebrae']:.0f} right"
+                for arm in arms
+            ]
+            captions = [
+                "<b>reference</b>",
+                *(f"<b>{escape(arm)}</b>, {one}" for arm, one in zip(arms, right, strict=True)),
+            ]
+            shown = "".join(
+                f"<figure>{_outlined(picture, case)}<figcaption>{caption}</figcaption></figure>"
+                for picture, caption in zip(pictures, captions, strict=True)
+            )
+            yield f'<section class="card">{title}<div class="spines">{shown}</div></section>'
 
     def _picture(self, what: str, case: str, dice: float, available: Mapping[str, CaseFiles]) -> str:
         one = available[case]
@@ -531,7 +591,7 @@ def _figure(figure: Figure | None) -> str:
 
 
 def _outlined(picture: OutlinedSlice, case: str) -> str:
-    size = picture.height / 26
+    size = picture.height / LINES
     names = "".join(
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.1f}" stroke-width="{size / 5:.1f}" text-anchor="middle">'
         f"{escape(text)}</text>"

@@ -4,11 +4,13 @@ Everything that tables, tests and figures say is computed from these files, so a
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from nnunetv2_cafr.evaluation.level_shifts import SHIFTS
 
 # One row per case, view and class. A class that neither label map holds has NaN in every metric; one that only one of
 # them holds has Dice, IoU and NSD 0 and infinite distances. `label` is the number, for a region its text "(1, 2)", and
@@ -51,7 +53,18 @@ LEVEL_COLUMNS = (
     "structures",
     "own_label_wins",
 )
-CLASSES_FILE, LEVELS_FILE, SETTINGS_FILE = "classes.csv", "levels.csv", "evaluation.json"
+# Two rows per case, whose `label_maps` is "as predicted" or "level-consistent": the same after level decoding from the
+# labels alone. Vertebrae of the reference by level shift; `dice` is the mean over the classes of the reference; `flags`
+# are the decoding's. No rows where the labels have no order.
+SHIFT_COLUMNS = ("case", "patient", "label_maps", *SHIFTS, "dice", "flags")
+CLASSES_FILE, LEVELS_FILE, SHIFTS_FILE, SETTINGS_FILE = (
+    "classes.csv",
+    "levels.csv",
+    "level_shifts.csv",
+    "evaluation.json",
+)
+
+_EARLIER = "an earlier version scored these predictions; remove {folder} and score them again"
 
 
 @dataclass(frozen=True)
@@ -62,18 +75,21 @@ class Evaluation:
         classes: CLASS_COLUMNS; label maps in mm and mm^3.
         levels: LEVEL_COLUMNS; its columns from `vertebrae` on are NaN where the labels are no spine levels.
         settings: folders, tools with versions, NSD tolerance in mm, policies in words.
+        shifts: SHIFT_COLUMNS.
     """
 
     classes: pd.DataFrame
     levels: pd.DataFrame
     settings: dict[str, Any]
+    shifts: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SHIFT_COLUMNS))
 
     def write(self, folder: Path) -> None:
-        """Writes the three files, over earlier ones; where the settings stand, all three belong together."""
+        """Writes the four files, over earlier ones; where the settings stand, all belong together."""
         folder.mkdir(parents=True, exist_ok=True)
         texts = {
             CLASSES_FILE: self.classes.to_csv(index=False),
             LEVELS_FILE: self.levels.to_csv(index=False),
+            SHIFTS_FILE: self.shifts.to_csv(index=False),
             SETTINGS_FILE: json.dumps(self.settings, indent=2) + "\n",
         }
         partials = {name: folder / f".{name}.partial" for name in texts}
@@ -91,20 +107,21 @@ class Evaluation:
     def read(cls, folder: Path) -> "Evaluation":
         """Raises FileNotFoundError if a file is missing, ValueError if an earlier version wrote it."""
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        classes, levels = (
-            pd.read_csv(
+        tables = {}
+        for name, columns in (
+            (CLASSES_FILE, CLASS_COLUMNS),
+            (LEVELS_FILE, LEVEL_COLUMNS),
+            (SHIFTS_FILE, SHIFT_COLUMNS),
+        ):
+            if name == SHIFTS_FILE and not (folder / name).is_file():
+                raise ValueError(f"{folder} lacks {name}: {_EARLIER.format(folder=folder)}")
+            tables[name] = pd.read_csv(
                 folder / name,
-                dtype={"case": str, "patient": str, "name": str},
+                dtype={"case": str, "patient": str, "name": str, "flags": str},
                 keep_default_na=False,  # a patient may be called NA
                 na_values=[""],
                 float_precision="round_trip",
             )
-            for name in (CLASSES_FILE, LEVELS_FILE)
-        )
-        for name, table, columns in ((CLASSES_FILE, classes, CLASS_COLUMNS), (LEVELS_FILE, levels, LEVEL_COLUMNS)):
-            if lacking := sorted(set(columns) - set(table)):
-                raise ValueError(
-                    f"{folder / name} lacks {', '.join(lacking)}: an earlier version scored these predictions; remove "
-                    f"{folder} and score them again"
-                )
-        return cls(classes, levels, settings)
+            if lacking := sorted(set(columns) - set(tables[name])):
+                raise ValueError(f"{folder / name} lacks {', '.join(lacking)}: {_EARLIER.format(folder=folder)}")
+        return cls(tables[CLASSES_FILE], tables[LEVELS_FILE], settings, tables[SHIFTS_FILE])

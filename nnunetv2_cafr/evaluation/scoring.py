@@ -24,10 +24,19 @@ from tqdm import tqdm
 from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.evaluation.junctions import BAND_MM, junction_band, junctions
 from nnunetv2_cafr.evaluation.level_errors import FOUND_DICE, level_accuracy, level_errors
+from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, PREDICTED, level_shifts
 from nnunetv2_cafr.evaluation.overlap import overlap
 from nnunetv2_cafr.evaluation.reading import CasePair, Classes, Label, LabelMaps, members, read_pair
-from nnunetv2_cafr.evaluation.scores import CLASS_COLUMNS, DISTANCES, LEVEL_COLUMNS, METRICS, Evaluation
+from nnunetv2_cafr.evaluation.scores import (
+    CLASS_COLUMNS,
+    DISTANCES,
+    LEVEL_COLUMNS,
+    METRICS,
+    SHIFT_COLUMNS,
+    Evaluation,
+)
 from nnunetv2_cafr.evaluation.surface import surface_scores
+from nnunetv2_cafr.levels.decoding import decode
 
 TOLERANCE_MM = 1.0
 FOREGROUND = 0  # `label` of all classes as one
@@ -60,6 +69,12 @@ DEFINITIONS = {
         "structures: vertebrae and discs of the reference; own_label_wins: of these, where no other label has as many "
         "of the structure's voxels, background aside"
     ),
+    "level shifts": (
+        "vertebrae of the reference, by how many levels of the label table too low (-) or too high (+) they are "
+        "called; farther: more than two; missed: not found; extra: predicted vertebrae, of at least a quarter of the "
+        "median vertebra's voxels, where the reference has none. level-consistent: the same label map after level "
+        "decoding (nnUNetv2_cafr relabel) from its labels alone; flags are the decoding's"
+    ),
     "ignore": "voxels with the ignore label in the reference are background in both label maps",
     "single slices": "an image of one slice is 2-D: its volumes are areas in mm^2",
 }
@@ -72,6 +87,7 @@ class EvaluationError(RuntimeError):
 class _CaseScores(NamedTuple):
     classes: list[dict[str, Any]]
     levels: dict[str, Any]
+    shifts: list[dict[str, Any]]
 
 
 def evaluate_folders(
@@ -126,6 +142,7 @@ def evaluate_folders(
             "versions": {name: version(name) for name in TOOLS},
             "definitions": DEFINITIONS,
         },
+        shifts=pd.DataFrame([row for score in ordered for row in score.shifts], columns=SHIFT_COLUMNS),
     )
 
 
@@ -171,7 +188,8 @@ class _Scorer:
             if spine:
                 levels = asdict(level_errors(maps.reference, maps.prediction, spine))
                 levels["structures"], levels["own_label_wins"] = level_accuracy(maps.reference, maps.prediction, spine)
-            return _CaseScores(rows, {**who, "diagonal_mm": diagonal, **levels})
+            shifts = [{**who, **row} for row in self._shift_rows(maps)]
+            return _CaseScores(rows, {**who, "diagonal_mm": diagonal, **levels}, shifts)
         except Exception as error:
             raise EvaluationError(f"{pair.case}: {str(error) or type(error).__name__}") from error
 
@@ -217,6 +235,18 @@ class _Scorer:
                 values = values[np.isfinite(values)]
             means[metric] = float(values.mean()) if len(values) else math.nan
         return means
+
+    def _shift_rows(self, maps: LabelMaps) -> Iterator[dict[str, Any]]:
+        """Rows of the label map as it is, and after level decoding; none where the labels have no order."""
+        if self.classes.order is None:
+            return
+        # Ignored voxels take part in the decoding: without them the spine would have holes.
+        decoding = decode(maps.whole.astype(np.uint32), self.classes.order, maps.grid)
+        decoded = np.where(maps.ignored, 0, decoding.labels).squeeze().astype(maps.prediction.dtype)
+        for name, labels, flags in ((PREDICTED, maps.prediction, ""), (CONSISTENT, decoded, "; ".join(decoding.flags))):
+            counts = level_shifts(maps.reference, labels, self.classes.spine)
+            dice = [overlap(maps.reference == one, labels == one).dice for one in np.unique(maps.reference) if one]
+            yield {"label_maps": name, **counts, "dice": float(np.mean(dice)) if dice else math.nan, "flags": flags}
 
     def _junction_rows(self, maps: LabelMaps) -> Iterator[dict[str, Any]]:
         """Rows of vertebrae and discs, from the voxels of the band in any order."""

@@ -12,6 +12,7 @@ import pandas as pd
 
 from nnunetv2_cafr.evaluation import means, printed
 from nnunetv2_cafr.evaluation.analysis import SIGNIFICANCE, FamilyResults, baseline
+from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, EXTRA, HEADINGS, RIGHT, SHIFTS
 from nnunetv2_cafr.evaluation.means import Policy
 from nnunetv2_cafr.evaluation.patients import TESTED, Measure, patient_values, pooled
 from nnunetv2_cafr.evaluation.scores import DISTANCES, Evaluation
@@ -524,6 +525,47 @@ def levels(study: Study, section: Section, families: Sequence[FamilyResults]) ->
         "every vertebra of every case found at its level."
     )
     return Table(_name(section, study, "levels"), f"Level errors, {section.title}", caption, columns, rows, "family")
+
+
+def level_shifts(study: Study, section: Section, families: Sequence[FamilyResults]) -> Table | None:
+    """Vertebrae by level shift, each arm as predicted and after level decoding; None where no labels have an order."""
+    rows = []
+    for family in families:
+        for arm in family.arms:
+            seeds = section.scores[arm.name]
+            if any(evaluation.shifts.empty for evaluation in seeds.values()):
+                continue
+            for name, one in pooled(seeds, means.shift_summary).iterrows():
+                counts = [float(one[shift]) for shift in SHIFTS]
+                vertebrae = sum(counts) - float(one[EXTRA])
+                values: list[Value] = [arm.name, str(name), vertebrae, *counts]
+                values.append(100 * one[RIGHT] / vertebrae if vertebrae else None)
+                values += [100 * float(one["patients_all_right"]), 100 * float(one["dice"])]
+                decoding = [float(one[column]) for column in ("better", "worse", "flagged")]
+                rows.append(Row([*values, *(decoding if name == CONSISTENT else [None] * 3)], family.name))
+    if not rows:
+        return None
+    digits = _digits(section)
+    columns = [
+        Column("Arm"),
+        Column("Label maps"),
+        Column("Vertebrae", 0),
+        *(Column(HEADINGS.get(shift, shift).capitalize(), digits) for shift in SHIFTS),
+        Column("Right level, %", 1),
+        Column("Patients all right, %", 1),
+        Column("Dice, %", 2),
+        *(Column(f"Cases {what}", digits) for what in ("better", "worse", "flagged")),
+    ]
+    caption = (
+        "Vertebrae of the reference, in all cases together, by how many levels too low (\u2212) or too high (+) they "
+        "are called; found as in the table of level errors. Extra: predicted where the reference has none. As "
+        "predicted: what all other tables are of. Level-consistent: the same label maps after nnUNetv2_cafr relabel, "
+        "from the labels alone, so equally for every arm. Dice: mean over cases and classes of the reference. Better, "
+        "worse: cases with more, with fewer right vertebrae than as predicted. Flagged: cases of which the decoding "
+        "says that something is doubtful; where that is the numbering itself, it leaves them as they are."
+    )
+    key, title = _name(section, study, "level_shifts"), f"Level shifts before and after level decoding, {section.title}"
+    return Table(key, title, caption, columns, rows, "family")
 
 
 QUANTITIES: Sequence[tuple[str, int, str, Callable[[Cost], float]]] = (

@@ -4,7 +4,6 @@ Label maps are read and written by nnU-Net's own readers, so every file ending t
 """
 
 import csv
-import gzip
 import io
 import json
 import math
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
+from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.files import write_atomically
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.decoding import (
@@ -72,13 +72,8 @@ def read_labels(
     Raises:
         ValueError: if the file cannot be read, or holds other values than `allowed` and 0.
     """
-    if path.suffix == ".gz":  # SimpleITK returns zeros for what is missing of a truncated file
-        try:
-            with gzip.open(path) as stream:
-                while stream.read(1 << 20):
-                    pass
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} cannot be read ({error}); restore it, or predict the case again") from error
+    if fault := fault_of(path, oriented=True):  # the order of levels depends on which way is up
+        raise ValueError(fault)
     values, properties = reader().read_seg(str(path))
     if values.shape[0] != 1 or values.ndim != 4:
         raise ValueError(f"{path} holds {values.shape[0]} channels, expected one label map")

@@ -51,6 +51,7 @@ class CAFRNet(nn.Module):
         head_dim: width of each head; ours, 16 (see `network/transformer.py`).
         ffn_dim: FFN width; ours, 384.
         dropout: in the Transformer; ours, 0.1 (the paper's is 0.3).
+        norm: of the convolutions, "instance" with LeakyReLU (ours) or "batch" with ReLU (the paper's norm).
         logit_scale: what the heads' output is multiplied by; ours (see `network/decoder.py`).
         tap_channels: channels of a tap between two of its transposed convolutions; ours.
         projection_dim: embedding dimensions of the contrastive head; ours, 256.
@@ -77,6 +78,7 @@ class CAFRNet(nn.Module):
         head_dim: int = 16,
         ffn_dim: int = 384,
         dropout: float = 0.1,
+        norm: str = "instance",
         tap_channels: int = 64,
         projection_dim: int = 256,
         logit_scale: float = 10.0,
@@ -87,7 +89,7 @@ class CAFRNet(nn.Module):
         super().__init__()
         if num_layers < 3 or num_layers % 3:
             raise ValueError(f"num_layers must be a multiple of 3, one tap after each third, got {num_layers}")
-        pyramid = Pyramid(strides)
+        pyramid = Pyramid(strides, norm)
         per_token = 2 * len(pyramid.token_size)
         if embed_dim % per_token:
             raise ValueError(

@@ -17,6 +17,9 @@ from dynamic_network_architectures.building_blocks.helper import (
 )
 from torch import nn
 
+from nnunetv2_cafr.network.normalization import InstanceNorm
+
+NORMS = ("instance", "batch")
 NUM_HALVINGS = 4  # 1/1 -> 1/2 -> 1/4 -> 1/8 -> 1/16, the side of the paper's 16x16 patch
 
 
@@ -38,13 +41,16 @@ class Pyramid:
 
     Args:
         strides: 1 or 2 per level and axis, the first level all 1, as dynamic-network-architectures writes them.
+        norm: of all convolutions, "instance" with LeakyReLU, as nnU-Net has them, or "batch" with ReLU.
 
     Raises:
-        ValueError: if there are other strides, another number of levels, or not 2 or 3 axes.
+        ValueError: if there are other strides, another number of levels, not 2 or 3 axes, or another norm.
     """
 
-    def __init__(self, strides: Sequence[Sequence[int]]) -> None:
+    def __init__(self, strides: Sequence[Sequence[int]], norm: str = "instance") -> None:
         dimensions = len(strides[0]) if len(strides) else 0
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
         if (
             len(strides) != NUM_HALVINGS + 1
             or dimensions not in (2, 3)
@@ -59,7 +65,11 @@ class Pyramid:
         self.token_size = self.scale(NUM_HALVINGS)
         self.conv = convert_dim_to_conv_op(dimensions)
         self.transposed_conv = get_matching_convtransp(dimension=dimensions)
-        self.batch_norm = get_matching_batchnorm(dimension=dimensions)
+        if norm == "instance":
+            self.norm: type[nn.Module] = InstanceNorm
+            self.activation: type[nn.Module] = nn.LeakyReLU
+        else:
+            self.norm, self.activation = get_matching_batchnorm(dimension=dimensions), nn.ReLU
         self.interpolation = {2: "bilinear", 3: "trilinear"}[dimensions]
 
     def stride(self, level: int) -> tuple[int, ...]:
@@ -80,7 +90,10 @@ class Pyramid:
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution, batch normalisation ("after each convolutional block", paper, network section), ReLU.
+    """Convolution, normalisation, activation.
+
+    The paper (network section) has "batch normalization after each convolutional block"; instance norm, the default, is
+    ours.
 
     Shapes: (b, c_in, *spatial) -> (b, c_out, *spatial / stride).
     """
@@ -91,10 +104,10 @@ class ConvBlock(nn.Sequential):
         kernel = pyramid.kernel(level)
         stride = pyramid.stride(level) if downsample else 1
         super().__init__(
-            # The batch norm that follows holds the bias.
+            # The norm that follows holds the bias.
             pyramid.conv(in_channels, out_channels, kernel, stride, [k // 2 for k in kernel], bias=False),
-            pyramid.batch_norm(out_channels),
-            nn.ReLU(inplace=True),
+            pyramid.norm(out_channels),
+            pyramid.activation(inplace=True),
         )
 
 

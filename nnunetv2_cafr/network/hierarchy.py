@@ -31,11 +31,11 @@ class Tap(nn.Module):
             steps.append(pyramid.conv(embed_dim, out_channels, 1))
         for from_level in range(NUM_HALVINGS, level, -1):
             if steps:
-                steps += [pyramid.batch_norm(channels), nn.ReLU(inplace=True)]
+                steps += [pyramid.norm(channels), pyramid.activation(inplace=True)]
             coming = channels if steps else embed_dim
             going = out_channels if from_level == level + 1 else channels
             steps.append(upsample(pyramid, coming, going, from_level))
-        self.to_level = nn.Sequential(*steps, pyramid.batch_norm(out_channels))
+        self.to_level = nn.Sequential(*steps, pyramid.norm(out_channels))
 
     def forward(self, tokens: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
         return self.to_level(self.norm(tokens).unflatten(1, grid).movedim(-1, 1))
@@ -49,8 +49,8 @@ class Fusion(nn.Module):
         self.interpolation = pyramid.interpolation
         self.fuse = nn.Sequential(
             pyramid.conv(sum(channels), out_channels, 1, bias=False),
-            pyramid.batch_norm(out_channels),
-            nn.ReLU(inplace=True),
+            pyramid.norm(out_channels),
+            pyramid.activation(inplace=True),
         )
 
     def forward(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The contrastive (CLR) head: an MLP on the fused 1/4 map, then L2 normalisation (paper, CLR section).
 
-Ours: the MLP is two 1x1 convolutions with batch norm and ReLU between them, 256 dimensions out.
+Ours: the MLP is two 1x1 convolutions with norm and activation between them, 256 dimensions out.
 """
 
 import torch
@@ -18,8 +18,8 @@ class ProjectionHead(nn.Module):
         super().__init__()
         self.hidden = nn.Sequential(
             pyramid.conv(in_channels, in_channels, 1, bias=False),
-            pyramid.batch_norm(in_channels),
-            nn.ReLU(inplace=True),
+            pyramid.norm(in_channels),
+            pyramid.activation(inplace=True),
         )
         self.output = pyramid.conv(in_channels, embedding_dim, 1)
 

@@ -21,7 +21,7 @@ from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.planning.architecture import cafr_architecture, token_size
 from nnunetv2_cafr.planning.memory import CONTEXT_BYTES, GB, TrainingMemory, training_memory
 
-STOCK_PLANS = "nnUNetPlans"
+STOCK_PLANS, OWN_PLANS = "nnUNetPlans", "nnUNetCAFRPlans"
 # Two configurations that agree in these are preprocessed to the same files.
 _DECIDES_CONFIGURATION_DATA = (
     "preprocessor_name",
@@ -53,7 +53,7 @@ class CAFRPlanner(ExperimentPlanner):
         dataset_name_or_id: str | int,
         gpu_memory_target_in_gb: float = 8,
         preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = "nnUNetCAFRPlans",
+        plans_name: str = OWN_PLANS,
         overwrite_target_spacing: Sequence[float] | None = None,
         suppress_transpose: bool = False,
     ) -> None:

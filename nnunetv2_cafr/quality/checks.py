@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
-from dataset_conversion.geometry import DIRECTION_TOLERANCE, ORIGIN_TOLERANCE, SPACING_TOLERANCE
+from dataset_conversion.geometry import DIRECTION_TOLERANCE, ORIGIN_TOLERANCE, SPACING_TOLERANCE, orientation_of
 from dataset_conversion.labels import INTEGRAL_TOLERANCE
 from nnunetv2_cafr.quality import levels
 from nnunetv2_cafr.quality.dataset import LabelTable
@@ -116,8 +116,12 @@ def _check_slices(values: np.ndarray, labels: np.ndarray | None, source: Source)
         )
 
 
-def check_same_grid(image: sitk.Image, mask: sitk.Image, source: Source) -> list[Finding]:
-    """Whether a mask lies on its image's grid. nnU-Net pairs voxels by index, so size and spacing are errors."""
+def check_same_grid(image: sitk.Image, mask: sitk.Image, source: Source, oriented: bool = True) -> list[Finding]:
+    """Whether a mask lies on its image's grid. nnU-Net pairs voxels by index, so size, spacing and order are errors.
+
+    Args:
+        oriented: whether both files say how they lie; else their orders are SimpleITK's invention.
+    """
     remedy = "resample the mask to the image's grid, or find the mask that belongs to it"
     if image.GetSize() != mask.GetSize():
         found, expected = (" x ".join(map(str, grid.GetSize())) for grid in (mask, image))
@@ -125,10 +129,11 @@ def check_same_grid(image: sitk.Image, mask: sitk.Image, source: Source) -> list
             source.finding(Severity.ERROR, "image and mask", f"size {found}", f"size {expected}, as the image", remedy)
         ]
     findings = []
+    turned = oriented and orientation_of(image) != orientation_of(mask)
     for name, relative, absolute, severity in (
         ("Spacing", SPACING_TOLERANCE, 0.0, Severity.ERROR),
         ("Origin", 0.0, ORIGIN_TOLERANCE, Severity.WARNING),
-        ("Direction", 0.0, DIRECTION_TOLERANCE, Severity.WARNING),
+        ("Direction", 0.0, DIRECTION_TOLERANCE, Severity.ERROR if turned else Severity.WARNING),
     ):
         of_image, of_mask = (getattr(grid, f"Get{name}")() for grid in (image, mask))
         if not np.allclose(of_mask, of_image, rtol=relative, atol=absolute):

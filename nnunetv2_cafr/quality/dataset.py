@@ -16,7 +16,7 @@ from typing import Any
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from dataset_conversion.reading import fault_of
+from dataset_conversion.reading import FILE_ENDINGS, fault_of
 from nnunetv2_cafr.quality.description import (
     ask_label_manager,
     channels_in,
@@ -24,8 +24,11 @@ from nnunetv2_cafr.quality.description import (
     reader_of,
 )
 from nnunetv2_cafr.quality.findings import Finding, Severity
+from nnunetv2_cafr.splits.cases import shorten
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.voxel_order import REORIENTING_READERS
+
+IMAGE_ENDINGS = (*FILE_ENDINGS, ".png", ".bmp", ".tif", ".tiff")
 
 
 class NotADatasetError(Exception):
@@ -130,7 +133,7 @@ def read_dataset(folder: Path) -> RawDataset:
         labels = LabelTable.from_json(description["labels"])
         channels, ending = len(description["channel_names"]), str(description["file_ending"])
         wrong = check_description(description)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise NotADatasetError(
             f"{folder / 'dataset.json'}: {error!r}; expected labels, channel_names and file_ending as nnU-Net v2 "
             "writes them. Correct the file, or convert an nnU-Net v1 data set with nnUNetv2_convert_old_nnUNet_dataset"
@@ -145,6 +148,7 @@ def read_dataset(folder: Path) -> RawDataset:
         cases = listing.cases("imagesTr", "labelsTr", training=True)
     training = len(description.get("dataset", cases))
     cases += listing.cases("imagesTs", "labelsTs", training=False)
+    listing.name_left_out()
     if not cases:
         raise NotADatasetError(
             f"{folder} holds no case; expected files named CASE_0000{ending} in imagesTr. Is file_ending right?"
@@ -211,7 +215,7 @@ def _reader(description: Mapping[str, Any], images: Sequence[Path]) -> type[Base
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NotADatasetError(f"{path} cannot be read ({error}); expected nnU-Net's description") from error
     if not isinstance(content, dict):
         raise NotADatasetError(f"{path} holds a {type(content).__name__}; expected an object in braces")
@@ -255,6 +259,28 @@ class _Listing:
         if not folder.is_dir():
             return []
         return sorted(p for p in folder.iterdir() if p.name.endswith(self.ending) and not p.name.startswith("."))
+
+    def name_left_out(self) -> None:
+        """Names volumes and pictures that nnU-Net does not see, as it takes one ending, in these letters."""
+        for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+            folder = self.folder / name
+            others = [
+                path.name
+                for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+                if not path.name.endswith(self.ending)
+                and not path.name.startswith(".")
+                and path.name.lower().endswith(IMAGE_ENDINGS)
+            ]
+            if others:
+                self.add(
+                    "",
+                    Severity.WARNING,
+                    "file name",
+                    f"{shorten(others)}, which are left out",
+                    f"files that end in {self.ending}, in these letters: nnU-Net reads no others",
+                    f"rename or convert them to {self.ending}, or move them elsewhere",
+                    folder,
+                )
 
     def cases(self, image_folder: str, mask_folder: str, training: bool) -> list[CaseFiles]:
         images: dict[str, dict[int, Path]] = defaultdict(dict)

@@ -49,7 +49,7 @@ def ask_label_manager(description: Mapping[str, Any]) -> tuple[list[int] | None,
     """The values that nnU-Net expects in a mask, or None and what it says against the labels."""
     try:
         manager = LabelManager(dict(description["labels"]), description.get("regions_class_order"))
-    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+    except (AssertionError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         return None, str(error) or type(error).__name__
     ignore = [] if manager.ignore_label is None else [manager.ignore_label]
     return [*map(int, manager.all_labels), *ignore], ""

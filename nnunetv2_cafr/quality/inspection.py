@@ -134,7 +134,10 @@ def _inspect_grid(
     if levels.is_spine_table(dataset.labels.names.values()) and _is_oriented(Path(source.file), report):
         report.findings += checks.check_plane(report.geometry, source)
     if mask is not None and report.mask_file is not None:
-        report.findings += checks.check_same_grid(image, mask, checks.Source(report.identifier, report.mask_file))
+        oriented = not any(finding.check == "no orientation" for finding in report.findings)
+        report.findings += checks.check_same_grid(
+            image, mask, checks.Source(report.identifier, report.mask_file), oriented
+        )
 
 
 def _is_oriented(path: Path, report: CaseReport) -> bool:

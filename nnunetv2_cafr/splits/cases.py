@@ -92,9 +92,11 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
             name: frozenset(map(int, value if isinstance(value, list) else [value]))
             for name, value in description["labels"].items()
         }
+        if not values.keys() - {"background", "ignore"}:
+            raise ValueError("labels has no structure")
         reader = determine_reader_writer_from_dataset_json(description, verbose=False)
         files = case_files(folder, description)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, OverflowError) as error:
         raise SystemExit(
             f"{folder} is no data set that nnU-Net v2 can train on ({type(error).__name__}: {error}). Expected are "
             "dataset.json with labels, channel_names, numTraining and file_ending, and folders imagesTr and labelsTr"
@@ -133,7 +135,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises SystemExit, which names the file, if it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SystemExit(f"{path} cannot be read ({error}); correct it, or convert the data again") from error
     if not isinstance(content, dict):
         raise SystemExit(f"{path} holds a {type(content).__name__}, expected an object in braces; correct it")
@@ -238,7 +240,7 @@ def _values_or_problem(mask: Path, reader: type[BaseReaderWriter], allowed: froz
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         return f"{mask} cannot be read ({reason[0].strip()}): restore it from its source, or leave the case out"
     foreign = [np.format_float_positional(value, trim="-") for value in values if value not in allowed]
-    between = [value for value in values if value != np.rint(value)]
+    between = [value for value in values if np.isfinite(value) and value != np.rint(value)]
     if between:
         read = shorten([f"{np.format_float_positional(value, trim='-')} as {int(value)}" for value in between])
         return (

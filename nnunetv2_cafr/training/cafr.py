@@ -21,7 +21,9 @@ class CAFRTraining(ContrastiveTraining, RobustTraining, nnUNetTrainer):
     use_transformer = True
     use_lafr = True
     deep_supervision = True
-    dropout: float | None = None  # None: the network's own
+    # None: the network's own
+    dropout: float | None = None
+    norm: str | None = None
 
     def initialize(self) -> None:
         self.enable_deep_supervision = self.deep_supervision
@@ -36,9 +38,8 @@ class CAFRTraining(ContrastiveTraining, RobustTraining, nnUNetTrainer):
         named = configuration.network_arch_class_name.rpartition(".")[2] == CAFRNet.__name__
         arguments = configuration.network_arch_init_kwargs if named else cafr_architecture(configuration.spacing)
         parts: dict[str, Any] = {name: getattr(cls, name) for name in ("use_transformer", "use_lafr", "use_clr")}
-        if cls.dropout is not None:
-            parts["dropout"] = cls.dropout
-        return {**arguments, **parts}
+        chosen = {name: value for name in ("dropout", "norm") if (value := getattr(cls, name)) is not None}
+        return {**arguments, **parts, **chosen}
 
     @classmethod
     def build_network_architecture(

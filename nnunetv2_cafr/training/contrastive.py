@@ -24,14 +24,14 @@ TERMS = ("dice", "ce", "clr")
 
 
 class ContrastiveTraining:
-    """Mixin before any nnUNetTrainer: its loss plus 0.1 InfoNCE (the weight is ours).
+    """Mixin before any nnUNetTrainer: its loss plus 0.01 InfoNCE (the weight is ours).
 
     The contrastive weight rises from 0 over the first tenth of the epochs (ours). The three loss terms and the weight
     are logged once per epoch and drawn to `loss_terms.png`. Dice is nnU-Net's, the negative of the soft Dice score.
     """
 
     use_clr = True
-    clr_weight = 0.1
+    clr_weight = 0.01  # 0.1 cost 1 to 3 points of Dice in three pairs of trainings (documentation/recipe.md)
     clr_warmup = 0.1  # fraction of the epochs
     clr_negatives: int | None = None  # all cells drawn of other classes; the paper has 5 for each positive
     clr_anchors = 32  # of each class and step

@@ -6,12 +6,17 @@ geometry that nnU-Net's image readers keep in each case's properties, never assu
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from dataset_conversion.reading import lacks_orientation
 from nnunetv2_cafr.voxel_order import (
     RECOMMENDED_READER,
     REORIENTING_READERS,
@@ -41,6 +46,23 @@ def superior_inferior_axis(properties: Mapping[str, Any], transpose_forward: Seq
     return list(transpose_forward).index(array_axis)
 
 
+def unoriented_cases(dataset: str, description: Mapping[str, Any]) -> frozenset[str]:
+    """Training cases whose raw images do not say how they lie in the patient.
+
+    What nnU-Net's readers keep of such a case looks like any other's, so the files have to be asked; where they are not
+    there, none is named.
+
+    Args:
+        dataset: its name, as in nnUNet_raw.
+        description: content of its dataset.json.
+    """
+    folder = Path(nnUNet_raw.get(), dataset) if nnUNet_raw.is_set() else None
+    if folder is None or not ("dataset" in description or (folder / "imagesTr").is_dir()):
+        return frozenset()
+    files = get_filenames_of_train_images_and_targets(str(folder), deepcopy(dict(description)))
+    return frozenset(case for case, entry in files.items() if any(lacks_orientation(Path(f)) for f in entry["images"]))
+
+
 class Orientation(NamedTuple):
     """How a case lies. Orders are as PIR, None where the reader keeps no direction."""
 
@@ -53,12 +75,19 @@ class OrientedCases:
     """Mixin before any nnUNetTrainer: knows how its preprocessed cases lie."""
 
     @cached_property
+    def _unoriented(self: Any) -> frozenset[str]:
+        return unoriented_cases(self.plans_manager.dataset_name, self.dataset_json)
+
+    @cached_property
     def _orientations(self: Any) -> list[Orientation]:
         # Of training and validation, and of the other folds: none is to be stored in another order.
         dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
         dataset = dataset_class(self.preprocessed_dataset_folder)
         found = []
         for case in dataset.identifiers:
+            if case in self._unoriented:
+                found.append(Orientation(None, None, None))
+                continue
             properties = dataset.load_case(case)[3]
             up_down = superior_inferior_axis(properties, self.plans_manager.transpose_forward)
             found.append(Orientation(stored_order_of(properties), order_of(properties), up_down))
@@ -71,9 +100,17 @@ class OrientedCases:
     def describe_voxel_orders(self: Any) -> str:
         """A line for the log: in what orders the cases are stored, and what that means for scans to be predicted."""
         counts, reader = self.count_voxel_orders(), self.plans_manager.plans["image_reader_writer"]
+        if self._unoriented:
+            names = sorted(self._unoriented)
+            return (
+                f"WARNING: the headers of {len(names)} cases ({', '.join(names[:3])}{', ...' if names[3:] else ''}) do "
+                f"not say how their voxels lie in the patient; {reader} makes up an orientation, which is not believed "
+                f"here. The others: {_listed(counts) or 'none'}. Convert the cases again from DICOM, or write the "
+                "right affine into their headers, then preprocess again"
+            )
         if not counts:
             return f"Voxel order: unknown, {reader} keeps no directions"
-        orders = ", ".join(f"{order} ({count} cases)" for order, count in counts.items())
+        orders = _listed(counts)
         if reader in REORIENTING_READERS:
             return f"Voxel order: {orders}, all turned to RAS by {reader}, as scans to be predicted will be"
         if len({one.read for one in self._orientations}) > 1:
@@ -89,3 +126,7 @@ class OrientedCases:
             f"Voxel order: {orders}. {reader} hands scans on as they are stored: nnUNetv2_predict predicts nonsense "
             "without a word where a scan has another order; nnUNetv2_cafr predict turns it"
         )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{order} ({count} cases)" for order, count in counts.items())

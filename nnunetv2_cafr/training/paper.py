@@ -92,10 +92,10 @@ class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe):
     """CAFR-Net by the paper's recipe wherever it is known; 2-D configurations only.
 
     From the paper (training section): 500 epochs, batch 16, 256x256 patches, Adam 1e-4 to 1e-6 by cosine annealing,
-    weight decay 1e-5, dropout 0.3, five negatives to a positive, early stopping with patience 10, intensities in
-    [0, 1], flips, rotation, elastic deformation, CLAHE and histogram equalisation, foreground-stratified patches.
-    Patch, batch and intensity range are written into the plans that are stored with the model, so inference follows
-    them; the data keep nnU-Net's preprocessing and spacing.
+    weight decay 1e-5, dropout 0.3, batch norm, five negatives to a positive, early stopping with patience 10,
+    intensities in [0, 1], flips, rotation, elastic deformation, CLAHE and histogram equalisation, foreground-stratified
+    patches. Patch, batch and intensity range are written into the plans that are stored with the model, so inference
+    follows them; the data keep nnU-Net's preprocessing and spacing.
 
     Ours, where the paper is silent: an epoch is nnU-Net's 250 iterations; the watched value is the smoothed validation
     Dice (patience 10 of 500 epochs and the 364 epochs that the paper trained agree only if it is read generously);
@@ -108,6 +108,7 @@ class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe):
 
     deep_supervision = False
     dropout = 0.3
+    norm = "batch"
     clr_negatives = 5
     clr_anchors = 64
     patience = 10

@@ -47,7 +47,9 @@ class CheckedTraining:
             refuse(self, _words(plans, configuration, problems))
         try:
             super().initialize()  # type: ignore[misc]
-        except PLANS_ERRORS as error:
+        except torch.OutOfMemoryError:  # the device's, which may be shared
+            raise
+        except (*PLANS_ERRORS, RuntimeError) as error:  # torch's of layers that no memory holds
             self.print_to_log_file(traceback.format_exc(), also_print_to_console=False)
             refuse(self, _words(plans, configuration, [_reason(error)]))
 

@@ -37,8 +37,10 @@ def torch_logits(network: torch.nn.Module, x: torch.Tensor) -> np.ndarray:
 def test_cafr_in_any_size(cafr, shape):
     folder, file = cafr
     x = torch.randn(shape)
-    expected = torch_logits(nnunet_predictor(folder).network, x)
-    np.testing.assert_allclose(onnx_logits(file, x), expected, atol=1e-5 * np.abs(expected).max())
+    network = nnunet_predictor(folder).network
+    # In float64: instance norm of a few cells amplifies rounding, PyTorch's own in float32 too.
+    exact = torch_logits(network.double(), x.double())
+    np.testing.assert_allclose(onnx_logits(file, x), exact, atol=1e-5 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 32, 24), (3, 2, 16, 40)])
@@ -71,7 +73,7 @@ def test_description_holds_all_that_prediction_needs(regions):
     assert (content["configuration"], content["trainer"], content["folds"]) == ("2d", "nnUNetTrainer", ["0", "1"])
     assert content["inference_allowed_mirroring_axes"] == list(MIRRORING_AXES["2d"])
     assert content["regions_class_order"] == [1, 2, 3]
-    assert content["patch_size"] == [32, 24]
+    assert content["patch_size"] == [56, 40]
     assert content["spacing"] == [1.0, 1.1]
     assert {"nnunetv2", "nnunetv2-cafr", "torch"} <= content["versions"].keys()
     assert "noise" in content["comparison_with_pytorch"]["source"]  # this data set has no images
@@ -135,7 +137,7 @@ def test_where_sizes_cannot_be_free_they_are_those_of_the_patch(regions, small_n
     monkeypatch.setattr(export, "to_onnx", exporter)
     export_regions(folder, tmp_path / "model.onnx")
     assert tried == [True, False]
-    assert json.loads((tmp_path / "model.json").read_text())["onnx"]["sizes"] == "[32, 24] only"
+    assert json.loads((tmp_path / "model.json").read_text())["onnx"]["sizes"] == "[56, 40] only"
 
 
 def test_what_is_missing_is_named(regions, tmp_path):

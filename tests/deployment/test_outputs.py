@@ -93,6 +93,14 @@ def other_record(scans: Path, out: Path) -> tuple[Path, Path]:
     return scans, out
 
 
+def damaged_record(scans: Path, out: Path) -> tuple[Path, Path]:
+    out.mkdir()
+    (out / "a.nii.gz").write_bytes(b"hours of work")
+    content = {"format": "nnunetv2_cafr predict 1", "label_maps": {"a.nii.gz": {"sha256": "x"}}}
+    (out / "predict.json").write_text(json.dumps(content))
+    return scans, out
+
+
 def a_file(scans: Path, out: Path) -> tuple[Path, Path]:
     out.write_text("years of work")
     return scans, out
@@ -139,6 +147,7 @@ REFUSALS: dict[Callable[..., Any], str] = {
     dangling_link: "holds b.nii.gz, which this network did not write",
     data_set: "holds dataset.json, which this network did not write",
     other_record: "is no record of nnUNetv2_cafr predict",
+    damaged_record: "is no record of nnUNetv2_cafr predict",
     a_file: "is a file",
     below_a_file: "is no folder",
     existing_file: "is there, nothing is overwritten",

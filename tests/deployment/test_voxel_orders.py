@@ -174,7 +174,7 @@ def test_orders_of_training_from_whatever_is_there(models: Models, scan, tmp_pat
     for number, order in enumerate(("PIR", "PIR", "LAS")):
         sitk.WriteImage(sitk.DICOMOrient(scan, order), validation / f"{number}.nii.gz")
     (validation / "summary.json").write_text("{}")
-    arguments = (tmp_path, "Dataset901_Tiny", "nnUNetPlans_2d", ".nii.gz")
+    arguments = (tmp_path, "Dataset901_Tiny", "nnUNetPlans_2d", {"file_ending": ".nii.gz"})
     monkeypatch.setenv("nnUNet_raw", str(models.root / "nowhere"))
     assert orders_of_training(*arguments) == {"PIR": 2, "LAS": 1}
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
@@ -182,6 +182,12 @@ def test_orders_of_training_from_whatever_is_there(models: Models, scan, tmp_pat
     for channel in range(2):
         sitk.WriteImage(scan, tmp_path / "Dataset901_Tiny" / "imagesTr" / f"a_000{channel}.nii.gz")
     assert orders_of_training(*arguments) == {"PIR": 1}
+    image = nibabel.load(tmp_path / "Dataset901_Tiny" / "imagesTr" / "a_0000.nii.gz")
+    image.header["qform_code"] = image.header["sform_code"] = 0
+    nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(
+        tmp_path / "Dataset901_Tiny" / "imagesTr" / "b_0000.nii.gz"
+    )
+    assert orders_of_training(*arguments) == {"PIR": 1, "none": 1}
 
 
 def test_no_mirroring_as_older_checkpoints_hold_it(models: Models, scan, tmp_path):

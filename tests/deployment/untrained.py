@@ -46,7 +46,7 @@ def configuration(dimensions: int, channels: int, order: int = 1) -> dict[str, A
         "data_identifier": f"nnUNetPlans_{dimensions}d",
         "preprocessor_name": "DefaultPreprocessor",
         "batch_size": 2,
-        "patch_size": [32, 24] if dimensions == 2 else [8, 16, 16],
+        "patch_size": [56, 40] if dimensions == 2 else [8, 16, 16],
         "spacing": [1.0, 1.1] if dimensions == 2 else [3.0, 1.5, 1.5],
         "normalization_schemes": ["ZScoreNormalization"] * channels,
         "use_mask_for_norm": [True] * channels,

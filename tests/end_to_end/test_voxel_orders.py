@@ -75,7 +75,7 @@ def fold_folder(folders, dataset: str) -> Path:
 
 def predict(folders, dataset: str, images: Path, target: Path) -> list[Path]:
     which = ("-d", dataset, "-c", "2d", "-f", 0, "-tr", TRAINER, "-i", images, "-o", target)
-    folders.run("nnUNetv2_predict", *which, *ON_CPU, "-npp", 1, "-nps", 1)
+    folders.run("nnUNetv2_predict", *which, *ON_CPU, "-npp", 0, "-nps", 0)
     return sorted(path for path in target.iterdir() if path.suffix != ".json")
 
 
@@ -85,7 +85,7 @@ def predict(folders, dataset: str, images: Path, target: Path) -> list[Path]:
      (PICTURES, "Voxel order: unknown, NaturalImage2DIO keeps no directions")],
 )  # fmt: skip
 def test_without_a_common_up_and_down(dataset, said, folders, tmp_path):
-    """Trains, validates and predicts, without mirroring; also with checkpoints that hold () for that."""
+    """Trains, validates and predicts, without mirroring; predicts also with a checkpoint that holds () for that."""
     output = folders.run("nnUNetv2_train", dataset, "2d", 0, "-tr", TRAINER, *ON_CPU).stdout
     assert said in output
     assert "no mirroring" in output
@@ -94,25 +94,22 @@ def test_without_a_common_up_and_down(dataset, said, folders, tmp_path):
     assert torch.load(fold / "checkpoint_final.pth", weights_only=False)["inference_allowed_mirroring_axes"] is None
 
     change_checkpoint(fold, lambda checkpoint: checkpoint.update(inference_allowed_mirroring_axes=()))
-    shutil.rmtree(fold / "validation")
-    folders.run("nnUNetv2_train", dataset, "2d", 0, "-tr", TRAINER, *ON_CPU, "--val")
-    assert (fold / "validation" / "summary.json").is_file()
+    if dataset == MIXED:  # validates with it as well
+        shutil.rmtree(fold / "validation")
+        folders.run("nnUNetv2_train", dataset, "2d", 0, "-tr", TRAINER, *ON_CPU, "--val")
+        assert (fold / "validation" / "summary.json").is_file()
     images = folders.raw / dataset / "imagesTr"
     predicted = predict(folders, dataset, images, tmp_path / "out")
     assert [read(path).shape for path in predicted] == [read(path).shape for path in sorted(images.iterdir())]
 
 
-def test_any_voxel_order_gives_the_same_labels(phantom_dataset, make_nnunet_folders, tmp_path):
-    """A converted data set, by stock commands alone: trained, exported, installed elsewhere, predicted there."""
+def test_any_voxel_order_gives_the_same_labels(phantom_dataset, tmp_path):
+    """A converted data set, by stock commands alone: trained, and predicted from files of every order."""
     output = phantom_dataset.run("nnUNetv2_train", 511, "2d", 0, "-tr", TRAINER, *ON_CPU).stdout
     assert "Voxel order: PIR (6 cases), all turned to RAS by SimpleITKIOWithReorient" in output
     assert "up/down is patch axis 0, mirroring axes (1,)" in output
     dataset = "Dataset511_SpineMRI"
     change_checkpoint(fold_folder(phantom_dataset, dataset), spread_labels)
-    archive = tmp_path / "model.zip"
-    phantom_dataset.run("nnUNetv2_export_model_to_zip", "-d", 511, "-o", archive, "-c", "2d", "-tr", TRAINER, "-f", 0)
-    elsewhere = make_nnunet_folders()
-    elsewhere.run("nnUNetv2_install_pretrained_model_from_zip", archive)
 
     (file,) = (phantom_dataset.raw / dataset / "imagesTs").iterdir()
     scan = sitk.ReadImage(str(file))
@@ -125,7 +122,7 @@ def test_any_voxel_order_gives_the_same_labels(phantom_dataset, make_nnunet_fold
         sitk.WriteImage(image, str(tmp_path / "scans" / f"{name}_0000.nii.gz"))
     found = {
         path.name.removesuffix(".nii.gz"): sitk.ReadImage(str(path))
-        for path in predict(elsewhere, dataset, tmp_path / "scans", tmp_path / "out")
+        for path in predict(phantom_dataset, dataset, tmp_path / "scans", tmp_path / "out")
     }
     assert found.keys() == images.keys()
     arrays = {name: sitk.GetArrayFromImage(sitk.DICOMOrient(labels, "PIR")) for name, labels in found.items()}

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from nnunetv2_cafr.evaluation.scores import CLASS_COLUMNS, LEVEL_COLUMNS, Evaluation
+from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, PREDICTED, SHIFTS
+from nnunetv2_cafr.evaluation.scores import CLASS_COLUMNS, LEVEL_COLUMNS, SHIFT_COLUMNS, Evaluation
 from nnunetv2_cafr.evaluation.study import Arm, CaseFiles, Cost, Curve, Section, Study
 from nnunetv2_cafr.phantom import make_case
 
@@ -24,7 +25,7 @@ def evaluation(
     """Scores around a mean Dice. Patients and their difficulty follow from `world`, what an arm makes of them from
     `seed`; the last classes are in few references."""
     shared, own = np.random.default_rng([world, 1]), np.random.default_rng([world, 2, seed])
-    classes, levels = [], []
+    classes, levels, shifts = [], [], []
     for patient in range(patients):
         difficulty = shared.gamma(2, 0.02)
         for one in range(cases_each):
@@ -52,10 +53,16 @@ def evaluation(
                 line |= {"vertebrae": 8, "found": found, "right_level": 0 if wrong else found, "shifted_down": 0}
                 line |= {"shifted_up": found if wrong else 0, "all_right": float(not wrong and found == 8)}
                 line |= {"instance_dice": dice, "structures": 16, "own_label_wins": 3 if wrong else 16}
+                for name, right in ((PREDICTED, not wrong), (CONSISTENT, not wrong or patient % 2)):
+                    counts = {**dict.fromkeys(SHIFTS, 0), "0" if right else "+1": found, "missed": 8 - found}
+                    own_flags = "" if right else "levels uncertain"
+                    row = {"case": case, "patient": who, "label_maps": name, **counts, "dice": dice}
+                    shifts.append(row | {"flags": own_flags if name == CONSISTENT else ""})
             levels.append(line)
     settings = {"tolerance_mm": 1.0, "versions": {"surface-distance": "0.1"}, "definitions": {"nsd": "of surfaces"}}
-    columns = (list(CLASS_COLUMNS), list(LEVEL_COLUMNS))
-    return Evaluation(pd.DataFrame(classes, columns=columns[0]), pd.DataFrame(levels, columns=columns[1]), settings)
+    tables = ((classes, CLASS_COLUMNS), (levels, LEVEL_COLUMNS), (shifts, SHIFT_COLUMNS))
+    scores, by_level, by_shift = (pd.DataFrame(rows, columns=list(columns)) for rows, columns in tables)
+    return Evaluation(scores, by_level, settings, by_shift)
 
 
 def arm(name: str, trainer: str = "", family: str = "level-safe", printed_as: str = "") -> Arm:

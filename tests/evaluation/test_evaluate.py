@@ -1,6 +1,7 @@
 """The command `nnUNetv2_cafr evaluate`: where it finds labels and patients, what it prints, writes and refuses."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from nnunetv2_cafr.evaluation.scores import Evaluation
 
 LABELS = {"background": 0, "S": 1, "L5": 2, "L4": 3, "L5/S": 4, "L4/L5": 5}
 DATASET = {"labels": LABELS, "file_ending": ".nii.gz"}
-FILES = ["classes.csv", "evaluation.json", "levels.csv"]
+FILES = ["classes.csv", "evaluation.json", "level_shifts.csv", "level_shifts.png", "levels.csv"]
 
 
 @pytest.fixture
@@ -57,6 +58,7 @@ def test_tables_and_summary(folders: tuple[str, str], tmp_path: Path, capsys: py
     assert "S L5 L4 L5/S L4/L5" in low
     assert "6 vertebrae: 83.3% found" in out and "50.0% at the right level" in out
     assert "33.3% one too high, 0.0% one too low; all right in 50.0% of 2 patients" in out
+    assert re.search(r"\nas predicted +0 +0 +3 +2 +0 +0 +1 +0 +0\.500\nlevel-consistent ", out)
 
 
 def test_means_that_are_printed(folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +89,11 @@ def test_the_labels_are_found_or_asked_for(folders: tuple[str, str], tmp_path: P
 
     source.write_text(json.dumps({"labels": {"S": "one"}, "file_ending": ".nii.gz"}))
     assert "has no labels" in refusal(references, predictions, "-djfile", source)
+    for value in (2.5, float("inf"), None, {}, [1, "x"]):
+        source.write_text(json.dumps({"labels": {"S": value}, "file_ending": ".nii.gz"}))
+        assert "has no labels" in refusal(references, predictions, "-djfile", source)
+    source.write_text(json.dumps({"labels": {"background": 0, "ignore": 1}, "file_ending": ".nii.gz"}))
+    assert "no label but the background" in refusal(references, predictions, "-djfile", source)
     source.write_text("{")
     assert "cannot be read" in refusal(references, predictions, "-djfile", source)
     source.write_text(json.dumps({**DATASET, "file_ending": ".mha"}))
@@ -105,6 +112,13 @@ def test_what_lacks_a_partner_is_listed(folders: tuple[str, str]) -> None:
     assert "lacks 2 of 3 predictions: b.nii.gz, c.nii.gz" in refusal(references, predictions)
     assert not Path(predictions, "evaluation").exists()
     assert "no folder" in refusal(references, predictions + "s")
+
+
+def test_files_of_other_letters_are_not_left_out(folders: tuple[str, str]) -> None:
+    references, predictions = folders
+    for folder in folders:
+        Path(folder, "b.nii.gz").rename(Path(folder, "b.NII.GZ"))
+    assert "b.NII.GZ" in refusal(references, predictions) and "would be left out" in refusal(references, predictions)
 
 
 def test_every_case_needs_its_patient(folders: tuple[str, str], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_cafr.evaluation.patients import DICE, patient_values
-from nnunetv2_cafr.evaluation.pictures import outlined_slice
+from nnunetv2_cafr.evaluation.pictures import named_slices, outlined_slice
 from nnunetv2_cafr.evaluation.report import GENERATOR, render, write_report
 from nnunetv2_cafr.evaluation.study import CaseFiles, Section, Study
 
@@ -119,7 +119,9 @@ def test_is_for_everybody(page: Path) -> None:
     assert all(attributes.get("scope") for tag, attributes in elements if tag == "th")
     assert text.count('<th scope="col"') == len(re.findall(r'<th scope="col"[^>]*><button type="button">', text))
     pictures = [attributes for tag, attributes in elements if tag == "img"]
-    assert len(pictures) == 3 * len(ARMS) and all(one["alt"] and one["loading"] == "lazy" for one in pictures)
+    assert len(pictures) == 3 * len(ARMS) + 3 * (1 + len(ARMS)) and all(
+        one["alt"] and one["loading"] == "lazy" for one in pictures
+    )
     drawings = [attributes for tag, attributes in elements if tag == "svg" and attributes.get("aria-hidden") != "true"]
     assert len(drawings) > 8 and all(one["role"] == "img" and one["aria-label"] for one in drawings)
 
@@ -249,3 +251,25 @@ def test_outlines_lie_around_their_structures(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(reference[:2]), small)
     with pytest.raises(ValueError, match="expected one grid"):
         outlined_slice(files.image, files.reference, small, {})
+
+
+def test_names_stand_beside_the_vertebrae(tmp_path: Path) -> None:
+    """Discs and crumbs have none; a wrong one has the reference's in brackets; on the side with more room."""
+    reference = np.zeros((3, 30, 40), np.uint8)
+    reference[:, 20:26, 24:34], reference[:, 17:19, 24:34], reference[:, 8:16, 24:34] = 1, 3, 2
+    prediction = reference.copy()
+    prediction[reference == 2] = 4
+    prediction[:, 1:5, 24:34], prediction[:, 28, 1:3] = 2, 2
+    files = [tmp_path / f"{name}.nii.gz" for name in ("image", "reference", "prediction")]
+    for file, array in zip(files, (np.ones(reference.shape, np.float32), reference, prediction), strict=True):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((1, 2, 4))
+        image.SetDirection((0, 0, -1, 1, 0, 0, 0, -1, 0))
+        sitk.WriteImage(image, file)
+    truth, guess = named_slices(files[0], files[1], files[2:], {1: "L5", 2: "L4", 3: "L4/L5", 4: "L3"})
+    assert truth.reference and not truth.prediction and guess.prediction and not guess.reference
+    places = {text: (x, y) for text, x, y in truth.names}
+    assert places.keys() == {"L5", "L4"}
+    assert places["L5"][1] == pytest.approx(2 * 23) and places["L4"][1] == pytest.approx(2 * 12)
+    assert 10 < places["L5"][0] < 24  # in front of the body, which is at 24 to 34 mm
+    assert sorted(text for text, _, _ in guess.names) == ["L3 (L4)", "L4 (nothing)", "L5"]

@@ -197,6 +197,7 @@ def test_files_and_processes_change_nothing(make_pairs: MakePairs, tmp_path) -> 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "classes.csv",
         "evaluation.json",
+        "level_shifts.csv",
         "levels.csv",
     ]
     for other in (together, read):

@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from nnunetv2_cafr.evaluation import means, tables
+from nnunetv2_cafr.evaluation import figures, means, tables
 from nnunetv2_cafr.evaluation.analysis import analyse
 from nnunetv2_cafr.evaluation.patients import (
     ALL_LEVELS,
@@ -205,6 +205,24 @@ def test_level_errors_add_up(study, families):
     other = section("validation", 3, arms=CHOSEN[:2], names=("liver", "tumour"))
     plain = Study("Tiny", CHOSEN[:2], [other], {}, {}, {})
     assert tables.levels(plain, other, analyse(plain.arms, other)) is None
+
+
+def test_level_shifts_before_and_after(study, families):
+    table = tables.level_shifts(study, study.sections[0], families)
+    rows = {(row.values[0], row.values[1]): dict(zip((c.title for c in table.columns), row.values, strict=True))
+            for row in table.rows}  # fmt: skip
+    assert len(rows) == 2 * len(CHOSEN)
+    seeds = study.sections[0].scores["UNet"].values()
+    before, after = rows["UNet", "as predicted"], rows["UNet", "level-consistent"]
+    assert before["Vertebrae"] == after["Vertebrae"] == 8 * 16
+    assert before["+1"] == np.mean([one.levels["shifted_up"].sum() for one in seeds])
+    levels = {row.values[0]: row.values[2] for row in tables.levels(study, study.sections[0], families).rows}
+    assert before["Right level, %"] == pytest.approx(levels["UNet"])
+    assert after["Right"] > before["Right"] and after["Cases better"] > 0 == after["Cases worse"]
+    assert before["Cases better"] is None
+    figure = figures.level_shifts("shifts", table)
+    assert figure is not None and figure.svg.count("level-consistent") == len(CHOSEN)
+    assert "<image" not in figure.svg  # the page shows no PNG
 
 
 def test_cost_in_multiples_of_nnunet(study):

@@ -16,7 +16,7 @@ LABELS = {"background": 0, "L5": 1, "L4": 2, "L5/S": 3}
 GONE = "<gone>"  # a field that is left out
 
 SCALARS = st.sampled_from(
-    [None, True, False, 0, 1, 2, 3, -1, 1.0, 1.5, 10**12, "", "0", "1", "x", "ignore", ".nii", float("nan")]
+    [None, True, False, 0, 1, 2, 3, -1, 1.0, 1.5, 10**12, np.nan, np.inf, "", "0", "1", "x", "ignore", ".nii"]
 )
 JSON = st.recursive(
     SCALARS,
@@ -24,9 +24,8 @@ JSON = st.recursive(
     max_leaves=5,
 )
 NAMES = st.sampled_from(["background", "L5", "L4", "L5/S", "ignore", "spine", "0", ""])
-VALUES = (
-    st.integers(-1, 5) | st.lists(st.integers(-1, 4), max_size=4) | st.sampled_from(["1", 1.0, 2.5, None, True, 10**9])
-)
+ODD_VALUES = st.sampled_from(["1", 1.0, 2.5, None, True, 10**9, np.inf])
+VALUES = st.integers(-1, 5) | st.lists(st.integers(-1, 4), max_size=4) | ODD_VALUES
 ENDINGS = [".nii", ".nii.gz", "nii.gz", ".NII.GZ", ".png", ".mha", "", ".", "z", "/", "*"]
 READERS = ["SimpleITKIO", "NibabelIO", "NaturalImage2DIO", "Tiff3DIO", "Nope", ""]
 LISTED = ["imagesTr/c0_0000.nii.gz", "nope.nii.gz", "/", ""]

@@ -155,7 +155,7 @@ SOUND = {
 }
 
 
-def _spoilt() -> st.SearchStrategy[Series]:
+def spoilt_series() -> st.SearchStrategy[Series]:
     names = st.lists(st.sampled_from(sorted(TAGS)), min_size=1, max_size=2, unique=True)
     tags = names.flatmap(lambda chosen: st.fixed_dictionaries({name: st.none() | TAGS[name] for name in chosen}))
     some = st.dictionaries(st.integers(0, 3), tags, min_size=1, max_size=2)
@@ -234,7 +234,7 @@ def test_sound_series(series: Series) -> str:
     return outcome
 
 
-@fuzz(60, series=_spoilt())
+@fuzz(60, series=spoilt_series())
 def test_any_series(series: Series) -> str:
     """Wrong, missing and foreign tags, slices cut off: pydicom's pixels in their tags' place, or a refusal."""
     return _read(series)

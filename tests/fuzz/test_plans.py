@@ -170,6 +170,13 @@ def test_training(changes: list[tuple[tuple[str, ...], Any]], fields: dict[str, 
         return "made"
 
 
+def test_found_in_plans() -> None:
+    """Layers that no memory holds, of which torch makes a RuntimeError."""
+    place = ("configurations", "2d", "architecture", "arch_kwargs")
+    for name, value in (("strides", 10**12), ("features_per_stage", [10**12, 66])):
+        assert TARGETS["test_training"].check(changes=[((*place, name), value)], fields={}) == "refused"
+
+
 def test_sound_plans() -> None:
     """What the targets change is sound by itself."""
     assert TARGETS["test_export"].check(changes=[], fields={}) == "read"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataset_conversion.reading import Volume, read_volume
+from dataset_conversion.reading import Volume, lacks_orientation, read_volume
 
 from .files import Nifti, niftis, sound_niftis
 from .harness import assert_named, fuzz, outcome_of
-from .text_headers import TextFile, text_files
+from .text_headers import GONE, TextFile, text_files
 
 COSINE_TOLERANCE = 0.012  # qform and sform may differ by so much before a file is refused
 
@@ -141,10 +141,55 @@ def test_found_in_nifti(kind: str, tmp_path: Path) -> None:
     assert volume is None and words in problems[0].found
 
 
-@pytest.mark.parametrize("fields", [{"NDims": "99999"}])
-def test_found_in_metaimage(fields: dict[str, str], tmp_path: Path) -> None:
-    """Headers at which SimpleITK ended the process."""
-    path = tmp_path / "scan.mha"
-    path.write_bytes(TextFile(fields=fields).content())
+FOUND_IN_TEXT = {
+    "the process ended": (TextFile(fields={"NDims": "99999"}), "NDims"),
+    "zeros": (TextFile(compressed=True, fields={"CompressedDataSize": GONE}), "without CompressedDataSize"),
+    "zeros, by another name": (TextFile(compressed=True, fields={"CompressedDataSize": "x"}), "CompressedDataSize"),
+    "an offset that is none": (TextFile(fields={"HeaderSize": "6"}), "HeaderSize '6'"),
+    "two places": (TextFile(fields={"Origin": "0 0 0"}), "Offset and Origin"),
+    "a spacing below 0": (TextFile(fields={"ElementSpacing": "1 -1 1"}), "ElementSpacing '1 -1 1'"),
+    "two spacings": (TextFile(fields={"TransformMatrix": "1 0 0 0 1 0 0 0 2"}), "not of unit length"),
+    "no directions": (TextFile(fields={"TransformMatrix": GONE}), "without orientation (no TransformMatrix)"),
+    "fewer voxels than there are": (TextFile(fields={"DimSize": "5 6 3"}), "more voxel data (240 bytes)"),
+    "NRRD, fewer voxels": (TextFile(".nrrd", fields={"sizes": "5 6 3"}), "more voxel data (240 bytes)"),
+    "NRRD, fewer compressed voxels": (TextFile(".nrrd", compressed=True, fields={"sizes": "5 6 3"}), "more voxel data"),
+    "NRRD, more voxels": (TextFile(".nrrd", fields={"sizes": "5 6 9"}), "truncated voxel data (240 bytes)"),
+    "NRRD, of a scanner": (TextFile(".nrrd", fields={"space": "scanner-xyz"}), "without orientation"),
+    "NRRD, no directions": (TextFile(".nrrd", fields={"space directions": GONE}), "without orientation"),
+    "NRRD, two directions": (
+        TextFile(".nrrd", fields={"space directions": "(1,0,0) (0,1,0) none"}),
+        "without orientation (no space directions of three axes)",
+    ),
+    "NRRD, another file": (TextFile(".nrrd", fields={"data file": "/etc/passwd"}), "voxels from another file"),
+    "NRRD, text": (TextFile(".nrrd", fields={"encoding": "ascii"}), "NRRD encoding 'ascii'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FOUND_IN_TEXT)
+def test_found_in_text_headers(kind: str, tmp_path: Path) -> None:
+    """MetaImage and NRRD of which SimpleITK made other voxels or places without a word, or died."""
+    file, words = FOUND_IN_TEXT[kind]
+    path = tmp_path / f"scan{file.ending}"
+    path.write_bytes(file.content())
     volume, problems = read_volume(path)
-    assert volume is None and next(iter(fields)) in problems[0].found
+    assert volume is None and words in problems[0].found
+
+
+@pytest.mark.parametrize(
+    ("file", "lacks"),
+    [
+        (Nifti(), False),
+        (Nifti(compressed=True, forms=(0, 1)), False),
+        (Nifti(compressed=True, forms=(0, 0)), True),
+        (Nifti(version=2, forms=(0, 0)), True),
+        (TextFile(), False),
+        (TextFile(fields={"TransformMatrix": GONE}), True),
+        (TextFile(".nrrd"), False),
+        (TextFile(".nrrd", fields={"space": GONE}), True),
+    ],
+)
+def test_lack_of_orientation_is_seen_in_the_header_alone(file: Nifti | TextFile, lacks: bool, tmp_path: Path) -> None:
+    path = tmp_path / f"scan{file.ending}"
+    path.write_bytes(file.content())
+    assert lacks_orientation(path) is lacks
+    assert not lacks_orientation(tmp_path / "gone.nii") and not lacks_orientation(tmp_path / "gone.png")

@@ -76,7 +76,10 @@ class TextFile:
                 "encoding": "gzip" if self.compressed else "raw",
                 "space origin": f"({','.join(map(str, place.tolist()))})",
             }  # fmt: skip
-        return {key: value for key, value in {**sound, **self.fields}.items() if value != GONE}
+        fields = {key: value for key, value in {**sound, **self.fields}.items() if value != GONE}
+        if "ElementDataFile" in fields:  # a MetaImage header ends with it
+            fields["ElementDataFile"] = fields.pop("ElementDataFile")
+        return fields
 
     def _voxels(self) -> np.ndarray:
         return voxels_of(self.kind, 0)
@@ -91,7 +94,7 @@ class TextFile:
             packer = zlib.compressobj(wbits=31 if self.ending == ".nrrd" else 15)
             data = packer.compress(data) + packer.flush()
         fields = self._all_fields()
-        if self.ending == ".mha" and self.compressed and fields.get("CompressedDataSize") != GONE:
+        if self.ending == ".mha" and self.compressed and "CompressedDataSize" not in self.fields:
             fields = {"CompressedDataSize": str(len(data)), **fields}
         if self.ending == ".mha":
             text = "".join(f"{key} = {value}\n" for key, value in fields.items())
@@ -112,7 +115,8 @@ class TextFile:
                 size, kind = _numbers(fields["DimSize"]), META_TYPES[fields["ElementType"]]
             else:
                 steps = _numbers(fields["space directions"].translate(BRACKETS), 9).reshape(3, 3).T
-                origin = _numbers(fields.get("space origin", "(0,0,0)").translate(BRACKETS))
+                said = fields.get("space origin", "none")  # no other place than that of the first voxel is known then
+                origin = _numbers(("(0,0,0)" if said == "none" else said).translate(BRACKETS))
                 to_lps = np.diag(SPACES[fields["space"]])
                 steps, origin = to_lps @ steps, to_lps @ origin
                 spacing = np.linalg.norm(steps, axis=0)

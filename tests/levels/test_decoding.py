@@ -1,5 +1,7 @@
 """Every known fault of a numbering, one by one, with the right answer: repaired, or named and left as it was."""
 
+import time
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -19,7 +21,7 @@ from nnunetv2_cafr.levels.files import grid_of
 from nnunetv2_cafr.phantom import make_case
 from nnunetv2_cafr.spine import read_spine
 
-from .drawn import BACK, GRID, LABELS, LEVELS, SPINE, UP, Drawn, draw
+from .drawn import BACK, GRID, LABELS, LEVELS, SPINE, STEP, UP, Drawn, draw
 
 ABOVE_SACRUM = LEVELS[1:]
 
@@ -357,3 +359,37 @@ def test_any_order_of_axes_and_an_oblique_series(axes):
     moved = Drawn(truth.labels.transpose(axes).copy(), truth.block.transpose(axes))
     grid = Grid((rotation @ GRID.steps)[:, axes], UP, BACK)
     assert_repaired(decoded(renamed(moved, L3="L4", L4="L3"), grid=grid), moved)
+
+
+@pytest.mark.parametrize("grid", [GRID, Grid(np.diag([999.0, STEP, STEP]))], ids=["NIfTI", "picture"])
+def test_one_slice(grid):
+    """Of a picture nnU-Net's readers know no directions, and call the third spacing 999."""
+    truth = draw(shape=(1, 240, 160))
+    assert_untouched(decoded(truth, grid=grid), truth)
+    assert_repaired(decoded(renamed(truth, L3="L4", L4="L3"), grid=grid), truth)
+
+
+@pytest.mark.parametrize("level", ["L3", "L4/L5"])
+def test_one_label_only(level):
+    """A network that found a single structure, and one that calls everything the same."""
+    single, same = draw(), draw()
+    single.labels[~single.of(level)] = 0
+    same.labels[same.labels > 0] = LABELS[level]
+    for drawn in (single, same):
+        found = decoded(drawn)
+        assert_untouched(found, drawn)
+        assert UNCERTAIN in found.flags
+
+
+def test_a_large_volume_takes_less_than_two_seconds():
+    _, mask = make_case(3, size=(880, 880, 15))
+    truth = sitk.GetArrayFromImage(mask).astype(np.uint8)
+    swapped = truth.copy()
+    swapped[truth == 4], swapped[truth == 5] = 5, 4
+    grid = grid_of(
+        {"sitk_stuff": {"direction": mask.GetDirection(), "spacing": mask.GetSpacing(), "origin": mask.GetOrigin()}}
+    )
+    start = time.process_time()
+    found = decode(swapped, SPINE, grid)
+    assert time.process_time() - start < 2
+    np.testing.assert_array_equal(found.labels, truth)

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
 from nnunetv2_cafr import relabel
 from nnunetv2_cafr.levels.decoding import UNCERTAIN
@@ -105,14 +107,17 @@ def test_probabilities_of_nnunet(maps, truth, tmp_path):
 def test_studies_that_fail_do_not_stop_the_others(maps, tmp_path, capsys):
     (maps / "broken.nii.gz").write_bytes((maps / "right.nii.gz").read_bytes()[:-500])
     write(maps / "foreign.nii.gz", np.full((3, 4, 5), 77, np.uint8))
-    probabilities = tmp_path / "probabilities"
-    probabilities.mkdir()
+    (maps / "unplaced.nii.gz").write_bytes((maps / "right.nii.gz").read_bytes())
+    image = nibabel.load(maps / "unplaced.nii.gz")
+    image.header["qform_code"] = image.header["sform_code"] = 0
+    nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(maps / "unplaced.nii.gz")
     assert run("-i", maps, "-o", tmp_path / "out") == 1
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
         "right.nii.gz", "swapped.nii.gz", "unsure.nii.gz"
     ]  # fmt: skip
     printed = capsys.readouterr().out
-    assert "2 of 5 studies failed" in printed
+    assert "3 of 6 studies failed" in printed
+    assert "unplaced.nii.gz cannot be read: found a header without orientation" in printed
     assert "broken.nii.gz cannot be read" in printed
     assert "holds 77" in printed
     assert not list((tmp_path / "out").glob(".*"))
@@ -173,3 +178,45 @@ def test_as_a_command(maps, tmp_path):
     program = Path(sys.executable).parent / "nnUNetv2_cafr"
     subprocess.run([program, "relabel", "-i", maps, "-o", tmp_path / "out"], check=True, capture_output=True)
     assert (tmp_path / "out" / TABLE_FILE).is_file()
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "SimpleITKIOWithReorient"])
+@pytest.mark.parametrize("order", ["PSR", "RAS", "LPS"])
+def test_files_in_other_voxel_orders(maps, truth, tmp_path, order, reader):
+    """Decoded as in any other order, and written in their own; probabilities lie as the reader that predicted turns."""
+    (maps / "plans.json").write_text(json.dumps({"image_reader_writer": reader}))
+    for path in maps.glob("*.nii.gz"):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(path), order), path, True)
+    write(tmp_path / "truth.nii.gz", truth.labels)
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(tmp_path / "truth.nii.gz"), order), tmp_path / "truth.nii.gz")
+    read_seg = recursive_find_reader_writer_by_name(reader)().read_seg
+    right = read_seg(str(tmp_path / "truth.nii.gz"))[0][0]
+    for path in maps.glob("*.nii.gz"):
+        predicted = read_seg(str(path))[0][0]
+        values = np.stack([0.55 * (predicted == label) + 0.45 * (right == label) for label in range(len(LABELS))])
+        np.savez_compressed(maps / path.name.replace(".nii.gz", ".npz"), probabilities=values.astype(np.float16))
+    assert run("-i", maps, "-o", tmp_path / "alone") == 0
+    assert run("-i", maps, "-p", maps, "-o", tmp_path / "out") == 0
+    for folder, names in (("alone", ("right", "swapped")), ("out", ("right", "swapped", "unsure"))):
+        for name in names:
+            path = tmp_path / folder / f"{name}.nii.gz"
+            np.testing.assert_array_equal(read(path), read(tmp_path / "truth.nii.gz"))
+            found, before = (sitk.ReadImage(one) for one in (path, maps / path.name))
+            assert found.GetDirection() == pytest.approx(before.GetDirection())
+            assert found.GetOrigin() == pytest.approx(before.GetOrigin())
+
+
+def test_pictures_and_empty_maps(tmp_path, capsys):
+    """Two-dimensional files; one with nothing in it is copied and named."""
+    truth = draw(("L5", "L4", "L3", "L2", "L1"), shape=(1, 240, 100))
+    swapped = truth.labels[0].copy()
+    swapped[truth.of("L3")[0]], swapped[truth.of("L2")[0]] = LABELS["L2"], LABELS["L3"]
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps({"labels": LABELS, "file_ending": ".nii.gz"}))
+    for name, labels in (("swapped", swapped), ("empty", np.zeros_like(swapped))):
+        sitk.WriteImage(sitk.GetImageFromArray(labels), folder / f"{name}.nii.gz")
+    assert run("-i", folder, "-o", tmp_path / "out") == 0
+    np.testing.assert_array_equal(read(tmp_path / "out" / "swapped.nii.gz"), truth.labels[0])
+    assert (tmp_path / "out" / "empty.nii.gz").read_bytes() == (folder / "empty.nii.gz").read_bytes()
+    assert "empty: levels uncertain (neither vertebrae nor discs)" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import Pyramid, strides_of_tokens
 from nnunetv2_cafr.network.decoder import Head
 from nnunetv2_cafr.network.lafr import LAFR
+from nnunetv2_cafr.network.normalization import InstanceNorm
 from nnunetv2_cafr.network.transformer import Dropout, TransformerLayer, sine_cosine_positions
 
 SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "channels": [4, 8, 16, 16, 32], "tap_channels": 16}
@@ -105,6 +106,22 @@ def test_weights_of_the_first_version_are_refused_by_name():
     old["stem.0.0.weight"] = old.pop("stem.0.0.0.weight")
     with pytest.raises(RuntimeError, match=r"nnunetv2-cafr 0\.1"):
         build().load_state_dict(old)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 6), (1, 5, 3, 4, 5)])
+def test_instance_norm_is_torchs_own(shape):
+    """Both ways of computing it, in and out of training; torch's refuses a single cell, ours returns the shift."""
+    ours = InstanceNorm(5)
+    theirs = {4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}[len(shape)](5, affine=True)
+    nn.init.normal_(ours.weight)
+    nn.init.normal_(ours.bias)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(shape)
+    torch.testing.assert_close(ours.train()(x), theirs(x))
+    torch.testing.assert_close(ours.eval()(x), theirs(x))
+    cell = torch.randn(*shape[:2], *[1] * (len(shape) - 2))
+    for mode in (True, False):
+        torch.testing.assert_close(ours.train(mode)(cell).flatten(1), ours.bias.expand(shape[0], -1), atol=1e-3, rtol=0)
 
 
 def test_the_decoder_sees_transformer_and_pyramid():

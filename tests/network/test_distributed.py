@@ -29,7 +29,7 @@ from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import strides_of_tokens
 
 RANKS = 2
-TIME_LIMIT = 120  # seconds; a pair that hangs is ended
+TIME_LIMIT = 300  # seconds, on busy cores too; a pair that hangs is ended
 TRAINER = "nnUNetTrainer_CAFR_budget2x2"
 SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "channels": [4, 8, 16, 16, 32], "tap_channels": 16}
 SETTINGS: list[dict[str, bool]] = [
@@ -177,7 +177,7 @@ def test_the_ranks_own_gradients_differ(ranks_per_setting):
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("token_size", [(16, 16), (4, 16, 16)])
 def test_nnunets_conversion_synchronises_every_batch_norm(token_size, compiled):
-    network = CAFRNet(1, 3, strides=strides_of_tokens(token_size), **SMALL)
+    network = CAFRNet(1, 3, strides=strides_of_tokens(token_size), norm="batch", **SMALL)
     norms = [name for name, module in network.named_modules() if "BatchNorm" in type(module).__name__]
     assert len(norms) > 8
     # nnU-Net compiles first, then converts
@@ -202,7 +202,7 @@ def test_trainer_on_two_ranks(phantom_dataset, tmp_path):
     total = first["curves"]["train_losses"]
     parts = [first["curves"][f"train_{term}"] for term in ("dice", "ce", "clr")]
     weights = first["curves"]["clr_weight"]
-    assert weights == [0.0, 0.1]
+    assert weights == [0.0, 0.01]
     for loss, dice, ce, clr, weight in zip(total, *parts, weights, strict=True):
         assert loss == pytest.approx(dice + ce + weight * clr, rel=1e-5)
 

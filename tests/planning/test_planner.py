@@ -183,6 +183,37 @@ def test_missing_parts_are_named(write_dataset, monkeypatch):
         main(["plan", "-d", "7"])
 
 
+def test_own_plans_are_planned_anew_and_no_others(write_dataset, quick_memory, capsys):
+    """As by nnU-Net, which keeps configurations that it did not make."""
+    preprocessed = write_dataset((16, 300, 150), (4.0, 0.8, 0.8))
+    file = preprocessed / "nnUNetCAFRPlans.json"
+    assert main(["plan", "-d", "7"]) == 0
+    assert "planned anew" not in capsys.readouterr().out
+    plans = json.loads(file.read_text())
+    plans["configurations"]["mine"] = {"inherits_from": "2d", "batch_size": 3}
+    file.write_text(json.dumps(plans))
+    assert main(["plan", "-d", "7", "--gpu-memory-target", "5"]) == 0
+    assert f"{file} is there and is planned anew" in capsys.readouterr().out
+    found = json.loads(file.read_text())["configurations"]
+    assert found["mine"]["batch_size"] == 3 and found["2d"] != plans["configurations"]["2d"]
+    foreign = json.dumps({**plans, "experiment_planner_used": "MyPlanner"})
+    for text, said in ((foreign, "not written by"), ("{", "cannot be read"), ("[]", "no object"), ("{}", "no plans")):
+        file.write_text(text)
+        with pytest.raises(SystemExit, match=said):
+            main(["plan", "-d", "7"])
+        assert file.read_text() == text
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "dataset_fingerprint.json", "nnUNetPlans.json"])
+def test_damaged_documents_are_named(write_dataset, quick_memory, name):
+    preprocessed = write_dataset((16, 300, 150), (4.0, 0.8, 0.8))
+    raw = preprocessed.parents[1] / "nnUNet_raw" / DATASET
+    for text in ("{", "[]", "{}"):
+        (raw if name == "dataset.json" else preprocessed).joinpath(name).write_text(text)
+        with pytest.raises(SystemExit, match=name):
+            main(["plan", "-d", "7"])
+
+
 @pytest.fixture
 def planned_phantoms(nnunet_environment: Path, quick_memory: None) -> dict:
     return CAFRPlanner("511", 2).plan_experiment()
@@ -219,15 +250,16 @@ def test_our_trainer_adds_the_contrastive_head(planned_phantoms):
     assert trainer.train_step({"data": torch.randn(2, 1, 64, 64), "target": targets})["clr"] > 0
 
 
-def test_command_plans_and_nnunet_trains(phantom_dataset, nnunet_environment, capsys):
-    """The data preprocessed for nnUNetPlans serves, and the plans are used by -p."""
+def test_command_plans_and_nnunet_trains(nnunet_environment, monkeypatch, capsys):
+    """The data preprocessed for nnUNetPlans serves, and the plans are used by their name."""
     assert main(["plan", "-d", "511", "--gpu-memory-target", "3"]) == 0
     output = capsys.readouterr().out
     assert "nnUNetPlans_2d (shared, preprocessed)" in output
     assert "nnUNetv2_preprocess -d 511 -plans_name nnUNetCAFRPlans -c 3d_fullres" in output
-    trainer = "nnUNetTrainer_CAFR_budget1x1"
-    phantom_dataset.run("nnUNetv2_train", 511, "2d", 0, "-tr", trainer, "-p", "nnUNetCAFRPlans", "-device", "cpu")
-    model = phantom_dataset.results / "Dataset511_SpineMRI" / f"{trainer}__nnUNetCAFRPlans__2d"
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    name = "nnUNetTrainer_CAFR_budget1x1"
+    get_trainer_from_args("511", "2d", 0, name, "nnUNetCAFRPlans", device=torch.device("cpu")).run_training()
+    model = nnunet_environment / "Dataset511_SpineMRI" / f"{name}__nnUNetCAFRPlans__2d"
     assert (model / "fold_0" / "checkpoint_final.pth").is_file()
     trained_with = PlansManager(json.loads((model / "plans.json").read_text())).get_configuration("2d")
     assert trained_with.network_arch_class_name == "nnunetv2_cafr.network.CAFRNet"

@@ -326,6 +326,16 @@ def test_mask_on_another_grid(copy, number):
     only(copy, "image and mask", file=file, severity="error", remedy="resample")
 
 
+def test_mask_in_another_voxel_order_than_its_image(copy, number):
+    """A reader that turns nothing pairs their voxels by index: upside down here, in a grid of the same size."""
+    mask = sitk.ReadImage(str(copy.mask(number)))
+    sitk.WriteImage(sitk.DICOMOrient(mask, "PSR"), str(copy.mask(number)))
+    assert copy.findings() == []
+    copy.describe(overwrite_image_reader_writer="SimpleITKIO")
+    errors = [f for f in copy.findings() if f.severity.word == "error"]
+    assert any(f.check == "image and mask" and f.found.startswith("direction") for f in errors), errors
+
+
 def test_missing_and_unreadable_files(copy, number):
     image, mask = (f"{part}/SpineMRI_{number:03d}" for part in ("imagesTr", "labelsTr"))
     content = copy.mask(number).read_bytes()
@@ -484,6 +494,24 @@ def test_not_a_dataset(tmp_path):
     (tmp_path / "dataset.json").write_text('{"labels": {}}')
     with pytest.raises(NotADatasetError, match="channel_names"):
         read_dataset(tmp_path)
+
+
+def test_values_of_dataset_json_that_nothing_can_be_made_of(copy):
+    for changes in ({"labels": {"background": 0, "S": float("inf")}}, {"labels": {"background": 0, "S": None}}):
+        copy.describe(**changes)
+        with pytest.raises(NotADatasetError, match=r"dataset\.json.*expected labels"):
+            read_dataset(copy.folder)
+    (copy.folder / "dataset.json").write_text("[" * 99999)
+    with pytest.raises(NotADatasetError, match="cannot be read"):
+        read_dataset(copy.folder)
+
+
+def test_images_that_nnunet_does_not_see_are_named(copy, number):
+    for path in (copy.image(number), copy.mask(number)):
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".NII.GZ")))
+    copy.describe(numTraining=3)
+    for folder in ("imagesTr", "labelsTr"):
+        only(copy, "file name", file=folder, severity="warning", remedy="rename or convert them to .nii.gz", count=2)
 
 
 def test_levels():

@@ -113,7 +113,7 @@ def test_contrastive_loss_beside_nnunets_own_training(construct, without_workers
     before = {name: values.clone() for name, values in trainer.network.projection.named_parameters()}
     trainer.run_training()
     assert all(not torch.equal(before[name], values) for name, values in trainer.network.projection.named_parameters())
-    assert trainer.logger.get_value("clr_weight", step=None) == [0.0, 0.1]
+    assert trainer.logger.get_value("clr_weight", step=None) == [0.0, 0.01]
     for epoch in range(2):
         dice, ce, clr = (trainer.logger.get_value(f"train_{term}", step=epoch) for term in ("dice", "ce", "clr"))
         weight = trainer.logger.get_value("clr_weight", step=epoch)

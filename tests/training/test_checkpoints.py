@@ -18,7 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.training.checkpoints import TERMINATED, on_sigterm, refuse_code
 
-TRAINER = "nnUNetTrainer_CAFR_budget3x2"
+TRAINER = "nnUNetTrainer_CAFR_budget2x2"
 
 
 @pytest.fixture
@@ -59,19 +59,21 @@ def test_killed_at_any_moment_while_saving_the_checkpoint_loads(construct):
     trainer = construct(TRAINER)
     target = Path(trainer.output_folder) / "checkpoint_latest.pth"
     trainer.save_checkpoint(str(target))
+    resumed = construct(TRAINER, continue_training=True)
     chance = random.Random(0)
-    epochs = set()
-    for _ in range(12):
+    for _ in range(8):
         process = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(trainer, str(target)))
+        before = target.stat().st_mtime_ns
         process.start()
-        time.sleep(chance.uniform(0.1, 0.8))
+        while target.stat().st_mtime_ns == before:  # also a busy machine saves at least once
+            assert process.is_alive()
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.5))
         process.kill()
         process.join()
         refuse_code(target)
-        resumed = construct(TRAINER, continue_training=True)
         resumed.load_checkpoint(str(target))
-        epochs.add(resumed.current_epoch)
-    assert len(epochs) > 1, "nothing was ever saved before the kill"
+        assert resumed.current_epoch > 1  # the child's, not the parent's
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint_and_says_so(construct):

@@ -64,7 +64,7 @@ def test_the_log_holds_the_whole_record(construct):
     assert record["versions"]["nnunetv2"] == version("nnunetv2")
     assert record["versions"]["torch"] == torch.__version__
     settings = record["settings"]
-    expected = {"use_lafr": False, "use_clr": True, "clr_weight": 0.1, "num_epochs": 2, "elastic_probability": 0.2}
+    expected = {"use_lafr": False, "use_clr": True, "clr_weight": 0.01, "num_epochs": 2, "elastic_probability": 0.2}
     assert expected.items() <= settings.items()
     assert record["configuration"]["patch_size"] == trainer.configuration_manager.patch_size
     assert len(record["split"]["train"]) == 4

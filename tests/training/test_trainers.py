@@ -3,9 +3,11 @@
 import inspect
 import json
 import pickle
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -93,7 +95,7 @@ def test_ablations_leave_out_exactly_one_thing(name, lafr, clr, transformer, con
 
     assert (has(LAFR), trainer.network.projection is not None, has(TransformerLayer)) == (lafr, clr, transformer)
     trainer.current_epoch = 999
-    assert trainer.current_clr_weight() == (0.1 if clr else 0)
+    assert trainer.current_clr_weight() == (0.01 if clr else 0)
 
 
 def test_clr_weight_follows_the_epoch(construct):
@@ -102,7 +104,7 @@ def test_clr_weight_follows_the_epoch(construct):
     for epoch in (0, 50, 100, 999):
         trainer.current_epoch = epoch
         weights.append(trainer.current_clr_weight())
-    assert weights == pytest.approx([0, 0.05, 0.1, 0.1])
+    assert weights == pytest.approx([0, 0.005, 0.01, 0.01])
 
 
 def test_papers_learning_rate_follows_the_epoch(construct):
@@ -247,6 +249,23 @@ def test_unknown_orientation_means_no_mirroring(monkeypatch, construct):
     assert trainer.inference_allowed_mirroring_axes is None
 
 
+def test_orientation_that_a_reader_made_up_is_not_believed(construct, phantom_dataset, tmp_path, monkeypatch):
+    """Of a file without qform and sform SimpleITK makes LPS: mirroring by that would turn these spines upside down."""
+    target = tmp_path / "raw" / "Dataset511_SpineMRI" / "imagesTr"
+    shutil.copytree(phantom_dataset.raw / "Dataset511_SpineMRI" / "imagesTr", target)
+    trainer = construct("nnUNetTrainer_LevelSafe")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    for names, mirrored in ((0, (1,)), (6, None)):
+        for file in sorted(target.iterdir())[:names]:
+            image = nibabel.load(file)
+            image.header["qform_code"] = image.header["sform_code"] = 0
+            nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header), file)
+        for name in ("_orientations", "_unoriented"):
+            vars(trainer).pop(name, None)
+        assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == mirrored
+        assert ("headers of 6 cases" in trainer.describe_voxel_orders()) == (names == 6)
+
+
 def test_padding_reaches_the_loss_as_minus_one(construct):
     trainer = construct("nnUNetTrainer_CAFR")
     pipeline = trainer.get_training_transforms([64, 48], (0, 0), None, (), False)
@@ -271,9 +290,9 @@ def test_one_epoch_logs_the_terms_and_resumes_to_the_same_state(interrupted, con
     )
     logged = {key: value[:1] for key, value in interrupted.logger.get_checkpoint().items()}
     np.testing.assert_equal(resumed.logger.get_checkpoint(), logged)  # classes that never occurred are NaN
-    assert resumed.current_clr_weight() == 0.1
+    assert resumed.current_clr_weight() == 0.01
     resumed.run_training()
-    assert resumed.logger.get_value("clr_weight", step=None) == [0.0, 0.1]
+    assert resumed.logger.get_value("clr_weight", step=None) == [0.0, 0.01]
     assert len(resumed.logger.get_value("train_clr", step=None)) == 2
     assert (Path(resumed.output_folder) / "checkpoint_final.pth").is_file()
 
