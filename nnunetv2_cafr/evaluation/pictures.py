@@ -67,7 +67,7 @@ def side_by_side(rows: Sequence[PictureRow], label_names: dict[int, str], target
                 vmax=np.percentile(values, 99.5),
             )
             if labels is not None:
-                _draw_labels(axis, labels[middle_slice], label_names)
+                draw_labels(axis, labels[middle_slice], label_names)
             axis.set_title(title, fontsize=11)
             axis.set_axis_off()
     figure.tight_layout()
@@ -75,7 +75,8 @@ def side_by_side(rows: Sequence[PictureRow], label_names: dict[int, str], target
     plt.close(figure)
 
 
-def _draw_labels(axis: Axes, labels: np.ndarray, names: dict[int, str]) -> None:
+def draw_labels(axis: Axes, labels: np.ndarray, names: Mapping[int, str]) -> None:
+    """Colours, outlines and names of the structures of a slice (rows, columns) on what the axis shows."""
     for label in np.unique(labels[labels > 0]):
         mask = labels == label
         colour = np.array(colour_of(names.get(int(label), ""), int(label))) / 255
