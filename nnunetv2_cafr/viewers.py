@@ -7,6 +7,7 @@ Import Label Descriptions. Colours are those of the project's own pictures.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from nnunetv2_cafr.files import write_atomically
@@ -50,4 +51,4 @@ def colour_files(labels: Mapping[str, int]) -> dict[str, str]:
 def write_colours(folder: Path, labels: Mapping[str, int]) -> None:
     """Writes both files, each whole or not at all."""
     for name, text in colour_files(labels).items():
-        write_atomically(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        write_atomically(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))

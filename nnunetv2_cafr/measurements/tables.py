@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def write_tables(
     for name, study in studies.items():
         writer.writerows({"study": name, **row} for row in _rows(study))
     for file, text in ((JSON_FILE, json.dumps(content, indent=2) + "\n"), (TABLE_FILE, table.getvalue())):
-        write_atomically(folder / file, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        write_atomically(folder / file, partial(Path.write_text, data=text, encoding="utf-8"))
 
 
 def _as_json(study: StudyMeasurements) -> dict[str, Any]:
