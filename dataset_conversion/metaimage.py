@@ -84,7 +84,7 @@ def _wrong_numbers(fields: dict[str, str]) -> Iterator[str]:
         if key in fields and _fits(fields[key], dimensions * dimensions, _is_near):
             rows = np.array(fields[key].split(), dtype=float).reshape(dimensions, dimensions)
             if (np.abs(np.linalg.norm(rows, axis=1) - 1) > UNIT_TOLERANCE).any():
-                yield f"{key} {fields[key]!r}, whose axes are not of unit length"
+                yield f"{key} {fields[key]!r}, whose axes are not of unit length (scaled or sheared)"
     for key in ("BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "CompressedData"):
         if key in fields and fields[key].lower() not in ("true", "false"):
             yield f"{key} {fields[key]!r}"
