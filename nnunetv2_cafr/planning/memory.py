@@ -12,10 +12,10 @@ CUDA device for these heads (16 wide, half precision, no mask). The plain kernel
 sample and layer, several times over. Traced at batch 2, 20 classes, mixed precision, in GB (10^9 bytes):
 
     patch                                tokens   fused   plain
-    640x320                                 800    0.63    0.83
-    896x896                                3136    2.01    5.36
-    16x320x320 at 4.4 x 0.34 x 0.34 mm     6400    3.95   20.78
-    128x128x64 isotropic                    256    1.73    1.75
+    640x320                                 800    0.68    0.87
+    896x896                                3136    2.41    5.82
+    16x320x320 at 4.4 x 0.34 x 0.34 mm     6400    4.82   21.80
+    128x128x64 isotropic                    256    1.97    1.99
 
 Planning with the plain kernel would shrink such patches to a fraction for memory that nobody takes. The plain figure is
 given beside the planned one, for devices without a fused kernel.
