@@ -12,19 +12,17 @@ A label map that cannot be measured does not stop the others: it is listed at th
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from tqdm import tqdm
 
 from dataset_conversion.reading import ENDINGS
-from nnunetv2_cafr.files import check_place
 from nnunetv2_cafr.measurements.label_map import read_label_map
 from nnunetv2_cafr.measurements.study import StudyMeasurements
 from nnunetv2_cafr.measurements.study import measure as measure_study
 from nnunetv2_cafr.measurements.tables import JSON_FILE, TABLE_FILE, write_tables
-from nnunetv2_cafr.spine import read_spine
-from nnunetv2_cafr.splits.cases import read_json, shorten
+from nnunetv2_cafr.spine_maps import add_labels_argument, check_target, read_spine_maps
+from nnunetv2_cafr.splits.cases import shorten
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, write_colours
 
 EXAMPLES = """examples:
@@ -45,41 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the images (CASE_0000 or CASE); a map that does not lie on its image's grid is refused",
     )
     parser.add_argument("-o", type=Path, required=True, metavar="OUT", help="tables, names and colours; may be MAPS")
-    parser.add_argument(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help="dataset.json with labels and file_ending (default MAPS/dataset.json)",
-    )
+    add_labels_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     source, target = arguments.i, arguments.o
-    file = arguments.labels or source / "dataset.json"
-    if not source.is_dir() or not file.is_file():
-        missing = file if source.is_dir() else source
-        raise SystemExit(
-            f"There is no {missing}: expected are a folder of label maps, and a dataset.json in it or by --labels"
-        )
-    description = read_json(file)
-    try:
-        labels, ending = description["labels"], str(description["file_ending"])
-        spine = read_spine(labels)
-    except KeyError as error:
-        raise SystemExit(
-            f"{file} has no {error}, expected are labels and file_ending as nnU-Net v2 writes them"
-        ) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise SystemExit(f"Nothing can be measured with {file}: {error}. Nothing was written") from error
-    maps = {
-        path.name.removesuffix(ending): path
-        for path in sorted(source.glob(f"*{ending}"))
-        if not path.name.startswith(".")
-    }
-    if not maps:
-        raise SystemExit(f"{source} holds no *{ending}, the file_ending of {file}")
-    images = _images(arguments.images, list(maps), ending)
-    _check_target(target)
+    found = read_spine_maps(source, arguments.labels, "Nothing can be measured")
+    labels, maps = found.labels, found.maps
+    images = _images(arguments.images, list(maps), found.ending)
+    check_target(target, (TABLE_FILE, JSON_FILE, SLICER_FILE, ITKSNAP_FILE))
 
     allowed = frozenset(map(int, labels.values()))
     studies: dict[str, StudyMeasurements] = {}
@@ -88,14 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             label_map = read_label_map(path, allowed, images.get(case))
             try:
-                studies[case] = measure_study(label_map, spine)
+                studies[case] = measure_study(label_map, found.spine)
             except ValueError as error:
                 raise ValueError(f"{path} cannot be measured: found {error}") from error
         except (ValueError, OSError, MemoryError) as error:
             failed[case] = str(error) or type(error).__name__
     if studies:
         target.mkdir(parents=True, exist_ok=True)
-        settings = {"maps": str(source), "images": str(arguments.images or ""), "labels": str(file)}
+        settings = {"maps": str(source), "images": str(arguments.images or ""), "labels": str(found.file)}
         write_colours(target, labels)
         write_tables(target, studies, failed, settings)
         levels = [level for study in studies.values() for level in study.levels]
@@ -129,16 +101,3 @@ def _images(folder: Path | None, cases: list[str], ending: str) -> dict[str, Pat
             f"{missing[0]}_0000{ending} or {missing[0]}{ending}; without --images the grids are not compared"
         )
     return found
-
-
-def _check_target(target: Path) -> None:
-    """Refuses a folder that cannot be written to, or holds anything that would be overwritten."""
-    if target.exists() and not target.is_dir():
-        raise SystemExit(f"-o {target} is a file, expected a folder")
-    try:
-        check_place(target)
-    except OSError as error:
-        raise SystemExit(f"-o {error}") from error
-    written = (TABLE_FILE, JSON_FILE, SLICER_FILE, ITKSNAP_FILE)
-    if there := [name for name in written if os.path.lexists(target / name)]:
-        raise SystemExit(f"{target} holds {shorten(there)} already; nothing is overwritten, give a new folder by -o")

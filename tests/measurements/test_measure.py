@@ -169,3 +169,10 @@ def test_nothing_is_overwritten(maps, tmp_path):
     describe(maps, ending=".mha")
     with pytest.raises(SystemExit, match=r"holds no \*\.mha"):
         run("-i", maps, "-o", tmp_path / "new")
+
+
+def test_no_map_is_left_out_in_silence(maps, tmp_path):
+    (maps / "third.NII.GZ").touch()
+    with pytest.raises(SystemExit, match=r"third.NII.GZ in .* would be left out"):
+        run("-i", maps, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
