@@ -17,9 +17,9 @@ data=${2:?"usage: bash benchmarks/small_sets.sh SET DATA [options of nnUNetv2_ca
 shift 2
 : "${nnUNet_raw:?}" "${nnUNet_preprocessed:?}" "${nnUNet_results:?}"
 case $set_name in
-    SPIDER_slices) id=531 name=Dataset531_SpineMRI spacing="3.6 1.88 1.88" batch=4 ;;          # patch 160x128
-    WaterFat) id=532 name=Dataset532_SpineMRI spacing="4 2 2" batch=4 ;;                       # patch 112x112
-    Dataset004_Hippocampus) id=4 name=Dataset004_Hippocampus spacing="1 1 1" batch=16 ;;       # patch 56x40
+    SPIDER_slices) id=531 name=Dataset531_SpineMRI spacing="1.88 1.88 3.6" batch=4 patch=160x128 ;;
+    WaterFat) id=532 name=Dataset532_SpineMRI spacing="2 2 4" batch=4 patch=112x112 ;;
+    Dataset004_Hippocampus) id=4 name=Dataset004_Hippocampus spacing="1 1 1" batch=16 patch=56x40 ;;
     *) echo "$set_name is none of SPIDER_slices, WaterFat, Dataset004_Hippocampus" >&2; exit 2 ;;
 esac
 raw=$nnUNet_raw/$name preprocessed=$nnUNet_preprocessed/$name
@@ -40,11 +40,14 @@ if ! grep -qs 2d_small "$preprocessed/nnUNetResEncUNetMPlans.json"; then
     nnUNetv2_plan_and_preprocess -d $id -c 2d -overwrite_target_spacing $spacing
     # shellcheck disable=SC2086
     nnUNetv2_plan_experiment -d $id -pl nnUNetPlannerResEncM -overwrite_target_spacing $spacing
-    python - "$preprocessed" $batch <<'END'
+    python - "$preprocessed" $batch $patch <<'END'
 import json, pathlib, sys
 for plans in ("nnUNetPlans", "nnUNetResEncUNetMPlans"):
     file = pathlib.Path(sys.argv[1], f"{plans}.json")
     content = json.loads(file.read_text())
+    planned = "x".join(map(str, content["configurations"]["2d"]["patch_size"]))
+    if planned != sys.argv[3]:
+        sys.exit(f"{file} plans slices of {planned}, not {sys.argv[3]}: -overwrite_target_spacing is in nnU-Net's order of axes")
     content["configurations"]["2d_small"] = {"inherits_from": "2d", "batch_size": int(sys.argv[2])}
     file.write_text(json.dumps(content, indent=4))
 END

@@ -232,9 +232,14 @@ class Demo:
         program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
         last: deque[str] = deque(maxlen=25)
         with (
-            self.log.open("a") as log,
+            self.log.open("a", encoding="utf-8") as log,
             subprocess.Popen(
-                [program, *command[1:]], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+                [program, *command[1:]],
+                env=environment,
+                encoding="utf-8",
+                errors="replace",
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
             ) as process,
         ):
             log.write(f"$ {' '.join(command)}\n")

@@ -40,17 +40,19 @@ class Environment:
             [str(self.python), "-W", "ignore", "-c", code],
             env={**kept, **variables},
             cwd=self.python.parent,
-            text=True,
+            encoding="utf-8",
             check=True,
             stdout=subprocess.PIPE,
         ).stdout
 
     def start_up_errors(self) -> str:
-        return subprocess.run([str(self.python), "-c", ""], text=True, check=True, stderr=subprocess.PIPE).stderr
+        return subprocess.run([str(self.python), "-c", ""], encoding="utf-8", check=True, stderr=subprocess.PIPE).stderr
 
     def pip(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "pip", "--python", str(self.python), *arguments]
-        result = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        result = subprocess.run(
+            command, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
         assert result.returncode == 0, result.stdout
 
     def install(self, *how: str) -> None:
@@ -109,5 +111,5 @@ def test_both_packages_import_from_the_root_of_a_clone(tmp_path):
     environment = Environment(tmp_path / "venv")
     code = "import nnunetv2_cafr.network, dataset_conversion.spinemri as s; print(s.__file__)"
     command = [str(environment.python), "-W", "ignore", "-c", code]
-    result = subprocess.run(command, cwd=REPOSITORY, text=True, check=True, stdout=subprocess.PIPE)
+    result = subprocess.run(command, cwd=REPOSITORY, encoding="utf-8", check=True, stdout=subprocess.PIPE)
     assert result.stdout.strip() == str(REPOSITORY / "dataset_conversion" / "spinemri.py")

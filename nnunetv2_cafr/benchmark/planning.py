@@ -29,6 +29,8 @@ def make_missing_plans(matrix: Matrix) -> None:
     for program, *arguments in missing_plans(matrix):
         print(program, *arguments, flush=True)
         command = [installed(program), *arguments]
-        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        result = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+        )
         if result.returncode:
             raise SystemExit(f"{result.stdout[-2000:]}\n{program} {' '.join(arguments)} failed")

@@ -53,7 +53,7 @@ def git_revision() -> str | None:
             described = subprocess.run(
                 ["git", "-C", str(clone), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 check=True,
             )
         except (OSError, subprocess.CalledProcessError):

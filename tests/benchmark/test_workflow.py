@@ -57,7 +57,7 @@ sys.exit(workflow.run([first, long], folder, 1, [], []))
     while not (tmp_path / "diary").is_file() or len(diary(tmp_path)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    second = subprocess.run(run, capture_output=True, text=True)
+    second = subprocess.run(run, capture_output=True, encoding="utf-8")
     assert "Another benchmark is at work" in second.stderr
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -511,7 +511,7 @@ def test_no_space_left(source: Path, tmp_path: Path, order: str, num_processes: 
     )
     arguments = ["-i", str(source), "-d", "511", "-o", str(output), "-np", num_processes]
     result = subprocess.run(
-        [sys.executable, "-c", command, *arguments], cwd=REPOSITORY, text=True, capture_output=True, timeout=60
+        [sys.executable, "-c", command, *arguments], cwd=REPOSITORY, encoding="utf-8", capture_output=True, timeout=60
     )
     assert result.returncode == 1
     assert "The conversion failed, and nothing was written" in result.stderr

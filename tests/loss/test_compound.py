@@ -201,5 +201,5 @@ def test_loss_needs_neither_trainers_nor_network() -> None:
         "import sys, nnunetv2_cafr.loss\n"
         "print([m for m in sys.modules if m.startswith(('nnunetv2.training.nnUNetTrainer', 'nnunetv2_cafr.network'))])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert result.stdout.strip() == "[]"

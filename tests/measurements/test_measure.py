@@ -50,7 +50,7 @@ def test_as_a_command(maps, tmp_path):
     program = Path(sys.executable).parent / "nnUNetv2_cafr"
     out = tmp_path / "out"
     result = subprocess.run(
-        [program, "measure", "-i", maps, "--images", maps, "-o", out], check=True, capture_output=True, text=True
+        [program, "measure", "-i", maps, "--images", maps, "-o", out], check=True, capture_output=True, encoding="utf-8"
     )
     assert {path.name for path in out.iterdir()} == FILES
     assert "2 studies, 22 levels, of which 1 have an empty value with its reason" in result.stdout

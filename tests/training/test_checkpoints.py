@@ -213,7 +213,7 @@ def test_the_real_command_saves_and_says_how_to_go_on(receiver, phantom_dataset)
         env={**phantom_dataset.environment, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
     output = []

@@ -121,5 +121,7 @@ def test_the_revision_is_gits_own():
     clone = Path(__file__).parents[2]
     if not (clone / ".git").exists():
         pytest.skip("not run from a git clone")
-    head = subprocess.run(["git", "-C", str(clone), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    head = subprocess.run(
+        ["git", "-C", str(clone), "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=True
+    )
     assert git_revision().removesuffix("-dirty") == head.stdout.strip()
