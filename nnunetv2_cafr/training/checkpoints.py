@@ -35,26 +35,48 @@ class Terminated(Exception):  # noqa: N818 - an exit, not an error
     """Leaves nnU-Net's epoch loop after SIGTERM, between two steps."""
 
 
+_reacts_to_sigterm = False
+_fork = threading.local()
+
+
 @contextlib.contextmanager
 def on_sigterm(react: Callable[[], None]) -> Iterator[None]:
     """Calls `react` when this process gets SIGTERM; processes that it forks meanwhile end by it as ever."""
+    global _reacts_to_sigterm
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows handlers in the main thread only
         return
-    owner = os.getpid()
-
-    def handle(number: int, _frame: object) -> None:
-        if os.getpid() == owner:
-            react()
-        else:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-    previous = signal.signal(signal.SIGTERM, handle)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: react()), _reacts_to_sigterm
+    _reacts_to_sigterm = True
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, before[0])
+        _reacts_to_sigterm = before[1]
+
+
+# A child inherits the handler, and Python drops what reaches the child before its first line: a pool of nnU-Net's that
+# ends at once would wait for ever for a worker that never heard of it. So SIGTERM waits until the child has none.
+def _hold_sigterm() -> None:
+    _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if _reacts_to_sigterm else ())
+
+
+def _release_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
+
+
+def _release_sigterm_in_child() -> None:
+    global _reacts_to_sigterm
+    if _reacts_to_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _reacts_to_sigterm = False
+    _release_sigterm()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(
+        before=_hold_sigterm, after_in_parent=_release_sigterm, after_in_child=_release_sigterm_in_child
+    )
 
 
 def refuse_code(checkpoint: Path) -> None:

@@ -164,22 +164,19 @@ def test_terminated_in_the_final_validation_says_that_only_this_is_left(construc
     assert f"-tr {TRAINER} -p nnUNetPlans -device cpu --val" in Path(trainer.log_file).read_text()
 
 
-def test_termination_leaves_forked_processes_alone():
-    """nnU-Net ends its data loading processes by SIGTERM; they must not take the handler along."""
+@pytest.mark.parametrize("at_once", [True, False])
+def test_forked_processes_end_by_sigterm(at_once):
+    """nnU-Net ends its pools and data loading by SIGTERM, at once where they had nothing to do: none may miss it."""
     fork = multiprocessing.get_context("fork")
-    begun = fork.Event()
-
-    def wait() -> None:
-        begun.set()
-        time.sleep(60)
-
     with on_sigterm(lambda: pytest.fail("not for this process")):
-        child = fork.Process(target=wait)
-        child.start()
-        assert begun.wait(30)  # Python forgets signals that come while it forks
-        child.terminate()
-        child.join(30)
-    assert child.exitcode == -signal.SIGTERM
+        for _ in range(10):
+            begun = fork.Event()
+            child = fork.Process(target=lambda begun=begun: begun.set() or time.sleep(60))
+            child.start()
+            assert at_once or begun.wait(30)
+            child.terminate()
+            child.join(30)
+            assert child.exitcode == -signal.SIGTERM
 
 
 class Stranger:
