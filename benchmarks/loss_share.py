@@ -13,8 +13,8 @@ import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
-from nnunetv2_cafr.cost import in_turns
 from nnunetv2_cafr.loss import DiceCECLRLoss, PixelInfoNCE
+from nnunetv2_cafr.measuring import in_turns
 from nnunetv2_cafr.network import CAFRNet
 
 SIZE, CLASSES = 256, 20

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_cafr.evaluation.pictures import draw_labels
+from nnunetv2_cafr.report.pictures import draw_labels
 
 
 def slices(file: Path) -> tuple[np.ndarray, float]:

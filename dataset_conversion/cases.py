@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset_conversion.labels import LabelTable
-from dataset_conversion.report import Problem, natural_order
+from dataset_conversion.problems import Problem, natural_order
 
 # An identifier becomes part of file names: letters and digits of any language, blanks, and - _ . + inside. No
 # separator, no control character, no leading dot; so short that prefix and ending fit into 255 bytes.

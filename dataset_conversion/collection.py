@@ -9,7 +9,7 @@ from typing import Any
 
 from dataset_conversion.cases import Case
 from dataset_conversion.labels import LabelTable, Structure, structures_of
-from dataset_conversion.report import Problem
+from dataset_conversion.problems import Problem
 
 
 @dataclass(frozen=True)

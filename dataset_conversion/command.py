@@ -15,7 +15,7 @@ from dataset_conversion.collection import Collection
 from dataset_conversion.conversion import convert
 from dataset_conversion.environment import fault_of_arguments, folder_of
 from dataset_conversion.labels import SCHEMES
-from dataset_conversion.report import ConversionError
+from dataset_conversion.problems import ConversionError
 
 
 def _dataset_number(text: str) -> int:

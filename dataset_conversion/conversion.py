@@ -28,9 +28,9 @@ from dataset_conversion.geometry import (
     slices_of_nnunet,
 )
 from dataset_conversion.labels import IGNORE, LabelTable, Structure, make_labelling, make_lookup, map_labels
+from dataset_conversion.problems import ConversionError, Problem
 from dataset_conversion.processes import exit_on_signal, for_each_case, on_signal
 from dataset_conversion.reading import read_volume
-from dataset_conversion.report import ConversionError, Problem
 from dataset_conversion.writing import write_image, write_mask
 
 

@@ -36,7 +36,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from dataset_conversion.report import Problem
+from dataset_conversion.problems import Problem
 
 STEP_TOLERANCE = 0.1  # mm by which steps between slices may differ, and slices may lie beside each other
 SAME_PLACE = 1e-3  # mm; slices that are no farther apart may be the same one twice

@@ -20,8 +20,8 @@ from dataset_conversion.cases import Case, pair, unique_keys
 from dataset_conversion.collection import Collection
 from dataset_conversion.command import make_parser, run
 from dataset_conversion.labels import IGNORE, Structure
+from dataset_conversion.problems import ConversionError, Problem, natural_order
 from dataset_conversion.reading import ENDINGS
-from dataset_conversion.report import ConversionError, Problem, natural_order
 
 REQUIRED = ("name", "channel", "images", "masks", "labels")
 OPTIONAL = ("test_images", "patient", "description", "reference", "licence")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataset_conversion.report import Problem
+from dataset_conversion.problems import Problem
 
 ORIENTATION = "PIR"  # what i, j and k run towards
 

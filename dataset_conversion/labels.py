@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataset_conversion.report import Problem
+from dataset_conversion.problems import Problem
 
 INTEGRAL_TOLERANCE = 1e-3  # how far a float may lie from the label that it stands for
 UNKNOWN = 255  # in a look-up: a mask value that is not in the table

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_conversion.report import Problem
+from dataset_conversion.problems import Problem
 
 DIMENSIONS = range(2, 5)
 UNIT_TOLERANCE = 0.02  # of the length of an axis in TransformMatrix: more is a second spacing

@@ -15,7 +15,7 @@ import numpy as np
 from nibabel.quaternions import quat2mat
 from nibabel.spatialimages import HeaderDataError
 
-from dataset_conversion.report import Problem
+from dataset_conversion.problems import Problem
 
 NIFTI2_SIZE = 540  # bytes of the longer one of the two kinds of header
 COSINE_TOLERANCE = 0.01  # between unit vectors of qform and sform; a quaternion of float32 may be 0.001 off

@@ -25,7 +25,7 @@ import SimpleITK as sitk
 from dataset_conversion import metaimage
 from dataset_conversion.dicom import read_series
 from dataset_conversion.nifti import check_header, check_place, has_no_codes
-from dataset_conversion.report import Problem
+from dataset_conversion.problems import Problem
 
 ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")  # of the files that are understood, in lower case
 FILE_ENDINGS = (*ENDINGS, ".mhd")  # MetaImage's header with its voxels in a file beside it; converters want one file

@@ -19,7 +19,7 @@ from dataset_conversion.cases import Case, files_by_key, pair
 from dataset_conversion.collection import Collection
 from dataset_conversion.command import make_parser, run
 from dataset_conversion.labels import IGNORE, Structure
-from dataset_conversion.report import ConversionError, Problem
+from dataset_conversion.problems import ConversionError, Problem
 from dataset_conversion.spinemri import DISCS, STRUCTURES, VERTEBRAE
 
 SEQUENCES = {"t1": "T1", "t2": "T2", "t2_SPACE": "T2"}  # and nnU-Net's name of the channel

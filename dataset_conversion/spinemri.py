@@ -17,7 +17,7 @@ from dataset_conversion.cases import Case, files_by_key, pair
 from dataset_conversion.collection import Collection
 from dataset_conversion.command import make_parser, run
 from dataset_conversion.labels import Structure
-from dataset_conversion.report import Problem
+from dataset_conversion.problems import Problem
 
 # From the sacrum upwards, vertebrae first, then the discs between them; in the order of their label values. The sacrum
 # counts as a vertebra.

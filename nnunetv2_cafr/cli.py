@@ -25,22 +25,22 @@ EPILOG = """examples:
 Training and inference are nnU-Net's own commands: nnUNetv2_train DATASET 2d 0 -tr nnUNetTrainer_CAFR
 """
 
-# Summary and module of each verb: the module's docstring describes it, EXAMPLES ends its --help, `add_arguments` and
-# `run` do the rest.
+# Summary of each verb. Its module in commands/ has its name: the docstring describes it, EXAMPLES ends its --help,
+# `add_arguments` and `run` do the rest.
 VERBS = {
-    "demo": ("the whole chain on synthetic spines, in minutes on a CPU", "demo"),
-    "check": ("quality control of a raw data set: a page, a table, an exit status", "check"),
-    "split": ("splits by patient, with every label in every fold where possible", "split"),
-    "plan": ("plans of CAFR-Net's own that fit a GPU's memory", "plan"),
-    "evaluate": ("Dice, surface distances and level errors of predictions, every way of averaging named", "evaluate"),
-    "benchmark": ("all networks under equal conditions, in one report", "benchmark.command"),
-    "report": ("the report of a finished benchmark, again", "report"),
-    "cost": ("MACs, parameters and latency beside nnU-Net's network", "cost"),
-    "export": ("a trained network as one ONNX file, with all that prediction needs", "deployment.export"),
-    "predict": ("label maps from an exported network, without the training stack", "deployment.predict"),
-    "relabel": ("consistent spine levels in label maps, nnU-Net's or another tool's", "relabel"),
-    "measure": ("label maps of a spine in mm, ml and degrees, and colours for viewers", "measure"),
-    "doctor": ("versions, device, folders, and whether nnU-Net finds the trainers", "doctor"),
+    "demo": "the whole chain on synthetic spines, in minutes on a CPU",
+    "check": "quality control of a raw data set: a page, a table, an exit status",
+    "split": "splits by patient, with every label in every fold where possible",
+    "plan": "plans of CAFR-Net's own that fit a GPU's memory",
+    "evaluate": "Dice, surface distances and level errors of predictions, every way of averaging named",
+    "benchmark": "all networks under equal conditions, in one report",
+    "report": "the report of a finished benchmark, again",
+    "cost": "MACs, parameters and latency beside nnU-Net's network",
+    "export": "a trained network as one ONNX file, with all that prediction needs",
+    "predict": "label maps from an exported network, without the training stack",
+    "relabel": "consistent spine levels in label maps, nnU-Net's or another tool's",
+    "measure": "label maps of a spine in mm, ml and degrees, and colours for viewers",
+    "doctor": "versions, device, folders, and whether nnU-Net finds the trainers",
 }
 
 
@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (summary, module_name) in VERBS.items():
+    for name, summary in VERBS.items():
         verb = verbs.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         if argv[:1] == [name]:  # torch takes seconds to import, so no module is imported but the one that is asked for
-            module = importlib.import_module(f"nnunetv2_cafr.{module_name}")
+            module = importlib.import_module(f"nnunetv2_cafr.commands.{name}")
             verb.description = module.__doc__
             verb.epilog = module.EXAMPLES
             module.add_arguments(verb)

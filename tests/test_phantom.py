@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_cafr.phantom import DIRECTION, make_case, write_dataset
+from nnunetv2_cafr.phantom import make_case, write_dataset
+from nnunetv2_cafr.phantom.dataset import DIRECTION
 
 SIZE = (128, 96, 12)
 SEEDS = range(6)

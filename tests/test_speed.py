@@ -1,11 +1,15 @@
-"""What `cost --bench` writes: ratios within rounds, missed targets by name, and all rows from real runs."""
+"""What benchmarks/speed.py writes: ratios within rounds, missed targets by name, and all rows from real runs."""
 
+import importlib
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
-from nnunetv2_cafr import speed
-from nnunetv2_cafr.speed import Measurement, of_rounds, table
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+speed = importlib.import_module("speed")
+Measurement, of_rounds, table = speed.Measurement, speed.of_rounds, speed.table
 
 
 def test_ratio_is_of_medians_and_spread_within_rounds():

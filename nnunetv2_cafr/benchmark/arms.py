@@ -8,7 +8,7 @@ nothing.
 import re
 from dataclasses import dataclass
 
-from nnunetv2_cafr.evaluation.study import Arm
+from nnunetv2_cafr.report.study import Arm
 
 LEVEL_SAFE, STOCK, RECIPE = "level-safe", "stock", "the paper's recipe"
 OWN_PLANS = {"nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM", "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL"}

@@ -20,7 +20,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2_cafr.benchmark.arms import OWN_PLANS, RECIPE
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
-from nnunetv2_cafr.splits.cases import case_files, find_dataset, patients_of, read_json
+from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of, read_json
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE, code_digest
 

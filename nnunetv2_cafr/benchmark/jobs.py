@@ -15,7 +15,7 @@ from nnunetv2.paths import nnUNet_raw
 
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.evaluation.scores import SETTINGS_FILE
-from nnunetv2_cafr.evaluation.study import Arm
+from nnunetv2_cafr.report.study import Arm
 
 COST_FILE = "cost.json"
 EQUAL_SECONDS = "equal-seconds"  # section of the second comparison

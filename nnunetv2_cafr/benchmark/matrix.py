@@ -11,7 +11,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunetv2_cafr.benchmark.arms import ARMS, RECIPE, SAME_PLANS, Budget, parse_budget
 from nnunetv2_cafr.benchmark.clock import Clock
-from nnunetv2_cafr.evaluation.study import Arm
+from nnunetv2_cafr.report.study import Arm
 
 MATRIX_FILE = "benchmark.json"
 

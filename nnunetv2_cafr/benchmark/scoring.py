@@ -11,7 +11,7 @@ from nnunetv2.configuration import default_num_processes
 
 from nnunetv2_cafr.evaluation.reading import CasePair, label_table
 from nnunetv2_cafr.evaluation.scoring import evaluate_folders
-from nnunetv2_cafr.splits.cases import find_dataset, patients_of
+from nnunetv2_cafr.raw_dataset import find_dataset, patients_of
 
 
 def main(dataset: str, references: Path, predictions: Path, target: Path) -> None:

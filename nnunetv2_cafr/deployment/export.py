@@ -1,4 +1,4 @@
-"""`nnUNetv2_cafr export`: a trained network as one ONNX file, with a JSON file of all that prediction needs.
+"""A trained network as one ONNX file, with a JSON file of all that prediction needs.
 
 Any 2-D or 3-D network that nnU-Net trained, from this package or not. Several folds become one network that averages
 their logits, as nnUNetv2_predict does. Batch and size of its input are free; sizes that do not fit the network's
@@ -25,17 +25,15 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.utilities.file_path_utilities import get_output_folder
 from torch import nn
 from torch.nn import functional as F
 
-from nnunetv2_cafr import options
-from nnunetv2_cafr.deployment.description import FORMAT, Description, checksum, description_file
-from nnunetv2_cafr.deployment.orders import order_to_predict_in, warning_of_unknown_order
-from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
+from nnunetv2_cafr.deployment.description import FORMAT, Description, description_file
+from nnunetv2_cafr.deployment.orders import order_to_predict_in
+from nnunetv2_cafr.deployment.runtime import AXES, import_extra
 from nnunetv2_cafr.deployment.studies import UnusableStudyError, find_studies, preprocess
 from nnunetv2_cafr.deployment.training_orders import orders_of_training
-from nnunetv2_cafr.files import check_place, describe_failure, sha256, write_atomically
+from nnunetv2_cafr.files import check_place, sha256
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import crop_to
 from nnunetv2_cafr.network.padding import Padded
@@ -43,12 +41,6 @@ from nnunetv2_cafr.network.swin_unet import SwinUNet
 from nnunetv2_cafr.network.trans_unet import TransUNet
 from nnunetv2_cafr.training.checkpoints import refuse_code
 
-EXAMPLES = """examples:
-  nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
-  nnUNetv2_cafr export -d 511 -c 2d -tr nnUNetTrainer -o stock.onnx     all five folds, nnU-Net's own network
-"""
-
-FOLDS = ["0", "1", "2", "3", "4"]
 TOLERANCE = 1e-4  # largest error that may come from the order of sums, as a share of the largest logit; ours
 CASES_COMPARED = 2
 BYTES_PER_FILE = 2**31 - 1  # of ONNX
@@ -93,62 +85,6 @@ class Comparison:
             f"Compared with PyTorch on {self.source}: error of logits at most {self.max_error:.2g}, of logits up to "
             f"{self.max_logit:.3g}; the same label in {self.same_label:.4%} of pixels"
         )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-d", type=options.dataset, required=True, metavar="DATASET", help="id or name of the data set")
-    parser.add_argument("-c", required=True, metavar="CONFIGURATION", help="configuration, such as 2d")
-    parser.add_argument("-f", nargs="+", default=FOLDS, metavar="FOLD", help=f"folds to average ({' '.join(FOLDS)})")
-    parser.add_argument("-tr", default="nnUNetTrainer_CAFR", metavar="TRAINER", help="default nnUNetTrainer_CAFR")
-    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans identifier (default nnUNetPlans)")
-    parser.add_argument("-chk", default="checkpoint_final.pth", metavar="NAME", help="default checkpoint_final.pth")
-    parser.add_argument("-o", type=Path, required=True, metavar="FILE", help="ONNX file; a JSON file goes beside it")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        import_extra(name)
-    options.require_folders("nnUNet_results")
-    arguments.f = list(dict.fromkeys(arguments.f))  # a fold that is named twice would count twice
-    if not arguments.chk.endswith(".pth"):
-        arguments.chk += ".pth"
-    try:
-        refuse_foreign(arguments.o)
-        folder = Path(get_output_folder(arguments.d, arguments.tr, arguments.p, arguments.c))
-        predictor = load_folds(folder, arguments.f, arguments.chk)
-        description = Description({**describe(predictor, arguments), **voxel_orders(predictor, folder)})
-        refuse_another(arguments.o, description)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise SystemExit(f"Nothing was exported. {error}") from error
-    if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
-        print(warning)
-    volumes, source = load_samples(description)
-    ensemble = ensemble_of(predictor)
-    program, comparison, sizes = export_compared(ensemble, description, volumes, source)
-    print(comparison)
-    patch_size = description.configuration.patch_size
-    axes = ", ".join(AXES[len(patch_size)])
-    probe = probe_patch(len(description.channel_names), patch_size)
-    content = {
-        **description.content,
-        "onnx": {
-            "input": f"image (batch, channels, {axes}) float32, preprocessed by nnU-Net",
-            "output": "logits (batch, heads, ...) of the same size, mean of the folds",
-            "sizes": sizes,
-        },
-        "comparison_with_pytorch": vars(comparison),
-        "probe": probe_values(logits_of(ensemble, probe)).tolist(),
-        "sha256": checksum(program),
-    }
-    text = json.dumps(content, indent=1)
-    try:
-        arguments.o.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(arguments.o, lambda partial: partial.write_bytes(program))
-        write_atomically(description_file(arguments.o), lambda partial: partial.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise SystemExit(describe_failure(arguments.o, error)) from error
-    print(f"Wrote {arguments.o} ({len(program) / 2**20:.0f} MB, sizes: {sizes}) and {description_file(arguments.o)}")
-    return 0
 
 
 def refuse_foreign(target: Path) -> None:

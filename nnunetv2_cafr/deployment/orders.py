@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dataset_conversion.report import Problem
+from dataset_conversion.problems import Problem
 from nnunetv2_cafr.voxel_order import (
     NO_ORDER,
     PLAIN_READERS,

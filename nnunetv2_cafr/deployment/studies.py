@@ -20,8 +20,8 @@ import SimpleITK as sitk
 
 from dataset_conversion.dicom import holds_images, holds_slices, is_dicom, list_dicom
 from dataset_conversion.geometry import check_same_grid
+from dataset_conversion.problems import Problem, lines_of
 from dataset_conversion.reading import FILE_ENDINGS, Volume, read_volume
-from dataset_conversion.report import Problem, lines_of
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.orders import UnknownOrderError, read_in_order
 

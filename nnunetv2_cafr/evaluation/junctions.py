@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.ndimage import distance_transform_edt, find_objects
 
-from nnunetv2_cafr.quality.levels import neighbours_of_disc
+from nnunetv2_cafr.spine import neighbours_of_disc
 
 BAND_MM = 3.0
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
-from nnunetv2_cafr.quality.levels import OPTIONAL, VERTEBRAE, is_vertebra, position
+from nnunetv2_cafr.spine import OPTIONAL, VERTEBRAE, is_vertebra, position
 
 FOUND_DICE = 0.5
 EXTRA = 0.25  # of the median vertebra of the reference

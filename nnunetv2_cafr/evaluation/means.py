@@ -19,7 +19,7 @@ import pandas as pd
 
 from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, EXTRA, PREDICTED, RIGHT, SHIFTS
 from nnunetv2_cafr.evaluation.scores import DISTANCES, METRICS, OVERLAPS, Evaluation
-from nnunetv2_cafr.quality.levels import is_spine_table
+from nnunetv2_cafr.spine import is_spine_table
 
 Policy = Literal["present", "all", "found"]
 

@@ -12,8 +12,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.files import grid_of_affine
-from nnunetv2_cafr.quality.levels import is_spine_table
-from nnunetv2_cafr.spine import Spine, read_spine
+from nnunetv2_cafr.spine import Spine, is_spine_table, read_spine
 from nnunetv2_cafr.voxel_order import affine_of, largest_shift, turned_onto
 
 IGNORE = "ignore"  # nnU-Net's name for voxels that nobody annotated

@@ -18,8 +18,7 @@ from scipy.ndimage import uniform_filter1d
 
 from nnunetv2_cafr.levels.curve import Curve, fit_curve
 from nnunetv2_cafr.levels.path import DISC, VERTEBRA
-from nnunetv2_cafr.quality.levels import SACRUM
-from nnunetv2_cafr.spine import Spine
+from nnunetv2_cafr.spine import SACRUM, Spine
 
 LARGE = 0.25  # of the median over labels of their largest atoms: fit to show where the spine runs
 REACH = 0.8  # of a vertebra's standard deviation across: how far a centre may lie off the curve that it shapes

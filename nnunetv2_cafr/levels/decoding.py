@@ -24,8 +24,7 @@ from nnunetv2_cafr.levels.path import (
     best_path,
     columns,
 )
-from nnunetv2_cafr.quality.levels import SACRUM
-from nnunetv2_cafr.spine import Spine
+from nnunetv2_cafr.spine import SACRUM, Spine
 
 THRESHOLD = 0.25  # confidence below which a study is flagged and left as it is
 UNCERTAIN, TRANSITIONAL, LOWER_END, MISSED, BEYOND = (

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunetv2_cafr.quality.levels import OPTIONAL, SACRUM
-from nnunetv2_cafr.spine import Spine
+from nnunetv2_cafr.spine import OPTIONAL, SACRUM, Spine
 
 VERTEBRA, DISC = 0, 1
 FLOOR = 0.02  # share that every level has of a structure's votes: how far a confident vote can be wrong

@@ -10,8 +10,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.geometry import check_same_grid
+from dataset_conversion.problems import Problem
 from dataset_conversion.reading import read_volume
-from dataset_conversion.report import Problem
 
 ORDER = "LPS"  # x to the left, y backwards, z upwards
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.section import NotMeasurableError, Outline, Section, largest_part, outline, own_axes
-from nnunetv2_cafr.quality.levels import OPTIONAL, SACRUM
-from nnunetv2_cafr.spine import Spine
+from nnunetv2_cafr.spine import OPTIONAL, SACRUM, Spine
 
 # What is measured of which kind; the names carry the units.
 VOLUME, WIDTH = "volume_ml", "width_mm"

@@ -15,7 +15,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from dataset_conversion.geometry import DIRECTION_TOLERANCE, ORIGIN_TOLERANCE, SPACING_TOLERANCE, orientation_of
 from dataset_conversion.labels import INTEGRAL_TOLERANCE
-from nnunetv2_cafr.quality import levels
+from nnunetv2_cafr import spine as levels
 from nnunetv2_cafr.quality.dataset import LabelTable
 from nnunetv2_cafr.quality.findings import Finding, Severity
 from nnunetv2_cafr.quality.measures import Geometry, Intensities, Piece, Structure, physical

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_cafr.quality import levels
+from nnunetv2_cafr import spine as levels
 from nnunetv2_cafr.quality.checks import Source
 from nnunetv2_cafr.quality.findings import Finding, Severity
 from nnunetv2_cafr.quality.inspection import CaseReport

@@ -24,7 +24,7 @@ from nnunetv2_cafr.quality.description import (
     reader_of,
 )
 from nnunetv2_cafr.quality.findings import Finding, Severity
-from nnunetv2_cafr.splits.cases import shorten
+from nnunetv2_cafr.raw_dataset import shorten
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.voxel_order import REORIENTING_READERS
 

@@ -15,7 +15,8 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import check_cases, v
 
 from dataset_conversion.geometry import orientation_of
 from dataset_conversion.reading import ENDINGS, NO_ORIENTATION, read_volume
-from nnunetv2_cafr.quality import checks, levels
+from nnunetv2_cafr import spine as levels
+from nnunetv2_cafr.quality import checks
 from nnunetv2_cafr.quality.dataset import CaseFiles, RawDataset
 from nnunetv2_cafr.quality.findings import Finding, Severity
 from nnunetv2_cafr.quality.measures import (

@@ -13,7 +13,8 @@ from string import Template
 
 import numpy as np
 
-from nnunetv2_cafr.quality import checks, comparison, levels
+from nnunetv2_cafr import spine as levels
+from nnunetv2_cafr.quality import checks, comparison
 from nnunetv2_cafr.quality.dataset import RawDataset
 from nnunetv2_cafr.quality.findings import Finding, Severity, count_severities
 from nnunetv2_cafr.quality.inspection import CaseReport

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_cafr.files import describe_failure, partial_of
-from nnunetv2_cafr.splits.cases import Dataset
+from nnunetv2_cafr.raw_dataset import Dataset
 
 SPLITS_FILE = "splits_final.json"
 

@@ -30,7 +30,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunetv2_cafr.splits.cases import patients_of
+from nnunetv2_cafr.raw_dataset import patients_of
 from nnunetv2_cafr.training.robust import RobustTraining
 
 SHARE_SEED = 12345  # as nnU-Net's splits

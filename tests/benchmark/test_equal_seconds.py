@@ -8,9 +8,9 @@ import pytest
 
 from nnunetv2_cafr.benchmark import fairness
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Clock, Measurement
-from nnunetv2_cafr.benchmark.command import _claim
 from nnunetv2_cafr.benchmark.jobs import jobs_of, timing
 from nnunetv2_cafr.benchmark.matrix import Matrix
+from nnunetv2_cafr.commands.benchmark import _claim
 
 STEPS = {"LevelSafe": 0.8, "CAFR": 0.3}
 

@@ -15,7 +15,7 @@ from dataset_conversion.cases import Case
 from dataset_conversion.collection import Collection
 from dataset_conversion.conversion import convert
 from dataset_conversion.labels import Structure
-from dataset_conversion.report import ConversionError
+from dataset_conversion.problems import ConversionError
 
 TABLE = {1: Structure("L5", "vertebrae"), 2: Structure("L4", "vertebrae")}
 names = (

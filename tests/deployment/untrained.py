@@ -23,7 +23,7 @@ MIRRORING_AXES = {"2d": (1,), "3d_fullres": (0, 2)}
 
 def run_verb(verb: str, *arguments: object) -> int:
     """Runs a verb of the command line in this process."""
-    module = importlib.import_module(f"nnunetv2_cafr.deployment.{verb}")
+    module = importlib.import_module(f"nnunetv2_cafr.commands.{verb}")
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     return module.run(parser.parse_args([str(argument) for argument in arguments]))

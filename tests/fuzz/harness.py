@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import UnsatisfiedAssumption
 from hypothesis.strategies import SearchStrategy
 
-from dataset_conversion.report import Problem
+from dataset_conversion.problems import Problem
 
 ROUND = 200  # examples per seed of a long run
 RULES = settings(

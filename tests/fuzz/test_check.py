@@ -13,7 +13,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunetv2_cafr import check
+from nnunetv2_cafr.commands import check
 from nnunetv2_cafr.quality.findings import EXIT_ERRORS, EXIT_NOT_CHECKED
 
 from .datasets import RawDataset, datasets

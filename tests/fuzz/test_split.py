@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from nnunetv2_cafr import split
+from nnunetv2_cafr.commands import split
 
 from .datasets import GONE, RawDataset, datasets
 from .harness import fuzz

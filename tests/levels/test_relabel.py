@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
-from nnunetv2_cafr import relabel
+from nnunetv2_cafr.commands import relabel
 from nnunetv2_cafr.levels.decoding import UNCERTAIN
 from nnunetv2_cafr.levels.files import STATISTICS_FILE, TABLE_FILE
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_cafr import measure
+from nnunetv2_cafr.commands import measure
 from nnunetv2_cafr.measurements.tables import COLUMNS, JSON_FILE, TABLE_FILE
 from nnunetv2_cafr.spine import colour_of
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE

@@ -84,10 +84,12 @@ def test_phantom_of_known_anatomy():
     """Rounded bodies with concave plates: 0.87 of the height in the middle, 0.975 at the wall, as they are painted."""
     seed, rows = 3, 300
     rng = np.random.default_rng(seed)
-    anatomy = phantom._draw_anatomy(rng)
-    uppermost = anatomy.bodies[int(rng.choice(phantom.LEVELS_VISIBLE, p=phantom.LEVELS_PROBABILITY)) - 1]
+    anatomy = phantom.dataset.draw_anatomy(rng)
+    uppermost = anatomy.bodies[
+        int(rng.choice(phantom.dataset.LEVELS_VISIBLE, p=phantom.dataset.LEVELS_PROBABILITY)) - 1
+    ]
     top = uppermost.y + uppermost.half_height * (1 - 2 * rng.uniform(0.45, 0.95))
-    scale = phantom.FIELD_OF_VIEW / (rng.uniform(45, 80) - top)
+    scale = phantom.dataset.FIELD_OF_VIEW / (rng.uniform(45, 80) - top)
     study = measured(sitk.Cast(phantom.make_case(seed, size=(rows, 200, 15))[1], sitk.sitkUInt8))
     levels = by_name(study)
     for index, name in enumerate(("L5", "L4", "L3", "L2", "L1"), 1):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from nnunetv2_cafr.cost import count_macs, plain_conv_unet
+from nnunetv2_cafr.benchmark.forward_pass import plain_conv_unet
+from nnunetv2_cafr.measuring import count_macs
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import Pyramid, strides_of_tokens
 from nnunetv2_cafr.network.decoder import Head

@@ -14,7 +14,7 @@ from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from torch import nn
 from torch.nn import functional as F
 
-from nnunetv2_cafr.cost import plain_conv_unet
+from nnunetv2_cafr.benchmark.forward_pass import plain_conv_unet
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.contrastive_unet import ContrastiveUNet
 from nnunetv2_cafr.network.swin_unet import SwinUNet

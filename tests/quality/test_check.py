@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from nnunetv2_cafr import check
+from nnunetv2_cafr.commands import check
 from nnunetv2_cafr.quality.findings import EXIT_CLEAN, EXIT_ERRORS, EXIT_NOT_CHECKED, EXIT_WARNINGS
 
 from .conftest import Copy

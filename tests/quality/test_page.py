@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_cafr.check import check_dataset
+from nnunetv2_cafr.commands.check import check_dataset
 from nnunetv2_cafr.quality.page import render
 
 from .conftest import VALUES, Copy

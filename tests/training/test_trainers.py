@@ -22,7 +22,7 @@ from nnunetv2_cafr import training
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.lafr import LAFR
 from nnunetv2_cafr.network.transformer import TransformerLayer
-from nnunetv2_cafr.splits.cases import patients_of
+from nnunetv2_cafr.raw_dataset import patients_of
 from nnunetv2_cafr.training.cosine_lr import CosineLRScheduler
 from nnunetv2_cafr.training.level_safe import loaded_patch_size
 from nnunetv2_cafr.training.orientation import superior_inferior_axis

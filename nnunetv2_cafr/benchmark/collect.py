@@ -1,0 +1,220 @@
+"""From the folders of a benchmark to the study that the report shows."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nnunetv2_cafr.benchmark import fairness
+from nnunetv2_cafr.benchmark.arms import RECIPE
+from nnunetv2_cafr.benchmark.jobs import COST_FILE, EQUAL_SECONDS, external_section, score_folder, section_of
+from nnunetv2_cafr.benchmark.matrix import Matrix, Training, compared
+from nnunetv2_cafr.evaluation.reading import label_table
+from nnunetv2_cafr.evaluation.scores import Evaluation
+from nnunetv2_cafr.raw_dataset import find_dataset
+from nnunetv2_cafr.report.page import check_folder, write_report
+from nnunetv2_cafr.report.study import CaseFiles, Cost, Curve, Lengths, Section, Study
+from nnunetv2_cafr.splits.writing import SPLITS_FILE
+from nnunetv2_cafr.training.record import CURVES_FILE
+
+REPORT = "report"  # folder of the page
+
+
+def report(folder: Path, command: str) -> Path:
+    """Writes the report of the benchmark in `folder`; returns the page.
+
+    Raises:
+        SystemExit: if a training or a score is missing, or they were not made under equal conditions.
+    """
+    matrix = Matrix.read(folder)
+    try:
+        check_folder(folder / REPORT)
+        fairness.check_after(matrix)
+        return write_report(study_of(matrix, folder, command), folder / REPORT)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"No report: {error}") from error
+
+
+def study_of(matrix: Matrix, folder: Path, command: str) -> Study:
+    description = json.loads((matrix.preprocessed / "dataset.json").read_text(encoding="utf-8"))
+    costs, cost_conditions = _costs(folder / COST_FILE)
+    record = fairness.records_of(matrix, next(matrix.trainings()))[0]
+    return Study(
+        title=f"{matrix.dataset}, {matrix.configuration}, budget {matrix.budget}",
+        arms=matrix.selected_arms(),
+        sections=list(_sections(matrix, folder)),
+        label_names={
+            label: name for label, name in label_table(description["labels"]).items() if isinstance(label, int)
+        },
+        conditions=_conditions(matrix, record),
+        provenance=_provenance(record, command),
+        costs=costs,
+        cost_conditions=cost_conditions,
+        curves={arm.name: list(_curves(matrix, arm.name)) for arm in matrix.selected_arms()},
+        settings={arm.name: _settings(matrix, arm.name) for arm in matrix.selected_arms()},
+        files={arm.name: dict(_files(matrix, arm.name, description["file_ending"])) for arm in matrix.selected_arms()},
+        lengths=_lengths(matrix),
+        notes=_notes(matrix),
+    )
+
+
+def _sections(matrix: Matrix, folder: Path) -> Iterator[Section]:
+    folds = [f"fold{fold}" for fold in matrix.folds]
+    # A single fold validates on patients that are held out of all trainings.
+    splits = json.loads((matrix.preprocessed / SPLITS_FILE).read_text(encoding="utf-8"))
+    main_title = "Cross-validation" if len(splits) > 1 else "Held-out patients"
+    for percent in sorted(matrix.percents, reverse=True):
+        key = section_of(percent)
+        title = main_title if percent == 100 else f"Trained on {percent} % of the patients"
+        note = f"Validation cases of fold {_list(matrix.folds)}, each predicted by the training that did not see it."
+        if percent < 100:
+            note += " The patients trained on are a part of those of every larger share, and the same for all arms."
+        yield Section(key, title, note, _scores(matrix, folder, key, folds))
+    if matrix.budget_seconds:
+        note = (
+            f"The same cases, predicted by trainings that take {matrix.seconds:,.0f} s of stepping each, to the "
+            "nearest epoch, as measured in turns before them: a cheaper step gives more of them. Reading, augmentation "
+            "and nnU-Net's validation are not counted."
+        )
+        title = f"Equal seconds: {matrix.seconds:,.0f} s"
+        scores = _scores(matrix, folder, EQUAL_SECONDS, folds, [arm.name for arm in compared(matrix.selected_arms())])
+        yield Section(EQUAL_SECONDS, title, note, scores)
+    for dataset in matrix.externals:
+        note = f"{dataset}, never trained on, predicted by the ensemble of fold {_list(matrix.folds)} of each arm."
+        key = external_section(dataset)
+        yield Section(key, f"External: {dataset}", note, _scores(matrix, folder, key, ["all-folds"]))
+
+
+def _scores(
+    matrix: Matrix, folder: Path, section: str, parts: list[str], arms: Sequence[str] = ()
+) -> dict[str, dict[int, Evaluation]]:
+    """Of these arms; of all without them."""
+    return {
+        arm: {
+            seed: _pool([Evaluation.read(score_folder(folder, section, arm, seed, part)) for part in parts])
+            for seed in matrix.seeds
+        }
+        for arm in arms or matrix.arms
+    }
+
+
+def _pool(evaluations: list[Evaluation]) -> Evaluation:
+    return Evaluation(
+        pd.concat([evaluation.classes for evaluation in evaluations], ignore_index=True),
+        pd.concat([evaluation.levels for evaluation in evaluations], ignore_index=True),
+        evaluations[0].settings,
+        pd.concat([evaluation.shifts for evaluation in evaluations], ignore_index=True),
+    )
+
+
+def _trainings(matrix: Matrix, arm: str) -> Iterator[Training]:
+    """The trainings of an arm on all of the data, at equal iterations."""
+    return (training for training in matrix.trainings() if _is_of(training, arm))
+
+
+def _is_of(training: Training, arm: str) -> bool:
+    return training.arm.name == arm and training.percent == 100 and not training.equal_seconds
+
+
+def _lengths(matrix: Matrix) -> Lengths | None:
+    """How long the arms trained in both comparisons; None where there is one."""
+    if not matrix.budget_seconds:
+        return None
+    iterations = {
+        section: {
+            name: epochs * per_epoch
+            for name, training in matrix.first_trainings(equal_seconds=equal_seconds).items()
+            for epochs, per_epoch in [matrix.length_of(training).counts]
+        }
+        for section, equal_seconds in ((section_of(100), False), (EQUAL_SECONDS, True))
+    }
+    first, *later = (measurement.conditions for measurement in matrix.clock.measurements)
+    conditions = "; ".join([first, *(f"arms that joined later, in turns with the first arm: {one}" for one in later)])
+    return Lengths(EQUAL_SECONDS, matrix.seconds, iterations, matrix.clock.step_seconds, conditions)
+
+
+def _curves(matrix: Matrix, arm: str) -> Iterator[Curve]:
+    for training in _trainings(matrix, arm):
+        values = json.loads((matrix.fold_folder(training) / CURVES_FILE).read_text(encoding="utf-8"))
+        plain = {key: value for key, value in values.items() if value and not isinstance(value[0], list)}
+        yield Curve(f"fold {training.fold}", training.seed, plain)
+
+
+def _settings(matrix: Matrix, arm: str) -> Mapping[str, Any]:
+    return fairness.records_of(matrix, next(_trainings(matrix, arm)))[0]
+
+
+def _files(matrix: Matrix, arm: str, ending: str) -> Iterator[tuple[str, CaseFiles]]:
+    images = find_dataset(matrix.dataset) / "imagesTr"
+    for training in _trainings(matrix, arm):
+        if training.seed == matrix.seeds[0]:
+            for prediction in sorted((matrix.fold_folder(training) / "validation").glob(f"*{ending}")):
+                case = prediction.name.removesuffix(ending)
+                reference = matrix.preprocessed / "gt_segmentations" / prediction.name
+                yield case, CaseFiles(images / f"{case}_0000{ending}", reference, prediction)
+
+
+def _costs(file: Path) -> tuple[dict[str, Cost], str]:
+    if not file.is_file():
+        return {}, ""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return {name: Cost(**cost) for name, cost in content["arms"].items()}, content["conditions"]
+
+
+def _conditions(matrix: Matrix, record: Mapping[str, Any]) -> dict[str, str]:
+    plans = record["configuration"]
+    return {
+        "data set": matrix.dataset,
+        "configuration": f"{matrix.configuration} of {matrix.plans}, preprocessed data {plans['data_identifier']}",
+        "budget": matrix.length.words,
+        "folds": _list(matrix.folds),
+        "seeds": _list(matrix.seeds),
+        "patch and batch": f"{_list(plans['patch_size'], ' x ')}, batch {plans['batch_size']}",
+        "spacing": f"{_list(plans['spacing'], ' x ')} mm",
+        "checkpoint": "final",
+        "inference": "sliding window with half a patch between tiles, mirrored along the axes that the family trains",
+        "postprocessing": "none",
+        "device": record["device"],
+    }
+
+
+def _provenance(record: Mapping[str, Any], command: str) -> dict[str, str]:
+    revision = record["nnunetv2-cafr git revision"] or "not installed from a clone"
+    versions = {name: str(version) for name, version in record["versions"].items()}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": command,
+        "device": record["device"],
+        "git revision of the first training": revision,
+        "checksum of the code that trains": record["nnunetv2-cafr code"][:16],
+        **versions,
+    }
+
+
+def _notes(matrix: Matrix) -> list[str]:
+    notes = fairness.own_plans(matrix)
+    if any(arm.family == RECIPE for arm in matrix.selected_arms()):
+        notes.append(
+            "The paper's recipe has its own patch, batch and augmentation, and without a budget its own length: it is "
+            "shown, and compared with nothing."
+        )
+    if matrix.budget_seconds:
+        notes.append(
+            f"The arms are compared twice: after equal iterations, and after {matrix.seconds:,.0f} s of stepping, for "
+            "which each has its own number of iterations. All else is equal in both; see 'Equal iterations beside "
+            "equal seconds'."
+        )
+    if matrix.length.epochs is not None:
+        every = "At equal iterations every" if matrix.budget_seconds else "Every"
+        notes.append(
+            f"{every} arm trained for {matrix.length.steps}, where nnU-Net's own length is 1000 epochs of 250. A "
+            "ranking after a short training is one of how fast arms learn; nothing here says how a full one would end."
+        )
+    return notes
+
+
+def _list(values: Any, separator: str = ", ") -> str:
+    return separator.join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)

@@ -1,0 +1,187 @@
+"""`nnUNetv2_cafr check`: quality control of a raw data set, as one HTML page and a table of findings.
+
+Reads every voxel of imagesTr, labelsTr, imagesTs and labelsTs once and changes nothing. The page needs no network: open
+report.html in any browser.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dataset_conversion.environment import folder_of
+from nnunetv2_cafr import spine as levels
+from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, write_atomically
+from nnunetv2_cafr.quality.comparison import compare
+from nnunetv2_cafr.quality.dataset import NotADatasetError, RawDataset, find_dataset, read_dataset
+from nnunetv2_cafr.quality.findings import (
+    EXIT_NOT_CHECKED,
+    HEADING,
+    Finding,
+    count_severities,
+    exit_status,
+    sort_findings,
+    write_table,
+)
+from nnunetv2_cafr.quality.inspection import CaseReport, inspect_case
+from nnunetv2_cafr.quality.page import GENERATOR, render
+
+EXAMPLES = """examples:
+  nnUNetv2_cafr check -d 511                  writes check_Dataset511_SpineMRI/report.html and findings.csv
+  nnUNetv2_cafr check -d 511 -o quality -np 4
+
+exit status:
+  0  nothing, or notes only
+  1  errors
+  3  warnings, and no errors
+  2  the data set was not checked: wrong arguments, or no data set to be found or understood
+"""
+
+PAGE, TABLE = "report.html", "findings.csv"
+PICTURE_SIZE = 480  # pixels of the longer side ...
+CASES_AT_FULL_SIZE = 200  # ... up to so many cases; smaller beyond, so that browsers open the page easily
+
+
+def inspect(dataset: RawDataset, num_processes: int) -> list[CaseReport]:
+    """Reports of all cases in the data set's order; every process holds one case at a time."""
+    size = int(PICTURE_SIZE * min(1.0, (CASES_AT_FULL_SIZE / len(dataset.cases)) ** 0.5))
+    reports = {report.identifier + str(report.training): report for report in _inspect(dataset, num_processes, size)}
+    return [reports[case.identifier + str(case.training)] for case in dataset.cases]
+
+
+def _inspect(dataset: RawDataset, num_processes: int, size: int) -> Iterator[CaseReport]:
+    cases, num_processes = dataset.cases, min(num_processes, len(dataset.cases))
+    bar = tqdm(total=len(cases), desc="checking", unit="case")
+    with bar:
+        if num_processes <= 1:
+            for case in cases:
+                yield inspect_case(case, dataset, size)
+                bar.update()
+            return
+        executor = ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"))
+        try:
+            for future in as_completed([executor.submit(inspect_case, case, dataset, size) for case in cases]):
+                yield future.result()
+                bar.update()
+        except BrokenProcessPool as error:
+            raise MemoryError(
+                f"a process ended unexpectedly, most likely for lack of memory; use fewer than -np {num_processes}"
+            ) from error
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def check_dataset(folder: Path, num_processes: int) -> tuple[RawDataset, list[CaseReport], list[Finding]]:
+    """Reads and checks a raw data set.
+
+    Raises:
+        NotADatasetError: if there is no data set that can be understood.
+    """
+    dataset = read_dataset(folder)
+    cases = inspect(dataset, num_processes)
+    spine = levels.is_spine_table(dataset.labels.names.values())
+    across = compare(cases, spine, dataset.reorients, dataset.description["labels"])
+    findings = [*dataset.findings, *(finding for case in cases for finding in case.findings), *across]
+    return dataset, cases, sort_findings(findings)
+
+
+def check_target(target: Path, dataset: Path) -> None:
+    """Refuses a target that is neither new, nor empty, nor an earlier check's, or that lies in the raw data set.
+
+    Raises:
+        OSError: with what is there and what to do.
+    """
+    if target.resolve().is_relative_to(dataset.resolve()):
+        raise FileExistsError(
+            f"{target} lies in the raw data set, which is never written to; give another folder by -o"
+        )
+    ours = {PAGE: begins_with(f'content="{GENERATOR}"'), TABLE: begins_with(HEADING)}
+    check_folder(target, "an earlier check's", ours)
+
+
+def write_report(target: Path, page: str, findings: Sequence[Finding]) -> None:
+    """Writes page and table, over an earlier check's and what a killed one has left.
+
+    Raises:
+        OSError: with the file that could not be written. No half of one is left, and no new folder.
+    """
+
+    def write_both(part: Path) -> None:
+        part.write_text(page, encoding="utf-8")
+        write_atomically(target / TABLE, lambda part: write_table(findings, part))
+
+    made = [folder for folder in (target, *target.parents) if not folder.exists()]
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        write_atomically(target / PAGE, write_both)
+    except OSError as error:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise OSError(f"No report: {describe_failure(target, error)}") from error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-d",
+        type=options.dataset,
+        required=True,
+        metavar="DATASET",
+        help="number or name of the data set in nnUNet_raw",
+    )
+    parser.add_argument(
+        "-o",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write; default ./check_<data set>. New, empty, or an earlier check's, which is renewed",
+    )
+    parser.add_argument("-np", type=options.processes, default=2, metavar="N", help="processes (default 2)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    try:
+        raw = folder_of("nnUNet_raw")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return EXIT_NOT_CHECKED
+    try:
+        folder = find_dataset(raw, arguments.d)
+        target = arguments.o or Path(f"check_{folder.name}")
+        check_target(target, folder)
+        dataset, cases, findings = check_dataset(folder, arguments.np)
+        when = f"{time.strftime('%Y-%m-%d %H:%M')}, nnunetv2-cafr {version('nnunetv2-cafr')}"
+        page = render(dataset, cases, findings, when)
+        write_report(target, page, findings)
+    except (NotADatasetError, OSError, MemoryError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_NOT_CHECKED
+    print(summary(cases, findings))
+    print(f"{target / PAGE} ({len(page.encode()) / 1e6:.1f} MB) and {target / TABLE}")
+    return exit_status(findings)
+
+
+def summary(cases: list[CaseReport], findings: list[Finding]) -> str:
+    """What a terminal needs: counts, and the errors, warnings and notes on the whole data set up to a screenful."""
+    counts = ", ".join(f"{count} {severity.word}s" for severity, count in count_severities(findings).items())
+    lines = [f"{len(cases)} cases: {counts}"]
+    # What concerns the data set as a whole is shown even where it is a note: it decides how to go on.
+    grave = [finding for finding in findings if finding.severity.word != "note" or not finding.case]
+    for finding in grave[:20]:
+        what = f"{finding.check} {finding.structure}".strip()
+        lines.append(f"  {finding.severity.word:<8}{finding.file}: {what}: {finding.found}")
+        if not finding.case:
+            lines.append(f"          To do: {finding.remedy}")
+    if len(grave) > 20:
+        lines.append(f"  and {len(grave) - 20} more on the page")
+    return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""`nnUNetv2_cafr cost`: multiply-accumulates, parameters and latency of CAFR-Net beside nnU-Net's own network."""
+
+import argparse
+import platform
+
+import numpy as np
+import torch
+
+from nnunetv2_cafr.benchmark.forward_pass import measure, networks_from_plans, plain_conv_unet, table
+from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.network.convolution import strides_of_tokens
+
+EXAMPLES = """examples:
+  nnUNetv2_cafr cost                          256x256, 1 channel, 20 classes: the paper's table
+  nnUNetv2_cafr cost --size 640 320
+  nnUNetv2_cafr cost -d 511 -c 2d             what your plans file makes of both networks
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size",
+        type=options.whole_number("size in pixels"),
+        nargs="+",
+        metavar="N",
+        help="spatial size of the input (default 256 256)",
+    )
+    parser.add_argument(
+        "--channels", type=options.whole_number("number of channels"), default=1, help="input channels (default 1)"
+    )
+    parser.add_argument(
+        "--classes",
+        type=options.whole_number("number of classes"),
+        default=20,
+        help="output classes with background (default 20)",
+    )
+    parser.add_argument(
+        "-d",
+        type=options.dataset,
+        metavar="DATASET",
+        help="take both networks and the patch from this data set's plans",
+    )
+    parser.add_argument(
+        "-c",
+        type=options.configuration,
+        metavar="CONFIGURATION",
+        default="2d",
+        help="configuration of the plans (default 2d)",
+    )
+    parser.add_argument(
+        "-p", type=options.plans, metavar="PLANS", default="nnUNetPlans", help="plans identifier (default nnUNetPlans)"
+    )
+    parser.add_argument("-device", default="cpu", choices=["cpu", "cuda", "mps"], help="default cpu")
+    parser.add_argument(
+        "--repeats",
+        type=options.whole_number("number of passes"),
+        default=10,
+        help="timed forward passes of each network (default 10)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.d and arguments.size:
+        raise SystemExit("Give either -d (patch from the plans) or --size, not both")
+    if arguments.d:
+        networks, shape = networks_from_plans(arguments.d, arguments.c, arguments.p)
+    else:
+        size = arguments.size or [256, 256]
+        if len(size) not in (2, 3):
+            raise SystemExit(f"--size needs 2 or 3 numbers, got {size}")
+        unet, padded = plain_conv_unet(size, arguments.channels, arguments.classes)
+        if padded != size:
+            print(f"nnU-Net pads {size} to {padded}; both networks are measured at that size.")
+        network = CAFRNet(arguments.channels, arguments.classes, strides=strides_of_tokens([16] * len(size)))
+        networks = {"nnU-Net PlainConvUNet": unet, "CAFRNet": network.apply(network.initialize)}
+        shape = [arguments.channels, *padded]
+    device = torch.device(arguments.device)
+    costs = measure(networks, shape, device, arguments.repeats)
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    print(
+        f"Input (1, {', '.join(map(str, shape))}), eval(), float32, {device.type} ({name}{threads}), torch "
+        f"{torch.__version__}, median of {arguments.repeats} interleaved passes"
+    )
+    print(table(costs))
+    if np.any([cost.gmacs > 5.12 for cost in costs[1:]]) and shape[1:] == [256, 256] and arguments.classes == 20:
+        print("CAFR-Net exceeds the paper's 5.12 GMACs at this size.")
+        return 1
+    return 0

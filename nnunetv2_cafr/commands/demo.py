@@ -1,0 +1,308 @@
+"""`nnUNetv2_cafr demo`: the whole chain on synthetic spines, through the commands that a user types.
+
+phantom -> nnUNetv2_convert_SpineMRI -> nnUNetv2_plan_and_preprocess -> nnUNetv2_train -> nnUNetv2_predict ->
+nnUNetv2_cafr relabel -> score and picture. Everything lies in one folder; an interrupted demo goes on where it stopped.
+The training is far too short for a result: it shows that the chain works and that the network learns.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from nnunetv2_cafr import phantom
+from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.evaluation.means import level_summary, per_case, values_by_policy
+from nnunetv2_cafr.evaluation.reading import CasePair, label_table
+from nnunetv2_cafr.evaluation.scoring import evaluate_folders
+from nnunetv2_cafr.files import check_folder
+from nnunetv2_cafr.levels.files import STATISTICS_FILE
+from nnunetv2_cafr.report.pictures import PictureRow, side_by_side
+
+EXAMPLES = """examples:
+  nnUNetv2_cafr demo                          6 minutes on two CPU cores, result in ./cafr_demo
+  nnUNetv2_cafr demo --out /tmp/demo --trainer nnUNetTrainer_LevelSafe --budget 10x50
+"""
+
+DATASET_ID, HELD_OUT_ID = 511, 512
+MARKER = "demo.json"
+FEWEST_CASES = 5
+ENDING = ".nii.gz"
+MIN_FOREGROUND_DICE = 0.8  # below it nothing was learnt worth showing
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What one demo folder was made with; stored in it, so that a rerun continues the same demo."""
+
+    trainer: str
+    budget: str
+    num_train: int
+    num_held_out: int
+    size: tuple[int, int, int]  # rows, columns, slices
+    device: str
+
+    @property
+    def trainer_with_budget(self) -> str:
+        return f"{self.trainer}_budget{self.budget}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("cafr_demo"), help="folder of the demo (default ./cafr_demo)")
+    parser.add_argument(
+        "--trainer", type=options.trainer, default="nnUNetTrainer_CAFR", help="default nnUNetTrainer_CAFR"
+    )
+    parser.add_argument(
+        "--budget", type=options.budget, default="8x90", metavar="EPOCHSxITERATIONS", help="of training (default 8x90)"
+    )
+    parser.add_argument(
+        "--cases",
+        type=options.whole_number("number of phantoms"),
+        nargs=2,
+        default=(26, 4),
+        metavar=("TRAIN", "HELD_OUT"),
+        help="phantoms (default 26 4)",
+    )
+    parser.add_argument(
+        "--size",
+        type=options.whole_number("number of voxels"),
+        nargs=3,
+        default=(96, 80, 5),
+        metavar=("ROWS", "COLUMNS", "SLICES"),
+        help="of a phantom (default 96 80 5)",
+    )
+    parser.add_argument("-device", default=None, choices=["cpu", "cuda", "mps"], help="default: cuda if there is one")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.cases[0] < FEWEST_CASES:
+        raise SystemExit(
+            f"--cases {arguments.cases[0]} ...: nnU-Net divides {FEWEST_CASES} cases or more into its folds; give at "
+            f"least {FEWEST_CASES} phantoms for training"
+        )
+    settings = DemoSettings(
+        trainer=arguments.trainer,
+        budget=arguments.budget,
+        num_train=arguments.cases[0],
+        num_held_out=arguments.cases[1],
+        size=tuple(arguments.size),
+        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    start = time.monotonic()
+    demo = Demo(arguments.out.resolve(), settings)
+    scores = demo.run()
+    print(f"\nThe whole demo took {(time.monotonic() - start) / 60:.1f} minutes.")
+    foreground = float(scores["foreground_dice"].mean())
+    if foreground < MIN_FOREGROUND_DICE:
+        print(f"Foreground Dice {foreground:.3f} is below {MIN_FOREGROUND_DICE}: this budget taught it too little.")
+        return 1
+    return 0
+
+
+class Demo:
+    """The steps of one demo folder, each skipped where its result is there already."""
+
+    def __init__(self, folder: Path, settings: DemoSettings) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.raw, self.preprocessed, self.results = (
+            folder / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+        )
+        self.phantom = folder / "phantom"
+        self.dataset = self.raw / f"Dataset{DATASET_ID}_SpineMRI"
+        self.held_out = self.raw / f"Dataset{HELD_OUT_ID}_SpineMRI"
+        self.predictions = folder / "predictions"
+        self.levels = folder / "level_consistent"
+        self.log = folder / "demo.log"
+        # nnU-Net's defaults start eight processes which each import torch: more than small machines bear.
+        self.workers = max(1, min(8, (os.cpu_count() or 1) // 2))
+
+    def run(self) -> pd.DataFrame:
+        self._claim_folder()
+        epochs = int(self.settings.budget.split("x")[0])
+        trainer = self.settings.trainer_with_budget
+        model = self.results / self.dataset.name / f"{trainer}__nnUNetPlans__2d" / "fold_0"
+        on = ["-device", self.settings.device]
+        dataset, held_out = str(DATASET_ID), str(HELD_OUT_ID)
+        convert = ["nnUNetv2_convert_SpineMRI", "-o", str(self.raw)]
+        workers = str(self.workers)
+        prepare = ["nnUNetv2_plan_and_preprocess", "-d", dataset, "-c", "2d", "--verify_dataset_integrity"]
+        prepare += ["-npfp", workers, "-np", workers]
+        train = ["nnUNetv2_train", dataset, "2d", "0", "-tr", trainer, *on]
+        if any(model.glob("checkpoint_*.pth")):
+            train.append("--c")
+        predict = ["nnUNetv2_predict", "-d", dataset, "-c", "2d", "-f", "0", "-tr", trainer, *on]
+        predict += ["-i", str(self.held_out / "imagesTr"), "-o", str(self.predictions)]
+        predict += ["--save_probabilities", "-npp", workers, "-nps", workers]
+        relabel = ["nnUNetv2_cafr", "relabel", "-i", str(self.predictions), "-p", str(self.predictions)]
+        relabel += ["-o", str(self.levels)]
+
+        steps: list[tuple[str, Path, Callable[[], None]]] = [
+            ("Drawing phantoms", self.folder / "held_out", self._draw_phantoms),
+            ("Converting", self.dataset, lambda: self._call([*convert, "-i", str(self.phantom), "-d", dataset])),
+            (
+                "Converting the held-out cases",
+                self.held_out,
+                lambda: self._call([*convert, "-i", str(self.folder / "held_out"), "-d", held_out]),
+            ),
+            (
+                "Planning and preprocessing",
+                self.preprocessed / self.dataset.name / "gt_segmentations",
+                lambda: self._call(prepare),
+            ),
+            ("Training", model / "validation" / "summary.json", lambda: self._train(train, epochs)),
+            ("Predicting the held-out cases", self.predictions / "plans.json", lambda: self._call(predict)),
+            ("Making levels consistent", self.levels / STATISTICS_FILE, lambda: self._call(relabel)),
+        ]
+        for number, (title, result, action) in enumerate(steps, start=1):
+            already = result.exists()
+            print(f"[{number}/{len(steps) + 1}] {title}{': done before' if already else ''}", flush=True)
+            if not already:
+                action()
+        print(f"[{len(steps) + 1}/{len(steps) + 1}] Scoring", flush=True)
+        return self._score()
+
+    def _claim_folder(self) -> None:
+        """Marks an empty folder as this demo's; refuses one with other content or other settings."""
+        marker = self.folder / MARKER
+        wanted = json.loads(json.dumps(asdict(self.settings)))
+        if marker.is_file():
+            found = json.loads(marker.read_text(encoding="utf-8"))
+            if found != wanted:
+                raise SystemExit(
+                    f"{self.folder} holds a demo with other settings: {found}\nnot {wanted}\n"
+                    "Choose another --out, or delete that folder."
+                )
+            return
+        try:
+            check_folder(self.folder, "a demo's", {})
+        except OSError as error:
+            raise SystemExit(f"{error} (--out). Nothing was touched.") from error
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.raw, self.preprocessed, self.results):
+            folder.mkdir()
+        marker.write_text(json.dumps(wanted, indent=2))
+
+    def _draw_phantoms(self) -> None:
+        rows, columns, slices = self.settings.size
+        for folder, count, seed in (
+            (self.phantom, self.settings.num_train, 0),
+            (self.folder / "held_out", self.settings.num_held_out, 10_000),
+        ):
+            partial = folder.with_name(f".{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            phantom.write_dataset(partial, num_train=count, seed=seed, size=(rows, columns, slices))
+            partial.rename(folder)
+
+    def _train(self, command: list[str], epochs: int) -> None:
+        with tqdm(total=epochs, desc="epochs", unit="epoch") as bar:
+
+            def show(line: str) -> None:
+                if "Epoch time:" in line:
+                    bar.update()
+                elif match := re.search(r"train_loss terms: (.*) \(", line):
+                    bar.set_postfix_str(match[1])
+
+            self._call(command, show)
+
+    def _call(self, command: list[str], show: Callable[[str], None] = lambda line: None) -> None:
+        """Runs one command of this environment in a fresh process; its output goes to the log, its end into errors."""
+        environment = {
+            **os.environ,
+            "nnUNet_raw": str(self.raw),
+            "nnUNet_preprocessed": str(self.preprocessed),
+            "nnUNet_results": str(self.results),
+            # Idle threads that spin take the cores from the processes that work.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PYTHONUNBUFFERED": "1",
+        }
+        environment.setdefault("nnUNet_n_proc_DA", str(self.workers))
+        environment.setdefault("nnUNet_def_n_proc", str(self.workers))
+        program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
+        last: deque[str] = deque(maxlen=25)
+        with (
+            self.log.open("a", encoding="utf-8") as log,
+            subprocess.Popen(
+                [program, *command[1:]],
+                env=environment,
+                encoding="utf-8",
+                errors="replace",
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            ) as process,
+        ):
+            log.write(f"$ {' '.join(command)}\n")
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+                last.append(line)
+                show(line)
+        if process.returncode:
+            raise SystemExit(
+                f"{''.join(last)}\n"
+                f"{command[0]} ended with status {process.returncode}; its whole output is in {self.log}"
+            )
+
+    def _score(self) -> pd.DataFrame:
+        """Writes scores.csv and demo.png, prints the table; returns it."""
+        references = self.held_out / "labelsTr"
+        table = label_table(json.loads((self.dataset / "dataset.json").read_text(encoding="utf-8"))["labels"])
+        names = sorted(path.name for path in references.glob(f"*{ENDING}"))
+        predicted, consistent = (
+            evaluate_folders(
+                [CasePair(name.removesuffix(ENDING), name, references / name, folder / name) for name in names],
+                table,
+                num_processes=1,
+                progress=False,
+            )
+            for folder in (self.predictions, self.levels)
+        )
+        scores = pd.DataFrame(
+            {
+                "foreground_dice": per_case(predicted, "dice", "present", view="foreground"),
+                "present_class_dice": per_case(predicted, "dice", "present"),
+                "level_consistent_dice": per_case(consistent, "dice", "present"),
+                "classes_present": values_by_policy(predicted, "dice", "present").groupby("case").size(),
+            }
+        )
+        scores.to_csv(self.folder / "scores.csv", index_label="case")
+        columns = ("all structures", "level by level", "consistent")
+        print(f"\n{'held-out case':<20}" + "".join(f"{title:>16}" for title in columns) + f"{'levels':>8}   (Dice)")
+        for case, foreground, by_level, decoded, present in scores.itertuples():
+            print(f"{case:<20}{foreground:>16.3f}{by_level:>16.3f}{decoded:>16.3f}{present:>8}")
+        print(f"{'mean':<20}" + "".join(f"{scores[column].mean():>16.3f}" for column in list(scores)[:3]))
+        print(f"\n{'':<20}{'right level':>16}{'all right':>16}   (vertebrae, cases)")
+        for title, evaluation in (("as predicted", predicted), ("level-consistent", consistent)):
+            levels = level_summary(evaluation)
+            print(f"{title:<20}{levels['right_level']:>16.1%}{levels['patients_all_right']:>16.1%}")
+        print(
+            "\nDice of all structures together against background, and the mean over the classes that the reference\n"
+            "holds: as predicted, and after nnUNetv2_cafr relabel.\n"
+            f"{self.settings.trainer_with_budget} is a short training on phantoms: it says nothing about real images."
+        )
+
+        rows = [
+            PictureRow(
+                title=f"{case}: Dice {foreground:.2f} / {by_level:.2f}",
+                image=self.held_out / "imagesTr" / f"{case}_0000{ENDING}",
+                reference=references / f"{case}{ENDING}",
+                prediction=self.predictions / f"{case}{ENDING}",
+            )
+            for case, foreground, by_level, _, _ in scores[:3].itertuples()
+        ]
+        picture = self.folder / "demo.png"
+        side_by_side(rows, {label: name for label, name in table.items() if isinstance(label, int)}, picture)
+        print(f"Picture: {picture}\nTable:   {self.folder / 'scores.csv'}\nLog:     {self.log}")
+        return scores

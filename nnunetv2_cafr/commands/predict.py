@@ -1,0 +1,79 @@
+"""`nnUNetv2_cafr predict`: label maps from an exported network, the same as nnUNetv2_predict's, in less time.
+
+Images are NIfTI, MetaImage or NRRD files, or folders with a DICOM series each, voxels in any order. Reading,
+preprocessing, sliding window, mirroring and the way back to the image's grid are nnU-Net's; trainers, checkpoints and
+PyTorch's networks are not needed. Images are checked as by the converters. A study that fails does not stop the others:
+it is listed at the end, and the exit status is 1. Nothing is overwritten but what this network wrote, which
+predict.json knows.
+"""
+
+import argparse
+from pathlib import Path
+
+from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.deployment.description import Description
+from nnunetv2_cafr.deployment.label_maps import LabelMaps
+from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
+from nnunetv2_cafr.deployment.runtime import PRECISIONS, RUNTIMES
+from nnunetv2_cafr.deployment.studies import find_studies
+
+EXAMPLES = """examples:
+  nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions
+  nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions --levels
+  nnUNetv2_cafr predict -m model.onnx -i scan.mha dicom_folder -o predictions --precision bf16
+  nnUNetv2_cafr predict -m model.onnx -i scan.nii.gz -o labels.nii.gz
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-m", type=Path, required=True, metavar="FILE", help="the network, by nnUNetv2_cafr export")
+    parser.add_argument(
+        "-i", type=Path, required=True, nargs="+", metavar="PATH", help="images, or folders of images or DICOM series"
+    )
+    parser.add_argument(
+        "-o", type=Path, required=True, metavar="FOLDER", help="where the label maps go; for one image also a new file"
+    )
+    parser.add_argument("--runtime", choices=RUNTIMES, default="openvino", help="default openvino")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="default float32; bf16 by openvino")
+    parser.add_argument("--disable_tta", action="store_true", help="no mirroring; faster, less accurate")
+    parser.add_argument(
+        "-step_size",
+        type=options.number("step size", 0, 1, inclusive=False),
+        default=0.5,
+        help="of the sliding window, in patches (default 0.5)",
+    )
+    parser.add_argument("--threads", type=options.whole_number("number of threads"), metavar="N", help="default all")
+    parser.add_argument(
+        "--levels", action="store_true", help="consistent spine levels, see nnUNetv2_cafr relabel --help"
+    )
+    parser.add_argument(
+        "--continue_prediction", action="store_true", help="skip studies whose label map is there, by this network"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    # All that can be refused is refused here, before torch is imported.
+    description = Description.read(arguments.m)
+    studies = find_studies(arguments.i, description, arguments.o)
+    settings = {name: getattr(arguments, name) for name in ("precision", "disable_tta", "step_size", "levels")}
+    maps = LabelMaps(arguments.o, description, arguments.m, settings)
+    try:
+        todo = maps.choose(studies, arguments.i, arguments.continue_prediction)
+    except OSError as error:
+        raise SystemExit(str(error)) from error
+    if not todo:
+        print(f"All {len(studies)} label maps are in {arguments.o} already")
+        return 0
+
+    from nnunetv2_cafr.deployment import prediction
+    from nnunetv2_cafr.deployment.level_decoding import LevelDecoder
+
+    levels = LevelDecoder(maps.folder, arguments.m, description) if arguments.levels else None
+
+    if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
+        print(warning)
+
+    network = prediction.load(arguments, description)
+    mirroring_axes = () if arguments.disable_tta else description.mirroring_axes
+    done = len(studies) - len(todo)
+    return prediction.predict_all(todo, done, description, network, maps, mirroring_axes, arguments.step_size, levels)

@@ -1,0 +1,125 @@
+"""`nnUNetv2_cafr relabel`: consistent spine levels in a folder of label maps, nnU-Net's or another tool's.
+
+Vertebrae and discs are put in a row along the spine, and the numbering of the whole row that the labels (with -p: the
+network's probabilities) speak for is given to whole structures. Borders stay as they are, and so does a study that is
+consistent already. A study whose numbering stays doubtful, or that may have a vertebra more or less, is left as it is
+and named. What cannot be seen is a shift of all levels alike, unless the sacrum is labelled.
+
+A label map that cannot be read does not stop the others: it is listed at the end, and the exit status is 1.
+"""
+
+import argparse
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.reader_writer_registry import (
+    determine_reader_writer_from_dataset_json,
+    recursive_find_reader_writer_by_name,
+)
+from tqdm import tqdm
+
+from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.levels.decoding import decode
+from nnunetv2_cafr.levels.files import (
+    STATISTICS_FILE,
+    TABLE_FILE,
+    Record,
+    copy_atomically,
+    grid_of,
+    read_labels,
+    read_probabilities,
+)
+from nnunetv2_cafr.raw_dataset import read_json, shorten
+from nnunetv2_cafr.spine import IGNORE
+from nnunetv2_cafr.spine_maps import add_labels_argument, check_target, read_spine_maps
+
+EXAMPLES = """examples:
+  nnUNetv2_predict -d 511 -c 2d -f 0 -i IN -o MAPS --save_probabilities
+  nnUNetv2_cafr relabel -i MAPS -p MAPS -o LEVELS
+  nnUNetv2_cafr relabel -i OTHER_TOOLS_MAPS -o LEVELS --labels dataset.json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", type=Path, required=True, metavar="MAPS", help="folder of label maps")
+    parser.add_argument("-p", type=Path, metavar="PROBABILITIES", help="folder of .npz by --save_probabilities")
+    parser.add_argument("-o", type=Path, required=True, metavar="OUT", help="new label maps, a table and statistics")
+    add_labels_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    source, target = arguments.i, arguments.o
+    found = read_spine_maps(source, arguments.labels, "Levels cannot be decoded")
+    file, labels, ending, maps = found.file, found.labels, found.ending, found.maps
+    probabilities = _probabilities(arguments.p, list(maps))
+    if target.exists() and any(folder.samefile(target) for folder in (source, arguments.p) if folder):
+        raise SystemExit(f"-o {target} is the folder of the input; nothing is overwritten, give another one")
+    names = [path.name for path in maps.values()]
+    check_target(target, (*names, "dataset.json", "plans.json", TABLE_FILE, STATISTICS_FILE))
+
+    plans = source / "plans.json"
+    if plans.is_file():  # the reader that predicted: its arrays are those of the probabilities
+        reader = recursive_find_reader_writer_by_name(read_json(plans)["image_reader_writer"])
+    else:
+        reader = determine_reader_writer_from_dataset_json(
+            found.description, str(next(iter(maps.values()))), verbose=False
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    copy_atomically(file, target / "dataset.json")
+    if plans.is_file():
+        copy_atomically(plans, target / plans.name)
+    values = frozenset(map(int, labels.values()))
+    number = len(values) - (IGNORE in labels)
+    record = Record(target, {"maps": str(source), "probabilities": str(arguments.p or ""), "labels": str(file)})
+    failed = {}
+    for case, path in tqdm(maps.items(), unit="study"):
+        try:
+            label_map, properties = read_labels(path, reader, values)
+            evidence = read_probabilities(probabilities[case], label_map, number) if probabilities else None
+            decoding = decode(label_map, found.spine, grid_of(properties), evidence)
+            if decoding.changed:
+                write = partial(_write, reader, decoding.labels, properties, ending)
+                write_atomically(target / path.name, write)
+            else:
+                copy_atomically(path, target / path.name)
+            record.add(case, decoding)
+        except Exception as error:
+            failed[case] = f"{type(error).__name__}: {error}"
+    print(record.summary(list(maps)))
+    print(f"{len(maps) - len(failed)} label maps, {TABLE_FILE} and {STATISTICS_FILE} written to {target}")
+    if failed:
+        print(f"{len(failed)} of {len(maps)} studies failed:")
+        print("\n".join(f"  {case}: {reason}" for case, reason in failed.items()))
+        return 1
+    return 0
+
+
+def _write(
+    reader: type[BaseReaderWriter], labels: np.ndarray, properties: dict[str, Any], ending: str, path: Path
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # writers go by the ending of a name
+        file = Path(folder) / f"labels{ending}"
+        reader().write_seg(labels, str(file), properties)
+        shutil.copyfile(file, path)
+
+
+def _probabilities(folder: Path | None, cases: list[str]) -> dict[str, Path]:
+    """The .npz of every case; none without a folder.
+
+    Raises:
+        SystemExit: with the cases that have none.
+    """
+    if folder is None:
+        return {}
+    files = {case: folder / f"{case}.npz" for case in cases}
+    if missing := [path.name for path in files.values() if not path.is_file()]:
+        raise SystemExit(
+            f"{folder} lacks {len(missing)} of {len(cases)} files: {shorten(missing)}. nnUNetv2_predict writes them by "
+            "--save_probabilities; without -p the labels alone are used"
+        )
+    return files

@@ -1,0 +1,25 @@
+"""`nnUNetv2_cafr report`: the report of a finished benchmark, from its scores, without running anything."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from nnunetv2_cafr.benchmark import collect
+from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE
+
+EXAMPLES = """examples:
+  nnUNetv2_cafr report benchmark_Dataset511_SpineMRI_short
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of the benchmark")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    folder = arguments.folder.resolve()
+    if not (folder / MATRIX_FILE).is_file():
+        raise SystemExit(f"{folder} holds no benchmark ({MATRIX_FILE} is missing): run nnUNetv2_cafr benchmark first")
+    print(f"Report: {collect.report(folder, shlex.join(['nnUNetv2_cafr', *sys.argv[1:]]))}")
+    return 0

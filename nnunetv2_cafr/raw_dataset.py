@@ -1,0 +1,273 @@
+"""The training cases of a raw data set: their files, the labels that each mask holds, and whose they are."""
+
+import json
+import multiprocessing
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.paths import nnUNet_raw
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.utils import (
+    get_filenames_of_train_images_and_targets,
+    get_identifiers_from_splitted_dataset_folder,
+)
+from tqdm import tqdm
+
+from dataset_conversion.environment import folder_of
+from dataset_conversion.reading import fault_of
+
+PROBLEMS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training case; `labels` are the names of those that its mask holds, without background and ignore."""
+
+    images: tuple[Path, ...]
+    mask: Path
+    patient: str
+    labels: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A raw data set.
+
+    Args:
+        description, provenance: contents of dataset.json and provenance.json, the latter None if there is none.
+        labels: names of all labels that count, in the order of dataset.json.
+        cases: by identifier.
+    """
+
+    folder: Path
+    description: dict[str, Any]
+    provenance: dict[str, Any] | None
+    labels: tuple[str, ...]
+    cases: dict[str, Case]
+
+
+def require_folders(*variables: str) -> None:
+    """Makes sure that nnU-Net's folders are named in the environment.
+
+    Raises:
+        SystemExit: with the variable, and what is wrong with it.
+    """
+    for variable in variables:
+        try:
+            folder_of(variable)
+        except ValueError as error:
+            raise SystemExit(str(error)) from error
+
+
+def find_dataset(dataset: str) -> Path:
+    """Folder of a raw data set.
+
+    Raises:
+        SystemExit: if nnUNet_raw is not set, or holds none, or several, of this id or name.
+    """
+    require_folders("nnUNet_raw")
+    try:
+        folder = Path(str(nnUNet_raw)) / maybe_convert_to_dataset_name(dataset)
+    except (RuntimeError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    if not (folder / "dataset.json").is_file():
+        raise SystemExit(f"No raw data set {folder.name}: {folder / 'dataset.json'} is missing; convert the data first")
+    return folder
+
+
+def patients_of(dataset: str, identifiers: Sequence[str]) -> dict[str, str]:
+    """Patient of each of these training cases, from the raw data set's provenance.json; without one, each its own.
+
+    Raises:
+        SystemExit: if the raw data set is not there, or its provenance.json lacks a case.
+    """
+    file = find_dataset(dataset) / "provenance.json"
+    return patients_by_provenance(file, read_json(file) if file.is_file() else None, list(identifiers))
+
+
+def read_dataset(folder: Path, num_processes: int) -> Dataset:
+    """Reads everything that decides about a split, all masks included, in `num_processes` processes.
+
+    Raises:
+        SystemExit: if anything is missing, unreadable or contradictory; names every file.
+    """
+    description = read_json(folder / "dataset.json")
+    try:
+        values = {
+            name: frozenset(map(int, value if isinstance(value, list) else [value]))
+            for name, value in description["labels"].items()
+        }
+        if not values.keys() - {"background", "ignore"}:
+            raise ValueError("labels has no structure")
+        reader = determine_reader_writer_from_dataset_json(description, verbose=False)
+        files = case_files(folder, description)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, OverflowError) as error:
+        raise SystemExit(
+            f"{folder} is no data set that nnU-Net v2 can train on ({type(error).__name__}: {error}). Expected are "
+            "dataset.json with labels, channel_names, numTraining and file_ending, and folders imagesTr and labelsTr"
+        ) from error
+    if not files:
+        ending = description["file_ending"]
+        raise SystemExit(f"{folder / 'imagesTr'} holds no case; expected are files named CASE_0000{ending}")
+    _require_images(folder, files, description)
+    provenance = read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else None
+    patients = patients_by_provenance(folder / "provenance.json", provenance, list(files))
+    masks = [mask for _, mask in files.values()]
+    found = _read_masks(masks, reader, frozenset().union(*values.values()), num_processes)
+    names = tuple(name for name in values if name not in ("background", "ignore"))
+    cases = {
+        identifier: Case(images, mask, patients[identifier], frozenset(name for name in names if values[name] & held))
+        for (identifier, (images, mask)), held in zip(files.items(), found, strict=True)
+    }
+    return Dataset(folder, description, provenance, names, cases)
+
+
+def _require_images(folder: Path, files: Iterable[str], description: Mapping[str, Any]) -> None:
+    """Raises SystemExit, which names the masks that have no image: no case is lost in silence."""
+    if "dataset" in description or not (folder / "labelsTr").is_dir():
+        return
+    ending = description["file_ending"]
+    names = sorted(path.name for path in (folder / "labelsTr").glob(f"*{ending}") if not path.name.startswith("."))
+    lonely = [name for name in names if name.removesuffix(ending) not in files]
+    if lonely:
+        raise SystemExit(
+            f"Nothing was written: {folder / 'labelsTr'} holds {shorten(lonely)} without an image in imagesTr. Add the "
+            "images, or move the masks elsewhere"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises SystemExit, which names the file, if it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SystemExit(f"{path} cannot be read ({error}); correct it, or convert the data again") from error
+    if not isinstance(content, dict):
+        raise SystemExit(f"{path} holds a {type(content).__name__}, expected an object in braces; correct it")
+    return content
+
+
+def case_files(folder: Path, description: dict[str, Any]) -> dict[str, tuple[tuple[Path, ...], Path]]:
+    """Images and mask of each training case, by identifier, as nnU-Net finds them."""
+    ending = description["file_ending"]
+    if "dataset" in description:  # dataset.json names the files itself
+        listed = get_filenames_of_train_images_and_targets(str(folder), description)
+        return {
+            identifier: (tuple(map(Path, listed[identifier]["images"])), Path(listed[identifier]["label"]))
+            for identifier in sorted(listed)
+        }
+    images, masks = folder / "imagesTr", folder / "labelsTr"
+    identifiers = [str(name) for name in get_identifiers_from_splitted_dataset_folder(str(images), ending)]
+    channels = range(len(description["channel_names"]))
+    return {
+        identifier: (
+            tuple(images / f"{identifier}_{channel:04d}{ending}" for channel in channels),
+            masks / f"{identifier}{ending}",
+        )
+        for identifier in identifiers
+    }
+
+
+def patients_by_provenance(
+    path: Path, provenance: Mapping[str, Any] | None, identifiers: Sequence[str]
+) -> dict[str, str]:
+    """Patient of each case; without a provenance.json, each case is a patient of its own.
+
+    Args:
+        path: of the provenance.json, for messages.
+        provenance: what it holds, None if it is not there.
+        identifiers: of the cases.
+
+    Raises:
+        SystemExit: if it does not say so for every case.
+    """
+    if provenance is None:
+        return {identifier: identifier for identifier in identifiers}
+    entries = provenance.get("cases")
+    if not isinstance(entries, dict):
+        raise SystemExit(f"{path} has no 'cases', expected {{'cases': {{CASE: {{'patient': ...}}}}}}; correct it")
+    unknown = [name for name in identifiers if name not in entries]
+    if unknown:
+        others = sorted(entries.keys() - set(identifiers))
+        raise SystemExit(
+            f"{path} lacks {len(unknown)} of the {len(identifiers)} cases: {shorten(unknown)}. It has "
+            f"{f'{len(others)} that are none of them: {shorten(others)}' if others else 'no other cases'}. Give "
+            "each case an entry with its patient, or remove the file if each case is a patient of its own"
+        )
+    patients: dict[str, str] = {}
+    for name in identifiers:
+        patient = entries[name].get("patient") if isinstance(entries[name], dict) else None
+        if isinstance(patient, str) and patient:
+            patients[name] = patient
+    nameless = [name for name in identifiers if name not in patients]
+    if nameless:
+        raise SystemExit(
+            f"{path} has no patient for {len(nameless)} of the {len(identifiers)} cases: {shorten(nameless)}. "
+            'Expected is a text that is not empty, such as "patient": "17"'
+        )
+    return patients
+
+
+def _read_masks(
+    masks: Sequence[Path], reader: type[BaseReaderWriter], allowed: frozenset[int], num_processes: int
+) -> list[frozenset[int]]:
+    """Label values of each mask, in order."""
+    read = partial(_values_or_problem, reader=reader, allowed=allowed)
+    num_processes = min(num_processes, len(masks))
+    progress = partial(tqdm, total=len(masks), desc="Reading masks", unit="mask")
+    if num_processes <= 1:
+        results = [read(mask) for mask in progress(masks)]
+    else:
+        try:
+            with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as executor:
+                results = list(progress(executor.map(read, masks)))
+        except BrokenProcessPool as error:
+            raise SystemExit(
+                "A process that reads masks was killed, most likely for lack of memory: give fewer by -np"
+            ) from error
+    values = [result for result in results if not isinstance(result, str)]
+    problems = [result for result in results if isinstance(result, str)]
+    if problems:
+        more = [f"... and {len(problems) - PROBLEMS_SHOWN} more"] if len(problems) > PROBLEMS_SHOWN else []
+        raise SystemExit("\n".join(["Nothing was written:", *problems[:PROBLEMS_SHOWN], *more]))
+    return values
+
+
+def _values_or_problem(mask: Path, reader: type[BaseReaderWriter], allowed: frozenset[int]) -> frozenset[int] | str:
+    """Label values of a mask, or what is wrong with it."""
+    if not mask.is_file():
+        return f"{mask} is missing: add the mask, or move the case's images out of imagesTr"
+    if fault := fault_of(mask):  # SimpleITK returns zeros for what is missing of a truncated file
+        return fault
+    try:
+        values = np.unique(reader().read_seg(str(mask))[0])
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        return f"{mask} cannot be read ({reason[0].strip()}): restore it from its source, or leave the case out"
+    foreign = [np.format_float_positional(value, trim="-") for value in values if value not in allowed]
+    between = [value for value in values if np.isfinite(value) and value != np.rint(value)]
+    if between:
+        read = shorten([f"{np.format_float_positional(value, trim='-')} as {int(value)}" for value in between])
+        return (
+            f"{mask} holds {len(between)} values that are no whole numbers, which nnU-Net casts down: {read}. Round "
+            "the mask and store it as integers, or export it again without interpolation"
+        )
+    if foreign:
+        return (
+            f"{mask} holds {shorten(foreign)}, but dataset.json has the labels {min(allowed)} to {max(allowed)} only: "
+            "correct the mask, or add the label"
+        )
+    return frozenset(map(int, values))
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The names, or the first few and how many there are more."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,254 @@
+"""Sagittal slices with reference and prediction: side by side in colour, or as outlines over one image.
+
+Names of levels stand in the structures, or beside the vertebrae.
+"""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import SimpleITK as sitk
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+from PIL import Image
+from skimage import measure
+from skimage.measure import approximate_polygon, find_contours
+
+from dataset_conversion.geometry import orient
+from nnunetv2_cafr.spine import colour_of, is_vertebra
+
+PICTURE_SIZE, JPEG_QUALITY = 420, 80  # pixels of the longer side, at most
+LINES = 26  # of text in the height of an outlined slice
+LETTER = 0.6  # width of one, of its height
+CRUMB, PIECE = 0.15, 0.5  # of the median vertebra in a slice: smaller ones are not named, further pieces of one neither
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """Files of one case: image, reference and prediction of the same geometry, and the text at its left."""
+
+    title: str
+    image: Path
+    reference: Path
+    prediction: Path
+
+
+def side_by_side(rows: Sequence[PictureRow], label_names: dict[int, str], target: Path) -> None:
+    """Writes a PNG with a row per case: image, reference, prediction, in the slice with the most reference voxels.
+
+    Args:
+        rows: the cases; arrays are (slices, rows, columns), pixels may be anisotropic.
+        label_names: text for each label; labels that are not named are drawn without text.
+        target: the PNG file.
+    """
+    figure, axes = plt.subplots(len(rows), 3, figsize=(10.5, 3.9 * len(rows)), squeeze=False)
+    for row, (left, middle, right) in zip(rows, axes, strict=True):
+        image = sitk.ReadImage(str(row.image))
+        column_spacing, row_spacing, _ = image.GetSpacing()
+        values, reference, prediction = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in (row.image, row.reference, row.prediction)
+        )
+        middle_slice = int(np.argmax((reference > 0).sum((1, 2))))
+        for axis, labels, title in (
+            (left, None, row.title),
+            (middle, reference, "reference"),
+            (right, prediction, "prediction"),
+        ):
+            axis.imshow(
+                values[middle_slice],
+                cmap="gray",
+                aspect=row_spacing / column_spacing,
+                vmin=np.percentile(values, 1),
+                vmax=np.percentile(values, 99.5),
+            )
+            if labels is not None:
+                draw_labels(axis, labels[middle_slice], label_names)
+            axis.set_title(title, fontsize=11)
+            axis.set_axis_off()
+    figure.tight_layout()
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+
+
+def draw_labels(axis: Axes, labels: np.ndarray, names: Mapping[int, str]) -> None:
+    """Colours, outlines and names of the structures of a slice (rows, columns) on what the axis shows."""
+    for label in np.unique(labels[labels > 0]):
+        mask = labels == label
+        colour = np.array(colour_of(names.get(int(label), ""), int(label))) / 255
+        overlay = np.zeros((*mask.shape, 4))
+        overlay[mask] = (*colour, 0.45)
+        axis.imshow(overlay, aspect=axis.get_aspect())
+        axis.contour(mask, [0.5], colors=[colour], linewidths=0.9)
+        name = names.get(int(label), "")
+        if name and mask.sum() > 3:
+            y, x = np.argwhere(mask).mean(0)
+            axis.text(
+                x,
+                y,
+                name,
+                color="white",
+                fontsize=6,
+                ha="center",
+                va="center",
+                path_effects=[withStroke(linewidth=1.5, foreground="black")],
+            )
+
+
+@dataclass(frozen=True)
+class OutlinedSlice:
+    """A slice as base64 of a JPEG, and outlines as d of SVG paths in mm from its upper left corner.
+
+    Args:
+        names: text, x and y of its centre in mm.
+        what: which slice it is, and why this one.
+    """
+
+    jpeg: str
+    width: float
+    height: float
+    reference: str
+    prediction: str
+    names: Sequence[tuple[str, float, float]]
+    what: str
+
+
+def outlined_slice(image: Path, reference: Path, prediction: Path, label_names: Mapping[int, str]) -> OutlinedSlice:
+    """The sagittal slice with the most wrong voxels; of a prediction without errors, that with the most reference.
+
+    Its names are those of reference structures whose place mostly carries another label.
+
+    Raises:
+        ValueError: if the three do not have one size.
+    """
+    (values, truth, guess), row, column, flat = _sagittal((image, reference, prediction))
+    wrong, held = (truth != guess).sum((1, 2)), (truth > 0).sum((1, 2))
+    index = int(np.argmax(wrong if wrong.any() else held))
+    which = _which(index, values, flat)
+    reason = "the most wrong voxels" if wrong.any() else "the most of the reference, no voxel is wrong"
+    height, width = values.shape[1] * row, values.shape[2] * column
+    return OutlinedSlice(
+        jpeg=_jpeg(values[index], width, height, min(row, column)),
+        width=width,
+        height=height,
+        reference=_outlines(truth[index], row, column),
+        prediction=_outlines(guess[index], row, column),
+        names=list(_mistaken(truth[index], guess[index], label_names, row, column)),
+        what=which if flat else f"{which}: {reason}",
+    )
+
+
+def _jpeg(values: np.ndarray, width: float, height: float, finest: float) -> str:
+    low, high = np.percentile(values, [1, 99.5])
+    grey = np.clip((values.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1) * 255
+    pixel = max(finest, max(width, height) / PICTURE_SIZE)
+    picture = Image.fromarray(grey.astype(np.uint8)).resize((round(width / pixel), round(height / pixel)))
+    target = io.BytesIO()
+    picture.save(target, "JPEG", quality=JPEG_QUALITY)
+    return base64.b64encode(target.getvalue()).decode()
+
+
+def named_slices(
+    image: Path, reference: Path, predictions: Sequence[Path], label_names: Mapping[int, str]
+) -> list[OutlinedSlice]:
+    """The sagittal slice with the most of the reference, once for each label map, the reference's first.
+
+    The names are those of the vertebrae, beside them; in brackets what the reference has there, where that is another.
+
+    Raises:
+        ValueError: if the files do not have one size.
+    """
+    (values, truth, *guesses), row, column, flat = _sagittal((image, reference, *predictions))
+    index = int(np.argmax((truth > 0).sum((1, 2))))
+    height, width = values.shape[1] * row, values.shape[2] * column
+    jpeg = _jpeg(values[index], width, height, min(row, column))
+    slices = []
+    for labels in (truth, *guesses):
+        lines = _outlines(labels[index], row, column)
+        slices.append(
+            OutlinedSlice(
+                jpeg=jpeg,
+                width=width,
+                height=height,
+                reference=lines if labels is truth else "",
+                prediction="" if labels is truth else lines,
+                names=list(_beside(labels[index], truth[index], label_names, row, column)),
+                what=_which(index, values, flat),
+            )
+        )
+    return slices
+
+
+def _sagittal(files: Sequence[Path]) -> tuple[list[np.ndarray], float, float, bool]:
+    """Volumes (slices, rows, columns), mm of a row and of a column, and whether they are a single picture as it is."""
+    volumes = [sitk.ReadImage(str(file)) for file in files]
+    flat = volumes[0].GetDimension() == 2 or volumes[0].GetSize()[2] == 1
+    views = volumes if flat else [orient(volume) for volume in volumes]
+    if len({view.GetSize() for view in views}) > 1:
+        sizes = [volume.GetSize() for volume in volumes]
+        raise ValueError(f"{', '.join(map(str, files))}: sizes {sizes}, expected one grid")
+    column, row = views[0].GetSpacing()[:2]
+    arrays = [sitk.GetArrayFromImage(view) for view in views]
+    return [array[None] if array.ndim == 2 else array for array in arrays], row, column, flat
+
+
+def _which(index: int, values: np.ndarray, flat: bool) -> str:
+    return "the image" if flat else f"sagittal slice {index + 1} of {len(values)}"
+
+
+def _beside(
+    labels: np.ndarray, truth: np.ndarray, names: Mapping[int, str], row: float, column: float
+) -> Iterator[tuple[str, float, float]]:
+    """Names in front of the vertebrae or behind them, where the slice has more room."""
+    vertebrae = [one for one, name in names.items() if is_vertebra(name)]
+    parts = measure.regionprops(measure.label(np.where(np.isin(labels, vertebrae), labels, 0), connectivity=2))
+    if not parts:
+        return
+    largest: dict[int, float] = {}
+    for part in parts:
+        found = int(labels[tuple(part.coords[0])])
+        largest[found] = max(largest.get(found, 0), part.area)
+    median = np.median(list(largest.values()))
+    parts = [
+        part
+        for part in parts
+        if part.area >= (CRUMB if part.area == largest[int(labels[tuple(part.coords[0])])] else PIECE) * median
+    ]
+    height, width = labels.shape[0] * row, labels.shape[1] * column
+    left, right = min(part.bbox[1] for part in parts), max(part.bbox[3] for part in parts)
+    in_front = left >= labels.shape[1] - right
+    for part in parts:
+        found = int(labels[tuple(part.coords[0])])
+        true = int(np.bincount(truth[tuple(part.coords.T)].astype(int)).argmax())
+        text = names[found] + ("" if true == found else f" ({names.get(true, true) if true else 'nothing'})")
+        size = height / LINES
+        half = (len(text) + 1) * LETTER * size / 2
+        x = part.bbox[1] * column - half if in_front else part.bbox[3] * column + half
+        y = (part.centroid[0] + 0.5) * row
+        x, y = np.clip(x, half, max(half, width - half)), np.clip(y, size / 2, height - size / 2)
+        yield text, float(x), float(y)
+
+
+def _outlines(labels: np.ndarray, row: float, column: float) -> str:
+    path = ""
+    for label in np.unique(labels[labels > 0]):
+        for line in find_contours(np.pad(labels == label, 1).astype(float), 0.5):
+            # Padding moves by one voxel, and the centre of a voxel lies half a voxel behind its corner.
+            points = approximate_polygon((line - 0.5) * [row, column], 0.35 * min(row, column))
+            path += "M" + "L".join(f"{x:.1f} {y:.1f}" for y, x in points) + "Z"
+    return path
+
+
+def _mistaken(
+    truth: np.ndarray, guess: np.ndarray, names: Mapping[int, str], row: float, column: float
+) -> Iterator[tuple[str, float, float]]:
+    for label in np.unique(truth[truth > 0]):
+        place = truth == label
+        found = int(np.bincount(guess[place].astype(int)).argmax())
+        if found != label:
+            y, x = np.argwhere(place).mean(0) + 0.5
+            text = f"{names.get(int(label), int(label))} \u2192 {names.get(found, found) if found else 'missed'}"
+            yield text, float(x * column), float(y * row)

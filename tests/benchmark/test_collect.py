@@ -1,0 +1,87 @@
+"""From a benchmark's folders to its page: two comparisons, seeds, held-out patients; scores are made up."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_cafr.benchmark import collect
+from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Measurement
+from nnunetv2_cafr.benchmark.jobs import EQUAL_SECONDS, score_folder
+from nnunetv2_cafr.benchmark.matrix import Matrix
+from nnunetv2_cafr.commands.benchmark import _claim
+
+from ..report.synthetic_study import NAMES, evaluation
+from .test_fairness import RECORD, write
+
+DICE = {("validation", "LevelSafe"): 0.80, ("validation", "CAFR"): 0.85}
+DICE |= {(EQUAL_SECONDS, "LevelSafe"): 0.80, (EQUAL_SECONDS, "CAFR"): 0.90}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished benchmark of two arms and two seeds; CAFR steps in half the time."""
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    fixed = ("Dataset001_X", "2d", "nnUNetPlans", ("LevelSafe", "CAFR"), (0,), (0, 1), "2x4", (100,), (), "cpu")
+    folder = tmp_path / "benchmark"
+    _claim(folder, Matrix(*fixed, budget_seconds="LevelSafe"))
+    clock = Measurement({"LevelSafe": 2.0, "CAFR": 1.0}, {}, "a quiet machine", "cpu", RECORD["nnunetv2-cafr code"])
+    (folder / CLOCK_FOLDER).mkdir()
+    (folder / CLOCK_FOLDER / "1.json").write_text(json.dumps(dataclasses.asdict(clock)))
+    matrix = Matrix.read(folder)
+    labels = {"background": 0, **{name: label for label, name in enumerate(NAMES, 1)}}
+    description = {"labels": labels, "channel_names": {"0": "MR"}, "file_ending": ".nii.gz"}
+    for place in (matrix.raw, matrix.preprocessed):
+        place.mkdir(parents=True)
+        (place / "dataset.json").write_text(json.dumps(description))
+    (matrix.preprocessed / "splits_final.json").write_text(json.dumps([RECORD["split"]]))
+    matrix.plans_file("nnUNetPlans").write_text(json.dumps({"configurations": {"2d": RECORD["configuration"]}}))
+    extra = {"nnunetv2-cafr git revision": None, "device": "cpu"}
+    for training in matrix.trainings():
+        epochs = matrix.length_of(training).epochs
+        write(matrix, training, {**RECORD, **extra, "settings": {**RECORD["settings"], "num_epochs": epochs}})
+        curves = {"train_losses": [1.0] * epochs}
+        (matrix.fold_folder(training) / "training_curves.json").write_text(json.dumps(curves))
+        section = EQUAL_SECONDS if training.equal_seconds else "validation"
+        scores = evaluation(DICE[section, training.arm.name], 7, training.seed)
+        scores.write(score_folder(folder, section, training.arm.name, training.seed, "fold0"))
+    return folder
+
+
+def test_both_comparisons_stand_side_by_side_with_steps_and_iterations(folder):
+    page = collect.report(folder, "the command").read_text(encoding="utf-8")
+    for words in ("Held-out patients", "Equal seconds: 16 s", "At 16 s of stepping: level-safe", "a quiet machine"):
+        assert words in page
+    assert "Cross-validation" not in page
+    tables = folder / "report" / "tables"
+    rows = list(csv.DictReader((tables / "equal_seconds.csv").open()))
+    dice = {row["Arm"]: row for row in rows if row["measure"].startswith("level-safe: Dice, %")}
+    assert [dice["CAFR"][name] for name in ("Seconds a step", "Iterations, equal iterations", "Iterations, 16 s")] == [
+        *("1.0", "8", "16")
+    ]
+    assert dice["LevelSafe"]["Iterations, 16 s"] == "8"
+    assert float(dice["CAFR"]["Value, 16 s"]) > float(dice["CAFR"]["Value, equal iterations"]) + 4
+    assert float(dice["LevelSafe"]["Minus reference, 16 s"]) < -8
+    measures = {row["measure"].split(": ")[1].split(",")[0] for row in rows}
+    assert {
+        "Dice",
+        "Dice of vertebrae",
+        "Dice of discs",
+        "NSD",
+        "HD95",
+        "Level accuracy",
+        "All levels right",
+    } <= measures
+    for name in ("seeds", "equal-seconds_seeds", "equal-seconds_statistics"):
+        assert (tables / f"{name}.csv").is_file()
+
+
+def test_lengths_that_do_not_follow_from_the_seconds_are_refused(folder):
+    file = folder / CLOCK_FOLDER / "1.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "step_seconds": {"LevelSafe": 2.0, "CAFR": 0.5}}))
+    with pytest.raises(SystemExit, match=r"budget8x4.* is not finished"):
+        collect.report(folder, "the command")
