@@ -16,6 +16,8 @@ from nnunetv2_cafr.deployment.label_maps import LabelMaps
 from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import PRECISIONS, RUNTIMES
 from nnunetv2_cafr.deployment.studies import find_studies
+from nnunetv2_cafr.levels.files import Record
+from nnunetv2_cafr.spine import read_spine
 
 EXAMPLES = """examples:
   nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions
@@ -65,15 +67,26 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"All {len(studies)} label maps are in {arguments.o} already")
         return 0
 
-    from nnunetv2_cafr.deployment import prediction
-    from nnunetv2_cafr.deployment.level_decoding import LevelDecoder
+    from nnunetv2_cafr.deployment.model import prepare
+    from nnunetv2_cafr.deployment.prediction import predict_all
 
-    levels = LevelDecoder(maps.folder, arguments.m, description) if arguments.levels else None
-
+    record = None
+    if arguments.levels:
+        try:
+            read_spine(description.dataset_json["labels"])
+        except ValueError as error:
+            raise SystemExit(f"--levels cannot be used with {arguments.m}: {error}. Predict without it") from error
+        record = Record(maps.folder, {"network": str(arguments.m)})
     if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
         print(warning)
 
-    network = prediction.load(arguments, description)
-    mirroring_axes = () if arguments.disable_tta else description.mirroring_axes
-    done = len(studies) - len(todo)
-    return prediction.predict_all(todo, done, description, network, maps, mirroring_axes, arguments.step_size, levels)
+    model = prepare(
+        arguments.m,
+        description,
+        runtime=arguments.runtime,
+        precision=arguments.precision,
+        threads=arguments.threads,
+        mirroring=not arguments.disable_tta,
+        step_size=arguments.step_size,
+    )
+    return predict_all(todo, len(studies) - len(todo), model, maps, record)

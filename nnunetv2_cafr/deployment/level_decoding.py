@@ -5,7 +5,6 @@ probabilities, enough for the mean of each structure.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.orders import ORDER_READ
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.decoding import Decoding, Evidence, decode
-from nnunetv2_cafr.levels.files import Record, grid_of, grid_of_affine
+from nnunetv2_cafr.levels.files import grid_of, grid_of_affine
 from nnunetv2_cafr.spine import read_spine
 from nnunetv2_cafr.voxel_order import affine_of, turned_affine
 
@@ -24,24 +23,16 @@ SAMPLED = 5000  # voxels of a slice
 
 
 class LevelDecoder:
-    """For one folder of predictions.
+    """For one study.
 
     Raises:
-        SystemExit: if the network's labels have no order along the spine.
+        ValueError: if the network's labels have no order along the spine.
     """
 
-    def __init__(self, folder: Path, model: Path, description: Description) -> None:
-        try:
-            self.spine = read_spine(description.dataset_json["labels"])
-        except ValueError as error:
-            raise SystemExit(f"--levels cannot be used with {model}: {error}. Predict without it") from error
+    def __init__(self, description: Description) -> None:
+        self.spine = read_spine(description.dataset_json["labels"])
         self.transpose_backward = description.plans.transpose_backward
         self.voxel_order = description.voxel_order
-        self.record = Record(folder, {"network": str(model)})
-        self.start()
-
-    def start(self) -> None:
-        """Forgets the slabs of the study before."""
         self._depth = 0
         self._index: list[np.ndarray] = []
         self._probabilities: list[np.ndarray] = []
@@ -63,7 +54,7 @@ class LevelDecoder:
         self._depth += len(labels)
 
     def decode(self, segmentation: np.ndarray, properties: Mapping[str, Any]) -> Decoding:
-        """Decodes the study whose slabs were seen since `start`.
+        """Decodes the study whose slabs were seen.
 
         Args:
             segmentation: its label map (z, y, x), in the network's voxel order.

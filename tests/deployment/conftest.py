@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunetv2_cafr.deployment import prediction
+from nnunetv2_cafr.deployment import model as deployed
 from nnunetv2_cafr.deployment.description import Description
 
 from .files import describe
@@ -55,12 +55,12 @@ def predict(model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs the verb with a network that sees label 1 everywhere, after nnU-Net's reading and preprocessing."""
 
     def predict_study(study: Any, description: Description, *_: object) -> tuple[np.ndarray, dict]:
-        image, properties = prediction.preprocess(study, description)
+        image, properties = deployed.preprocess(study, description)
         assert np.isfinite(image).all()
         return np.ones(properties["shape_before_cropping"], np.uint8), properties
 
-    monkeypatch.setattr(prediction, "load", lambda *_: None)
-    monkeypatch.setattr(prediction, "predict_study", predict_study)
+    monkeypatch.setattr(deployed, "load_network", lambda *_: None)
+    monkeypatch.setattr(deployed, "predict_study", predict_study)
 
     def run(images: Path | list[Path], out: Path, *more: object, model: Path = model) -> int:
         paths = images if isinstance(images, list) else [images]

@@ -1,7 +1,6 @@
 """Decoding while predicting sees what decoding with all probabilities sees."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +30,7 @@ class _Description:
 
 @pytest.mark.parametrize("transpose", [[0, 1, 2], [1, 2, 0]])
 @pytest.mark.parametrize("by_slice", [True, False])
-def test_sampled_logits_decode_as_all_probabilities_do(tmp_path, transpose, by_slice):
+def test_sampled_logits_decode_as_all_probabilities_do(transpose, by_slice):
     """Labels are shifted in the middle, which the labels alone cannot settle; the logits can."""
     _, mask = make_case(1, size=(128, 96, 8))
     truth = sitk.GetArrayFromImage(mask).astype(np.uint8)
@@ -40,7 +39,7 @@ def test_sampled_logits_decode_as_all_probabilities_do(tmp_path, transpose, by_s
     for label in (*range(5, 9), *range(14, 18)):
         wrong[truth == label] = label - 1
     probabilities = np.stack([0.55 * (wrong == label) + 0.449 * (truth == label) for label in range(20)]) + 5e-5
-    spine = LevelDecoder(tmp_path, Path("model.onnx"), _Description([0, 1, 2])).spine  # type: ignore[arg-type]
+    spine = LevelDecoder(_Description([0, 1, 2])).spine  # type: ignore[arg-type]
     expected = decode(wrong, spine, grid_of({"sitk_stuff": geometry}), Evidence.of_volume(wrong, probabilities))
     assert expected.changed
     assert not decode(wrong, spine, grid_of({"sitk_stuff": geometry})).changed
@@ -50,8 +49,7 @@ def test_sampled_logits_decode_as_all_probabilities_do(tmp_path, transpose, by_s
     cropped = wrong[:, 10:].transpose(forward)
     logits = torch.from_numpy(np.log(probabilities[:, :, 10:]).transpose(0, *(axis + 1 for axis in forward)).copy())
     logits = torch.nn.functional.avg_pool3d(logits.float(), (1, 2, 2)).half()
-    decoder = LevelDecoder(tmp_path, Path("model.onnx"), _Description(transpose))  # type: ignore[arg-type]
-    decoder.start()
+    decoder = LevelDecoder(_Description(transpose))  # type: ignore[arg-type]
     labels = torch.from_numpy(cropped.copy())
     for slab in range(len(cropped)) if by_slice else [slice(None)]:
         one = slice(slab, slab + 1) if by_slice else slab
@@ -65,7 +63,7 @@ def test_sampled_logits_decode_as_all_probabilities_do(tmp_path, transpose, by_s
 
 
 @pytest.mark.parametrize("order", ["RAS", "PIR", "SLA"])
-def test_up_and_back_of_a_turned_scan(tmp_path, order):
+def test_up_and_back_of_a_turned_scan(order):
     """A swap is repaired, and a belly's island taken out, in the voxel order that the network predicts in."""
     _, mask = make_case(1, size=(128, 96, 8))
     truth = sitk.GetArrayFromImage(mask).astype(np.uint8)
@@ -76,7 +74,7 @@ def test_up_and_back_of_a_turned_scan(tmp_path, order):
     wrong[truth == 4], wrong[truth == 5] = 5, 4
     wrong[3:5, 30:40, 4:12] = 5
     labels = turned(wrong, stored, order)
-    decoder = LevelDecoder(tmp_path, Path("model.onnx"), _Description([0, 1, 2], order))  # type: ignore[arg-type]
+    decoder = LevelDecoder(_Description([0, 1, 2], order))  # type: ignore[arg-type]
     decoder.see(torch.from_numpy(np.stack([8.0 * (labels == label) for label in range(20)])), torch.from_numpy(labels))
     properties = {
         "bbox_used_for_cropping": [[0, size] for size in labels.shape], "sitk_stuff": geometry, ORDER_READ: stored

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_cafr.deployment import prediction
+from nnunetv2_cafr.deployment import model as deployed
 from nnunetv2_cafr.deployment.label_maps import LabelMaps
 
 from .files import VOXELS, describe, write
@@ -162,7 +162,7 @@ REFUSALS: dict[Callable[..., Any], str] = {
 def test_refused_before_anything_is_computed(predict, scans, tmp_path, monkeypatch, arrange, options) -> None:
     images, out = arrange(scans, tmp_path / "out")
     before = contents(tmp_path)
-    monkeypatch.setattr(prediction, "load", lambda *_: pytest.fail("a network was loaded"))
+    monkeypatch.setattr(deployed, "load_network", lambda *_: pytest.fail("a network was loaded"))
     with pytest.raises(SystemExit, match=REFUSALS[arrange]):
         predict(images, out, *options)
     assert contents(tmp_path) == before

@@ -11,7 +11,7 @@ import openvino
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_cafr.deployment import prediction
+from nnunetv2_cafr.deployment import model as deployed
 from nnunetv2_cafr.deployment.runtime import _load_onnxruntime, load_network, probe_patch, probe_values
 
 from .untrained import Models, nnunet_label_maps, nnunet_predictor, run_verb, write_image
@@ -172,7 +172,7 @@ def test_missing_channel_is_named(regions, models: Models, tmp_path, capsys):
 
 
 def test_a_failure_half_way_leaves_the_network_usable(cafr, models: Models, expected, tmp_path, monkeypatch):
-    label_map, calls = prediction.label_map, []
+    label_map, calls = deployed.label_map, []
 
     def fail_once(*arguments: object) -> object:
         calls.append(1)
@@ -180,7 +180,7 @@ def test_a_failure_half_way_leaves_the_network_usable(cafr, models: Models, expe
             raise RuntimeError("once")
         return label_map(*arguments)
 
-    monkeypatch.setattr(prediction, "label_map", fail_once)
+    monkeypatch.setattr(deployed, "label_map", fail_once)
     assert predict(cafr[1], models.images, tmp_path) == 1
     assert_same_label_maps(tmp_path, {"case1": expected["case1"]})
 
