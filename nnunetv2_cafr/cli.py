@@ -18,6 +18,7 @@ EPILOG = """examples:
   nnUNetv2_cafr benchmark -d 511 --dry-run    every network under equal conditions: one page, tables
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
   nnUNetv2_cafr predict -m model.onnx -i IN -o OUT --precision bf16
+  nnUNetv2_cafr model install spine.zip       a network that somebody hands over, by name from then on
   nnUNetv2_cafr relabel -i MAPS -p MAPS -o OUT  consistent spine levels, after any network
   nnUNetv2_cafr measure -i MAPS -o OUT        heights, angles, volumes, lordosis; colours for viewers
   nnUNetv2_cafr doctor                        versions, device, folders, trainers
@@ -38,6 +39,7 @@ VERBS = {
     "cost": "MACs, parameters and latency beside nnU-Net's network",
     "export": "a trained network as one ONNX file, with all that prediction needs",
     "predict": "label maps from an exported network, without the training stack",
+    "model": "hand a trained network over, install one by name, or say what it is",
     "relabel": "consistent spine levels in label maps, nnU-Net's or another tool's",
     "measure": "label maps of a spine in mm, ml and degrees, and colours for viewers",
     "doctor": "versions, device, folders, and whether nnU-Net finds the trainers",

@@ -12,6 +12,7 @@ from pathlib import Path
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 
 from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.deployment.card import read_card
 from nnunetv2_cafr.deployment.description import Description, checksum, description_file
 from nnunetv2_cafr.deployment.export import (
     describe,
@@ -22,7 +23,7 @@ from nnunetv2_cafr.deployment.export import (
     logits_of,
     refuse_another,
     refuse_foreign,
-    voxel_orders,
+    training_cases,
 )
 from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
@@ -32,6 +33,7 @@ from nnunetv2_cafr.raw_dataset import require_folders
 EXAMPLES = """examples:
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
   nnUNetv2_cafr export -d 511 -c 2d -tr nnUNetTrainer -o stock.onnx     all five folds, nnU-Net's own network
+  nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx --card card.yaml   name, data, licence, citation, metrics
 """
 
 FOLDS = ["0", "1", "2", "3", "4"]
@@ -45,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans identifier (default nnUNetPlans)")
     parser.add_argument("-chk", default="checkpoint_final.pth", metavar="NAME", help="default checkpoint_final.pth")
     parser.add_argument("-o", type=Path, required=True, metavar="FILE", help="ONNX file; a JSON file goes beside it")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="model card (YAML), which the JSON file then holds")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,10 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.chk.endswith(".pth"):
         arguments.chk += ".pth"
     try:
+        card = {"card": read_card(arguments.card)} if arguments.card else {}
         refuse_foreign(arguments.o)
         folder = Path(get_output_folder(arguments.d, arguments.tr, arguments.p, arguments.c))
         predictor = load_folds(folder, arguments.f, arguments.chk)
-        description = Description({**describe(predictor, arguments), **voxel_orders(predictor, folder)})
+        description = Description({**describe(predictor, arguments), **training_cases(predictor, folder), **card})
         refuse_another(arguments.o, description)
     except (RuntimeError, ValueError, OSError) as error:
         raise SystemExit(f"Nothing was exported. {error}") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.label_maps import LabelMaps
+from nnunetv2_cafr.deployment.library import find_model
 from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import PRECISIONS, RUNTIMES
 from nnunetv2_cafr.deployment.studies import find_studies
@@ -28,7 +29,9 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-m", type=Path, required=True, metavar="FILE", help="the network, by nnUNetv2_cafr export")
+    parser.add_argument(
+        "-m", required=True, metavar="MODEL", help="a network, by nnUNetv2_cafr export, or an installed one's name"
+    )
     parser.add_argument(
         "-i", type=Path, required=True, nargs="+", metavar="PATH", help="images, or folders of images or DICOM series"
     )
@@ -55,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     # All that can be refused is refused here, before torch is imported.
+    try:
+        arguments.m = find_model(arguments.m)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     description = Description.read(arguments.m)
     studies = find_studies(arguments.i, description, arguments.o)
     settings = {name: getattr(arguments, name) for name in ("precision", "disable_tta", "step_size", "levels")}

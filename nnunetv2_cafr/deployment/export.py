@@ -28,6 +28,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 from torch.nn import functional as F
 
+from nnunetv2_cafr.deployment.card import spacing_range
 from nnunetv2_cafr.deployment.description import FORMAT, Description, description_file
 from nnunetv2_cafr.deployment.orders import order_to_predict_in
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra
@@ -188,12 +189,13 @@ def describe(predictor: nnUNetPredictor, arguments: argparse.Namespace) -> dict[
     }
 
 
-def voxel_orders(predictor: nnUNetPredictor, folder: Path) -> dict[str, Any]:
-    """In which voxel orders the training cases are stored, and which one prediction turns scans to."""
+def training_cases(predictor: nnUNetPredictor, folder: Path) -> dict[str, Any]:
+    """Voxel orders and spacing of the training cases, and the order that prediction turns scans to."""
     plans, settings = predictor.plans_manager, predictor.configuration_manager
     counts = orders_of_training(folder, plans.dataset_name, settings.data_identifier, predictor.dataset_json)
     order = order_to_predict_in(plans.plans["image_reader_writer"], counts)
-    return {"voxel_order": order, "training_voxel_orders": counts}
+    preprocessed = Path(nnUNet_preprocessed.get() or "") / plans.dataset_name
+    return {"voxel_order": order, "training_voxel_orders": counts, "training_spacing": spacing_range(preprocessed)}
 
 
 def load_samples(description: Description) -> tuple[list[np.ndarray], str]:

@@ -15,6 +15,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.labelling import label_map
 from nnunetv2_cafr.deployment.level_decoding import LevelDecoder
+from nnunetv2_cafr.deployment.library import find_model
 from nnunetv2_cafr.deployment.orders import as_stored
 from nnunetv2_cafr.deployment.runtime import Network, load_network
 from nnunetv2_cafr.deployment.sliding_window import predict_logits
@@ -135,7 +136,7 @@ def load_model(
     mirroring: bool = True,
     step_size: float = 0.5,
 ) -> Model:
-    """A network that `nnUNetv2_cafr export` wrote, with its JSON file beside it.
+    """A network that `nnUNetv2_cafr export` wrote, by its file or the name that it is installed by.
 
     Args:
         runtime: `openvino` or `onnx`.
@@ -154,7 +155,7 @@ def load_model(
         >>> prediction.measure().levels[0].name  # doctest: +SKIP
         'L5'
     """
-    path = Path(model)
+    path = find_model(model)
     try:
         return prepare(
             path,
