@@ -35,11 +35,7 @@ from nnunetv2_cafr.deployment.runtime import AXES, import_extra
 from nnunetv2_cafr.deployment.studies import UnusableStudyError, find_studies, preprocess
 from nnunetv2_cafr.deployment.training_orders import orders_of_training
 from nnunetv2_cafr.files import check_place, sha256
-from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import crop_to
-from nnunetv2_cafr.network.padding import Padded
-from nnunetv2_cafr.network.swin_unet import SwinUNet
-from nnunetv2_cafr.network.trans_unet import TransUNet
 from nnunetv2_cafr.training.checkpoints import refuse_code
 
 TOLERANCE = 1e-4  # largest error that may come from the order of sums, as a share of the largest logit; ours
@@ -245,8 +241,7 @@ def export_compared(
         SystemExit: if the network cannot be exported, or computes something else in ONNX Runtime.
     """
     patch_size, multiple = list(description.configuration.patch_size), list(ensemble.multiple)
-    # torch.export does not come to an end with the windows and positions of these two in sizes that it does not know.
-    attempts = (False,) if isinstance(ensemble.networks[0], SwinUNet | TransUNet) else (True, False)
+    attempts = (True, False) if getattr(ensemble.networks[0], "free_sizes", True) else (False,)
     for free in attempts:
         sizes = [patch_size]
         if free:
@@ -265,10 +260,8 @@ def export_compared(
 
 def size_multiple(predictor: nnUNetPredictor) -> list[int]:
     """What sizes must be multiples of: as the network itself pads them, else by the strides of the plans."""
-    if isinstance(predictor.network, CAFRNet):
-        return list(predictor.network.token_size)
-    if isinstance(predictor.network, Padded):
-        return list(predictor.network.multiple)
+    if (own := getattr(predictor.network, "size_multiple", None)) is not None:
+        return list(own)
     return np.prod(predictor.configuration_manager.pool_op_kernel_sizes, axis=0).tolist()
 
 

@@ -128,6 +128,11 @@ class CAFRNet(nn.Module):
             deep_supervision=deep_supervision,
         )
 
+    @property
+    def size_multiple(self) -> tuple[int, ...]:
+        """Pixels that sizes are padded to multiples of, per axis: those of a token."""
+        return self.token_size
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As torch's, but weights of version 0.1's network are refused by name instead of by their missing keys.
 

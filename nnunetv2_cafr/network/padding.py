@@ -16,5 +16,10 @@ class Padded(nn.Module):
         self.network = network
         self.multiple = tuple(multiple)
 
+    @property
+    def size_multiple(self) -> tuple[int, ...]:
+        """`multiple`, by the name that all networks of this package have it."""
+        return self.multiple
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return crop_to(self.network(pad_to_multiple(x, self.multiple)), x.shape[2:])

@@ -9,6 +9,9 @@ The authors start from Swin-T weights of ImageNet, encoder and decoder alike, an
 network here is pretrained: equal for all arms, and a handicap against printed figures.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from timm.layers import DropPath, Mlp
 from timm.models.swin_transformer import PatchMerging, WindowAttention, window_partition, window_reverse
@@ -16,13 +19,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from nnunetv2_cafr.network.convolution import crop_to, pad_to_multiple
-
-PATCH = 4  # pixels along the side of a token, paper
-WINDOW = 7  # tokens along the side of a window, paper (Swin-T)
-WIDTHS = (96, 192, 384, 768)  # paper (Swin-T)
-HEADS = (3, 6, 12, 24)
-DEPTH = 2  # blocks at each resolution, encoder and decoder
-DROP_PATH = 0.2  # of the deepest block, rising linearly from 0; the authors' configuration
 
 
 class SwinBlock(nn.Module):
@@ -33,11 +29,11 @@ class SwinBlock(nn.Module):
     opposite borders never meet, whatever the size.
     """
 
-    def __init__(self, dim: int, num_heads: int, drop_path: float, *, shifted: bool) -> None:
+    def __init__(self, dim: int, num_heads: int, drop_path: float, *, window: int, shifted: bool) -> None:
         super().__init__()
-        self.shift = WINDOW // 2 if shifted else 0
+        self.shift = window // 2 if shifted else 0
         self.attention_norm = nn.LayerNorm(dim)
-        self.attention = WindowAttention(dim, num_heads, window_size=WINDOW)
+        self.attention = WindowAttention(dim, num_heads, window_size=window)
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, 4 * dim)
         self.drop_path = DropPath(drop_path)
@@ -48,36 +44,56 @@ class SwinBlock(nn.Module):
 
     def attend(self, tokens: torch.Tensor) -> torch.Tensor:
         height, width = tokens.shape[1:3]
+        window = self.attention.window_size[0]
         # A single window has nothing to be shifted against.
-        shifts = [self.shift if size > WINDOW else 0 for size in (height, width)]
-        tokens = F.pad(tokens, (0, 0, 0, -width % WINDOW, 0, -height % WINDOW))
+        shifts = [self.shift if size > window else 0 for size in (height, width)]
+        tokens = F.pad(tokens, (0, 0, 0, -width % window, 0, -height % window))
         padded = tokens.shape[1:3]
-        windows = window_partition(tokens.roll([-shift for shift in shifts], (1, 2)), (WINDOW, WINDOW)).flatten(1, 2)
-        mask = separation((height, width), padded, shifts, tokens) if any(shifts) or padded != (height, width) else None
-        attended = self.attention(windows, mask=mask).unflatten(1, (WINDOW, WINDOW))
-        tokens = window_reverse(attended, (WINDOW, WINDOW), *padded).roll(shifts, (1, 2))
+        windows = window_partition(tokens.roll([-shift for shift in shifts], (1, 2)), (window, window)).flatten(1, 2)
+        mask = None
+        if any(shifts) or padded != (height, width):
+            mask = separation((height, width), padded, shifts, window, tokens)
+        attended = self.attention(windows, mask=mask).unflatten(1, (window, window))
+        tokens = window_reverse(attended, (window, window), *padded).roll(shifts, (1, 2))
         return tokens[:, :height, :width].contiguous()
 
 
-def separation(size: tuple[int, int], padded: torch.Size, shifts: list[int], like: torch.Tensor) -> torch.Tensor:
-    """What is added to the attention of (windows, 49, 49): -inf between tokens that are not neighbours, else 0."""
+def separation(
+    size: tuple[int, int], padded: torch.Size, shifts: list[int], window: int, like: torch.Tensor
+) -> torch.Tensor:
+    """What is added to the attention of (windows, tokens, tokens): -inf where those are no neighbours, else 0."""
     areas = []
     for own, whole, shift in zip(size, padded, shifts, strict=True):
         place = torch.arange(whole, device=like.device).roll(-shift)
         wrapped = torch.arange(whole, device=like.device) >= whole - shift
         areas.append(torch.where(place < own, wrapped.long(), 2))
     area = (3 * areas[0][:, None] + areas[1]).view(1, *padded, 1)
-    of_window = window_partition(area, (WINDOW, WINDOW)).flatten(1)
+    of_window = window_partition(area, (window, window)).flatten(1)
     apart = of_window[:, :, None] != of_window[:, None, :]
     return torch.zeros(apart.shape, dtype=like.dtype, device=like.device).masked_fill(apart, float("-inf"))
 
 
-def swin_blocks(level: int) -> nn.Sequential:
-    """The blocks of one resolution, every second one shifted."""
-    rates = torch.linspace(0, DROP_PATH, DEPTH * len(WIDTHS))[DEPTH * level :].tolist()
-    return nn.Sequential(
-        *(SwinBlock(WIDTHS[level], HEADS[level], rates[index], shifted=index % 2 == 1) for index in range(DEPTH))
-    )
+@dataclass(frozen=True)
+class SwinSizes:
+    """Sizes that encoder and decoder share; see SwinUNet."""
+
+    patch_size: int
+    window: int
+    widths: Sequence[int]
+    heads: Sequence[int]
+    depth: int
+    drop_path: float
+
+    def blocks(self, level: int) -> nn.Sequential:
+        """The blocks of one resolution, every second one shifted."""
+        rates = torch.linspace(0, self.drop_path, self.depth * len(self.widths))[self.depth * level :].tolist()
+        width, heads = self.widths[level], self.heads[level]
+        return nn.Sequential(
+            *(
+                SwinBlock(width, heads, rates[index], window=self.window, shifted=index % 2 == 1)
+                for index in range(self.depth)
+            )
+        )
 
 
 class PatchExpanding(nn.Module):
@@ -104,15 +120,16 @@ class SwinUNetDecoder(nn.Module):
     modules of that name out when it fine-tunes to other classes.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, sizes: SwinSizes) -> None:
         super().__init__()
-        levels = range(len(WIDTHS) - 1)
-        self.expand = nn.ModuleList(PatchExpanding(WIDTHS[level + 1], WIDTHS[level], 2) for level in levels)
-        self.reduce = nn.ModuleList(nn.Linear(2 * WIDTHS[level], WIDTHS[level]) for level in levels)
-        self.stages = nn.ModuleList(swin_blocks(level) for level in levels)
-        self.norm = nn.LayerNorm(WIDTHS[0])
-        self.to_pixels = PatchExpanding(WIDTHS[0], WIDTHS[0], PATCH)
-        self.seg_layers = nn.Conv2d(WIDTHS[0], num_classes, 1, bias=False)
+        widths = sizes.widths
+        levels = range(len(widths) - 1)
+        self.expand = nn.ModuleList(PatchExpanding(widths[level + 1], widths[level], 2) for level in levels)
+        self.reduce = nn.ModuleList(nn.Linear(2 * widths[level], widths[level]) for level in levels)
+        self.stages = nn.ModuleList(sizes.blocks(level) for level in levels)
+        self.norm = nn.LayerNorm(widths[0])
+        self.to_pixels = PatchExpanding(widths[0], widths[0], sizes.patch_size)
+        self.seg_layers = nn.Conv2d(widths[0], num_classes, 1, bias=False)
 
     def forward(self, tokens: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
         for level in reversed(range(len(skips))):
@@ -122,24 +139,55 @@ class SwinUNetDecoder(nn.Module):
 
 
 class SwinUNet(nn.Module):
-    """Swin-Unet with the widths of Swin-T and two blocks at each resolution; 2-D.
+    """Swin-Unet, by default with the sizes of Swin-T and two blocks at each resolution; 2-D.
 
-    Forward: x (b, input_channels, h, w) of any size, zero-padded inside to multiples of 32 and cropped back; returns
-    logits (b, num_classes, h, w). No weight depends on the size. A skip is what enters the blocks of its resolution.
+    Forward: x (b, input_channels, h, w) of any size, zero-padded inside to multiples of `size_multiple` (32) and
+    cropped back; returns logits (b, num_classes, h, w). No weight depends on the size. A skip is what enters the blocks
+    of its resolution.
+
+    Args:
+        input_channels: channels of x.
+        num_classes: channels of the logits.
+        patch_size: pixels along the side of a token, 4 (paper).
+        window: tokens along the side of a window, 7 (paper, Swin-T).
+        widths: of the tokens at each resolution, each twice the one before (paper, Swin-T).
+        heads: of the attention at each resolution (Swin-T).
+        depth: blocks at each resolution, encoder and decoder.
+        drop_path: of the deepest block, rising linearly from 0; 0.2 is the authors' configuration.
     """
 
-    def __init__(self, input_channels: int, num_classes: int) -> None:
+    free_sizes = False  # torch.export does not come to an end with windows in an unknown size
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        *,
+        patch_size: int = 4,
+        window: int = 7,
+        widths: Sequence[int] = (96, 192, 384, 768),
+        heads: Sequence[int] = (3, 6, 12, 24),
+        depth: int = 2,
+        drop_path: float = 0.2,
+    ) -> None:
         super().__init__()
-        self.patch_embedding = nn.Conv2d(input_channels, WIDTHS[0], PATCH, PATCH)
-        self.embedding_norm = nn.LayerNorm(WIDTHS[0])
-        self.merge = nn.ModuleList(PatchMerging(width) for width in WIDTHS[:-1])
-        self.stages = nn.ModuleList(swin_blocks(level) for level in range(len(WIDTHS)))
-        self.norm = nn.LayerNorm(WIDTHS[-1])
-        self.decoder = SwinUNetDecoder(num_classes)
+        sizes = SwinSizes(patch_size, window, widths, heads, depth, drop_path)
+        self.patch_embedding = nn.Conv2d(input_channels, widths[0], patch_size, patch_size)
+        self.embedding_norm = nn.LayerNorm(widths[0])
+        self.merge = nn.ModuleList(PatchMerging(width) for width in widths[:-1])
+        self.stages = nn.ModuleList(sizes.blocks(level) for level in range(len(widths)))
+        self.norm = nn.LayerNorm(widths[-1])
+        self.decoder = SwinUNetDecoder(num_classes, sizes)
+
+    @property
+    def size_multiple(self) -> tuple[int, int]:
+        """Pixels along the sides of a token of the deepest resolution."""
+        pixels = self.patch_embedding.stride[0] * 2 ** len(self.merge)
+        return pixels, pixels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         spatial = x.shape[2:]
-        x = pad_to_multiple(x, [PATCH * 2 ** len(self.merge)] * 2)
+        x = pad_to_multiple(x, self.size_multiple)
         tokens = self.embedding_norm(self.patch_embedding(x).permute(0, 2, 3, 1))
         skips = []
         for merge, blocks in zip(self.merge, self.stages[:-1], strict=True):

@@ -10,6 +10,7 @@ printed figures.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from timm.layers import resample_abs_pos_embed
@@ -20,9 +21,7 @@ from torch.nn import functional as F
 from nnunetv2_cafr.network.convolution import crop_to, pad_to_multiple
 
 PATCH = 16  # pixels along the side of a token
-WIDTHS = (512, 256, 128, 64, 16)  # of the decoder from 1/16 to 1/1, paper
 SKIPS = (512, 256, 64, 0)  # channels of the ResNet at 1/8, 1/4, 1/2; none at 1/1
-DROPOUT = 0.1  # the authors' configuration of the Transformer
 
 
 def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -40,14 +39,14 @@ class CascadedUpsampler(nn.Module):
     classes.
     """
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
+    def __init__(self, in_channels: int, num_classes: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.reduce = conv_block(in_channels, WIDTHS[0])
+        self.reduce = conv_block(in_channels, widths[0])
         self.stages = nn.ModuleList(
             nn.Sequential(conv_block(width + skip, narrower), conv_block(narrower, narrower))
-            for (width, narrower), skip in zip(itertools.pairwise(WIDTHS), SKIPS, strict=True)
+            for (width, narrower), skip in zip(itertools.pairwise(widths), SKIPS, strict=True)
         )
-        self.seg_layers = nn.Conv2d(WIDTHS[-1], num_classes, 3, padding=1)
+        self.seg_layers = nn.Conv2d(widths[-1], num_classes, 3, padding=1)
 
     def forward(self, features: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
         features = self.reduce(features)
@@ -63,9 +62,31 @@ class TransUNet(nn.Module):
     Forward: x (b, input_channels, h, w) of any size, zero-padded inside to multiples of 16 and cropped back; returns
     logits (b, num_classes, h, w). The learnt positions are those of 14x14 tokens (224x224 pixels, paper), resampled
     to the grid that arrives, so no weight depends on the size.
+
+    Args:
+        input_channels: channels of x.
+        num_classes: channels of the logits.
+        embed_dim: width of the Transformer, 768 (ViT-B).
+        num_layers: of the Transformer, 12 (ViT-B).
+        num_heads: of its attention, 12 (ViT-B).
+        widths: five, of the decoder from 1/16 to 1/1 (paper).
+        dropout: in the Transformer, 0.1 (the authors' configuration).
     """
 
-    def __init__(self, input_channels: int, num_classes: int) -> None:
+    size_multiple = (PATCH, PATCH)
+    free_sizes = False  # torch.export does not come to an end with positions resampled to an unknown size
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        *,
+        embed_dim: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        widths: Sequence[int] = (512, 256, 128, 64, 16),
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         self.encoder = vit_base_r50_s16_224(
             pretrained=False,
@@ -73,14 +94,17 @@ class TransUNet(nn.Module):
             num_classes=0,
             global_pool="",
             class_token=False,
-            pos_drop_rate=DROPOUT,
-            proj_drop_rate=DROPOUT,
+            embed_dim=embed_dim,
+            depth=num_layers,
+            num_heads=num_heads,
+            pos_drop_rate=dropout,
+            proj_drop_rate=dropout,
         )
-        self.decoder = CascadedUpsampler(self.encoder.embed_dim, num_classes)
+        self.decoder = CascadedUpsampler(embed_dim, num_classes, widths)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         spatial = x.shape[2:]
-        x = pad_to_multiple(x, [PATCH] * 2)
+        x = pad_to_multiple(x, self.size_multiple)
         resnet = self.encoder.patch_embed.backbone
         half = resnet.stem.norm(resnet.stem.conv(x))
         quarter = resnet.stages[0](resnet.stem.pool(half))
@@ -90,7 +114,7 @@ class TransUNet(nn.Module):
         return crop_to(self.decoder(features, [eighth, quarter, half]), spatial)
 
     def transform(self, features: torch.Tensor) -> torch.Tensor:
-        """The Transformer on a map (b, 768, h, w), one token per cell."""
+        """The Transformer on a map (b, embed_dim, h, w), one token per cell."""
         grid = list(features.shape[2:])
         tokens = features.flatten(2).transpose(1, 2)
         positions = resample_abs_pos_embed(self.encoder.pos_embed, grid, num_prefix_tokens=0)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nnunetv2_cafr.network.convolution import Pyramid
+from nnunetv2_cafr.network.dropout import Dropout
 
 
 class PatchEmbedding(nn.Module):
@@ -66,21 +67,6 @@ class SelfAttention(nn.Module):
         query, key, value = self.query_key_value(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value)
         return self.output(attended.transpose(1, 2).flatten(2))
-
-
-class Dropout(nn.Dropout):
-    """nn.Dropout, but on CPUs, where torch draws one number for each value and keeps the mask as floats.
-
-    There 64 random bits decide on four values, which takes half the time, and the mask is kept as bytes. The rate is
-    right to 1 / 65536.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or x.device.type != "cpu":
-            return super().forward(x)
-        random = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,))
-        kept = random.view(torch.int16)[: x.numel()].view(x.shape) >= round(self.p * 2**16) - 2**15
-        return torch.where(kept, x / (1 - self.p), 0)
 
 
 class TransformerLayer(nn.Module):

@@ -13,9 +13,10 @@ from nnunetv2_cafr.measuring import count_macs
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import Pyramid, strides_of_tokens
 from nnunetv2_cafr.network.decoder import Head
+from nnunetv2_cafr.network.dropout import Dropout
 from nnunetv2_cafr.network.lafr import LAFR
 from nnunetv2_cafr.network.normalization import InstanceNorm
-from nnunetv2_cafr.network.transformer import Dropout, TransformerLayer, sine_cosine_positions
+from nnunetv2_cafr.network.transformer import TransformerLayer, sine_cosine_positions
 
 SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "channels": [4, 8, 16, 16, 32], "tap_channels": 16}
 

@@ -52,7 +52,7 @@ class Contract:
     """How a network is built for (channels, classes), and where it differs from the others."""
 
     build: Callable[[int, int], nn.Module]
-    granularity: int = 16  # pixels, whose multiples it works on
+    granularity: int = 16  # pixels, whose multiples it works on: its size_multiple, if it pads
 
     pads: bool = True  # nnU-Net's own take what their plans say
     embeds: bool = False  # returns (logits, embedding) in training
@@ -120,6 +120,7 @@ def test_eval_repeats_itself_and_sees_each_sample_alone(network):
 @pytest.mark.parametrize("contract", [name for name, of in CONTRACTS.items() if of.pads], indirect=True)
 @torch.no_grad()
 def test_padding_inside_is_zero_padding_outside(network, contract):
+    assert tuple(network.size_multiple) == (contract.granularity,) * 2
     x = torch.randn(1, 1, 40, 24)
     padded = F.pad(x, [pad for size in (24, 40) for pad in (0, -size % contract.granularity)])
     torch.testing.assert_close(network(x), network(padded)[..., :40, :24])
@@ -193,3 +194,20 @@ def test_parameters_at_one_channel_and_20_classes(network, parameters):
 def test_parameters_are_the_published_ones_on_synapse(architecture, published):
     """The authors' input has 3 channels, a grey image three times, and Synapse 9 classes."""
     assert sum(parameter.numel() for parameter in architecture(3, 9).parameters()) == published
+
+
+@pytest.mark.parametrize(
+    ("network", "multiple", "blocks"),
+    [
+        (SwinUNet(1, 2, patch_size=2, window=4, widths=(8, 16, 32), heads=(1, 2, 4), depth=1, drop_path=0.5), 8, 1),
+        (TransUNet(1, 2, embed_dim=24, num_layers=1, num_heads=3, widths=(16, 8, 8, 4, 4), dropout=0.5), 16, 1),
+    ],
+    ids=["SwinUNet", "TransUNet"],
+)
+def test_sizes_are_keyword_arguments(network, multiple, blocks):
+    assert network(torch.randn(2, 1, 33, 48)).shape == (2, 2, 33, 48)
+    assert tuple(network.size_multiple) == (multiple, multiple)
+    stack = network.stages[0] if isinstance(network, SwinUNet) else network.encoder.blocks
+    assert len(stack) == blocks
+    dropping = [getattr(module, "p", getattr(module, "drop_prob", 0)) for module in network.modules()]
+    assert max(dropping) == 0.5

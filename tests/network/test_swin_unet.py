@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from nnunetv2_cafr.network.swin_unet import WINDOW, PatchExpanding, SwinBlock, SwinUNet
+from nnunetv2_cafr.network.swin_unet import PatchExpanding, SwinBlock, SwinUNet
+
+WINDOW = 7
 
 
 @pytest.mark.parametrize("shifted", [False, True])
@@ -11,7 +13,7 @@ from nnunetv2_cafr.network.swin_unet import WINDOW, PatchExpanding, SwinBlock, S
 @torch.no_grad()
 def test_swin_windows_hold_neighbours_only(grid, shifted):
     """Which tokens a token reaches, found by changing it, against windows written down: no wrap-around, no padding."""
-    block = SwinBlock(6, 3, 0.0, shifted=shifted).eval()
+    block = SwinBlock(6, 3, 0.0, window=WINDOW, shifted=shifted).eval()
     tokens = torch.randn(1, *grid, 6)
     before = block(tokens)
     moved = [WINDOW // 2 if shifted and size > WINDOW else 0 for size in grid]
@@ -27,7 +29,7 @@ def test_swin_windows_hold_neighbours_only(grid, shifted):
 @torch.no_grad()
 def test_swin_ignores_how_its_grid_is_padded():
     """The softmax of a token counts real tokens only: a window of one token returns its own value."""
-    block = SwinBlock(6, 3, 0.0, shifted=False).eval()
+    block = SwinBlock(6, 3, 0.0, window=WINDOW, shifted=False).eval()
     token = torch.randn(1, 1, 1, 6)
     value = block.attention.qkv(token)[..., 12:]
     torch.testing.assert_close(block.attend(token), block.attention.proj(value))
