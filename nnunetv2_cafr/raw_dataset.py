@@ -75,7 +75,7 @@ def find_dataset(dataset: str) -> Path:
     """
     require_folders("nnUNet_raw")
     try:
-        folder = Path(str(nnUNet_raw)) / maybe_convert_to_dataset_name(dataset)
+        folder: Path = Path(str(nnUNet_raw)) / maybe_convert_to_dataset_name(dataset)
     except (RuntimeError, ValueError) as error:
         raise SystemExit(str(error)) from error
     if not (folder / "dataset.json").is_file():

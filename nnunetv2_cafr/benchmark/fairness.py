@@ -22,6 +22,7 @@ from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of, read_json
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
+from nnunetv2_cafr.training.preflight import CheckedTraining
 from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE, code_digest
 
 Record = dict[str, Any]
@@ -226,10 +227,9 @@ def _missing_trainers(matrix: Matrix) -> Iterator[str]:
             except RuntimeError:
                 yield f"nnU-Net does not find {name}: see nnUNetv2_cafr doctor"
                 continue
-        check = getattr(trainer, "check_requirements", None)
-        if check is not None:
+        if issubclass(trainer, CheckedTraining):  # nnU-Net's own need nothing
             try:
-                check()
+                trainer.check_requirements()
             except ImportError as error:
                 yield f"{training.arm.name}: {error}"
 

@@ -5,6 +5,7 @@ from nnunetv2_cafr.training.ablations import (
     nnUNetTrainer_CAFR_noLAFR,
     nnUNetTrainer_CAFR_noLAFR_noCLR,
     nnUNetTrainer_CAFR_noTransformer,
+    nnUNetTrainer_LevelSafe_CLR,
 )
 from nnunetv2_cafr.training.baselines import (
     nnUNetTrainer_AttentionUNet,
@@ -17,7 +18,6 @@ from nnunetv2_cafr.training.cafr import (
     nnUNetTrainer_CAFR_nnUNetDA,
     nnUNetTrainer_CAFR_paperRecipe,
 )
-from nnunetv2_cafr.training.contrastive import nnUNetTrainer_LevelSafe_CLR
 from nnunetv2_cafr.training.level_safe import nnUNetTrainer_LevelSafe, nnUNetTrainer_LevelSafe_AdamW
 from nnunetv2_cafr.training.paper import nnUNetTrainer_CAFR_paper
 

@@ -1,6 +1,12 @@
-"""The paper's ablations (results section): nnUNetTrainer_CAFR with one part left out, all else equal."""
+"""Ablations: nnUNetTrainer_CAFR with one part left out (paper, results section), nnU-Net with one part added (ours)."""
 
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from nnunetv2_cafr.network.contrastive_unet import ContrastiveUNet
 from nnunetv2_cafr.training.cafr import nnUNetTrainer_CAFR
+from nnunetv2_cafr.training.contrastive import ContrastiveTraining
+from nnunetv2_cafr.training.level_safe import nnUNetTrainer_LevelSafe
 
 
 class nnUNetTrainer_CAFR_noLAFR(nnUNetTrainer_CAFR):
@@ -26,3 +32,25 @@ class nnUNetTrainer_CAFR_noTransformer(nnUNetTrainer_CAFR):
     """The hierarchy reads the patch embedding itself: no attention, no context beyond the convolutions."""
 
     use_transformer = False
+
+
+class nnUNetTrainer_LevelSafe_CLR(ContrastiveTraining, nnUNetTrainer_LevelSafe):
+    """nnUNetTrainer_LevelSafe with CAFR-Net's contrastive loss: what that loss does for nnU-Net's own network.
+
+    Network, deep supervision, optimiser and schedule are nnU-Net's, under its own plans of any kind, ResEnc's too. A
+    projection head on the decoder's features at 1/4 is added, and run in training only (network/contrastive_unet.py).
+    """
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        network = super().build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        return ContrastiveUNet(network)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from nnunetv2_cafr.training.checkpoints import SafeCheckpoints
+
 MAX_REPORTS = 5  # of one epoch; the rest is counted
 
 
@@ -15,8 +17,8 @@ class TrainingDiverged(RuntimeError):  # noqa: N818 - says what happened, as tor
     """The weights are no longer finite: nothing that follows could be of use."""
 
 
-class AlarmedTraining:
-    """Mixin before SafeCheckpoints: alarms in the log with the term and the case identifiers.
+class AlarmedTraining(SafeCheckpoints):
+    """Mixin: alarms in the log with the term and the case identifiers.
 
     - A loss that is NaN or infinite is reported at the step where it occurs. If it has reached the weights, the
       training ends there, with the last good checkpoint untouched. Otherwise (GradScaler leaves such a step out) it
@@ -33,27 +35,27 @@ class AlarmedTraining:
     _reports = 0
     _untold: list[str] = []  # noqa: RUF012 - replaced, never changed
 
-    def on_epoch_start(self: Any) -> None:
-        super().on_epoch_start()  # type: ignore[misc]
+    def on_epoch_start(self) -> None:
+        super().on_epoch_start()
         self._reports = 0
         self._untold = []
 
-    def train_step(self: Any, batch: dict) -> dict:
-        outputs = super().train_step(batch)  # type: ignore[misc]
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        outputs = super().train_step(batch)
         if not math.isfinite(outputs["loss"]):
             self._report_loss("training", outputs["loss"], batch)
             if not self._weights_are_finite():
                 raise TrainingDiverged(self._explain_divergence(batch))
         return outputs
 
-    def validation_step(self: Any, batch: dict) -> dict:
-        outputs = super().validation_step(batch)  # type: ignore[misc]
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        outputs = super().validation_step(batch)
         if not math.isfinite(outputs["loss"]):
             self._report_loss("validation", outputs["loss"], batch)
         return outputs
 
-    def on_train_epoch_end(self: Any, train_outputs: list[dict]) -> None:
-        super().on_train_epoch_end(train_outputs)  # type: ignore[misc]
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end(train_outputs)
         cosine = self.mean_cosine_between_classes(train_outputs)
         if cosine > self.collapsed_above:
             self.raise_alarm(
@@ -62,15 +64,15 @@ class AlarmedTraining:
             )
         self._tell_first_rank()
 
-    def on_validation_epoch_end(self: Any, val_outputs: list[dict]) -> None:
-        super().on_validation_epoch_end(val_outputs)  # type: ignore[misc]
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        super().on_validation_epoch_end(val_outputs)
         self._tell_first_rank()
 
-    def mean_cosine_between_classes(self, _train_outputs: list[dict]) -> float:
+    def mean_cosine_between_classes(self, _train_outputs: list[dict[str, Any]]) -> float:
         """Of this epoch's embeddings; NaN for a network without one."""
         return math.nan
 
-    def raise_alarm(self: Any, what: str) -> None:
+    def raise_alarm(self, what: str) -> None:
         """Puts an alarm into the log, MAX_REPORTS times an epoch, and keeps the epoch from becoming the best."""
         self.best_is_trustworthy = False
         self._reports += 1
@@ -81,7 +83,7 @@ class AlarmedTraining:
             else:
                 self._untold = [*self._untold, f"{what}.{more}"]
 
-    def _tell_first_rank(self: Any) -> None:
+    def _tell_first_rank(self) -> None:
         if not self.is_ddp:
             return
         of_ranks: list[list[str]] = [[] for _ in range(dist.get_world_size())]
@@ -93,16 +95,16 @@ class AlarmedTraining:
                 if self.local_rank == 0:
                     self.print_to_log_file(f"ALARM in epoch {self.current_epoch}, rank {rank}: {alarm}")
 
-    def _report_loss(self: Any, phase: str, loss: float, batch: dict) -> None:
+    def _report_loss(self, phase: str, loss: float, batch: dict[str, Any]) -> None:
         terms = getattr(self.loss, "last_terms", {})
         culprits = {name: float(value) for name, value in terms.items() if not math.isfinite(value)}
         named = ", ".join(f"{name} {value}" for name, value in culprits.items()) or f"total {loss}"
         self.raise_alarm(f"the {phase} loss is not finite ({named}); cases {_cases(batch)}")
 
-    def _weights_are_finite(self: Any) -> bool:
+    def _weights_are_finite(self) -> bool:
         return all(torch.isfinite(value).all() for value in self.network.state_dict().values())
 
-    def _explain_divergence(self: Any, batch: dict) -> str:
+    def _explain_divergence(self, batch: dict[str, Any]) -> str:
         there = [
             name
             for name in ("checkpoint_latest.pth", "checkpoint_best.pth")
@@ -115,5 +117,5 @@ class AlarmedTraining:
         )
 
 
-def _cases(batch: dict) -> str:
+def _cases(batch: dict[str, Any]) -> str:
     return ", ".join(sorted(map(str, batch["keys"])))

@@ -48,10 +48,10 @@ class BaselineTraining(LevelSafeAugmentation, RobustTraining, nnUNetTrainer):
 
     def __init__(
         self,
-        plans: dict,
+        plans: dict[str, Any],
         configuration: str,
         fold: int,
-        dataset_json: dict,
+        dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -98,6 +98,10 @@ class nnUNetTrainer_UNet(BaselineTraining):
     momentum = 0.99
 
     @classmethod
+    def check_requirements(cls) -> None:
+        monai_networks()
+
+    @classmethod
     def build_network(cls, input_channels: int, num_classes: int, dimensions: int) -> nn.Module:
         network = monai_networks().BasicUNet(
             dimensions, input_channels, num_classes, features=(*WIDTHS, WIDTHS[0]), act="relu", norm="batch"
@@ -114,6 +118,10 @@ class nnUNetTrainer_AttentionUNet(BaselineTraining):
 
     learning_rate = 1e-4
     decay = 1e-6
+
+    @classmethod
+    def check_requirements(cls) -> None:
+        monai_networks()
 
     @classmethod
     def build_network(cls, input_channels: int, num_classes: int, dimensions: int) -> nn.Module:

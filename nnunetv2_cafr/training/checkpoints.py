@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.files import write_atomically
 
@@ -105,8 +106,8 @@ def read_values(checkpoint: Path) -> dict[str, Any]:
         ) from error
 
 
-class SafeCheckpoints:
-    """Mixin before any nnUNetTrainer: no checkpoint is ever lost or half-written.
+class SafeCheckpoints(nnUNetTrainer):
+    """Mixin: no checkpoint is ever lost or half-written.
 
     - A checkpoint is written beside its name and renamed when it is on the disk.
     - Where it can't be written, the previous one stays, the log says so, and training goes on; only a final checkpoint
@@ -121,6 +122,11 @@ class SafeCheckpoints:
         best_is_trustworthy: whether this epoch may replace `checkpoint_best`; others set it to False.
     """
 
+    # nnU-Net's
+    save_every: int
+    current_epoch: int
+    _best_ema: float | None
+
     epochs_between_saves = 10
     best_is_trustworthy = True
     _best_was_saved = True
@@ -128,18 +134,18 @@ class SafeCheckpoints:
     _termination_requested = False
     _epoch_start: io.BytesIO | None = None
 
-    def initialize(self: Any) -> None:
-        super().initialize()  # type: ignore[misc]
+    def initialize(self) -> None:
+        super().initialize()
         self.save_every = min(self.save_every, self.epochs_between_saves)
 
-    def save_checkpoint(self: Any, filename: str) -> None:
-        save = super().save_checkpoint  # type: ignore[misc]
+    def save_checkpoint(self, filename: str) -> None:
+        save = super().save_checkpoint
         if self.local_rank != 0 or self.disable_checkpointing:
             save(filename)
             return
         self._write_checkpoint(Path(filename), lambda partial: save(str(partial)))
 
-    def _write_checkpoint(self: Any, target: Path, write: Callable[[Path], object]) -> None:
+    def _write_checkpoint(self, target: Path, write: Callable[[Path], object]) -> None:
         is_best = target.name == "checkpoint_best.pth"
         if is_best and not self.best_is_trustworthy:
             self._best_was_saved = False
@@ -162,40 +168,40 @@ class SafeCheckpoints:
                 "written all the same, but a power failure could take the last one. This is said once."
             )
 
-    def load_checkpoint(self: Any, filename_or_checkpoint: dict | str) -> None:
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         if not isinstance(filename_or_checkpoint, dict):
             refuse_code(Path(filename_or_checkpoint))
-        super().load_checkpoint(filename_or_checkpoint)  # type: ignore[misc]
+        super().load_checkpoint(filename_or_checkpoint)
 
-    def on_epoch_start(self: Any) -> None:
+    def on_epoch_start(self) -> None:
         self.best_is_trustworthy = True
         self._remember_epoch_start()
         self._end_if_terminated()
-        super().on_epoch_start()  # type: ignore[misc]
+        super().on_epoch_start()
 
-    def train_step(self: Any, batch: dict) -> dict:
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         self._end_if_terminated()
-        return super().train_step(batch)  # type: ignore[misc]
+        return super().train_step(batch)
 
-    def validation_step(self: Any, batch: dict) -> dict:
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         self._end_if_terminated()
-        return super().validation_step(batch)  # type: ignore[misc]
+        return super().validation_step(batch)
 
-    def on_epoch_end(self: Any) -> None:
+    def on_epoch_end(self) -> None:
         epoch, best = self.current_epoch, self._best_ema
         self._best_was_saved = True
         try:
-            super().on_epoch_end()  # type: ignore[misc]
+            super().on_epoch_end()
         except OSError as error:
             self.print_to_log_file(f"ALARM: the curves could not be drawn ({error}). Training goes on.")
             self.current_epoch = epoch + 1
         if not self._best_was_saved:
             self._best_ema = best  # so that the next good epoch is tried again
 
-    def run_training(self: Any) -> None:
+    def run_training(self) -> None:
         with on_sigterm(self._request_termination):
             try:
-                super().run_training()  # type: ignore[misc]
+                super().run_training()
             except Terminated:
                 self._exit_terminated()
             except (RuntimeError, KeyboardInterrupt):
@@ -207,11 +213,11 @@ class SafeCheckpoints:
         if self._termination_requested:
             self._say_validation_is_left()
 
-    def perform_actual_validation(self: Any, save_probabilities: bool = False) -> None:
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         with on_sigterm(self._say_validation_is_left):
-            super().perform_actual_validation(save_probabilities)  # type: ignore[misc]
+            super().perform_actual_validation(save_probabilities)
 
-    def command_to_go_on(self: Any, option: str = "--c") -> str:
+    def command_to_go_on(self, option: str = "--c") -> str:
         """The command line that continues this training (`--c`), or only validates it (`--val`)."""
         gpus = f" -num_gpus {torch.distributed.get_world_size()}" if self.is_ddp else ""
         return (
@@ -219,23 +225,23 @@ class SafeCheckpoints:
             f"-tr {type(self).__name__} -p {self.plans_manager.plans_name} -device {self.device.type}{gpus} {option}"
         )
 
-    def _remember_epoch_start(self: Any) -> None:
+    def _remember_epoch_start(self) -> None:
         """Keeps the checkpoint of this moment in memory; it goes to the disk only if the epoch is interrupted."""
         if self.local_rank == 0 and not self.disable_checkpointing:
             self._epoch_start = io.BytesIO()
             self.current_epoch -= 1  # nnU-Net saves at the end of an epoch, and stores the next one's number
-            super().save_checkpoint(self._epoch_start)  # type: ignore[misc]
+            super().save_checkpoint(self._epoch_start)
             self.current_epoch += 1
 
-    def _request_termination(self: Any) -> None:
+    def _request_termination(self) -> None:
         self._termination_requested = True
 
-    def _end_if_terminated(self: Any) -> None:
+    def _end_if_terminated(self) -> None:
         # Other ranks go on until rank 0 has ended: it would wait for ever for their share of its last step.
         if self._termination_requested and self.local_rank == 0:
             raise Terminated
 
-    def _exit_terminated(self: Any) -> None:
+    def _exit_terminated(self) -> None:
         if self.local_rank != 0:
             raise SystemExit(TERMINATED)
         ended = f"Terminated by SIGTERM in epoch {self.current_epoch}."
@@ -250,7 +256,7 @@ class SafeCheckpoints:
             )
         raise SystemExit(TERMINATED)
 
-    def _say_validation_is_left(self: Any) -> None:
+    def _say_validation_is_left(self) -> None:
         self.print_to_log_file(
             f"Terminated by SIGTERM. The training is complete, its validation is not; repeat that with:\n"
             f"{self.command_to_go_on('--val')}"

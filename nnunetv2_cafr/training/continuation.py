@@ -20,7 +20,7 @@ from torch import nn
 from nnunetv2_cafr.training.checkpoints import read_values
 from nnunetv2_cafr.training.network_identity import bare, differences, identity_of, misfit
 from nnunetv2_cafr.training.preflight import refuse
-from nnunetv2_cafr.training.record import RECORD_FILE, code_digest, data_files, versions
+from nnunetv2_cafr.training.record import RECORD_FILE, RecordedTraining, code_digest, data_files, versions
 
 FINAL = "checkpoint_final.pth"
 # In words, where the name in the plans says too little.
@@ -40,8 +40,8 @@ OF_TRAINER = ("num_epochs", "num_iterations_per_epoch", "initial_lr", "weight_de
 INTENSITIES = "foreground_intensity_properties_per_channel"  # which CT's normalisation alone reads
 
 
-class ContinuedTraining:
-    """Mixin between SafeCheckpoints and RecordedTraining: looks at what a checkpoint was trained with before it loads.
+class ContinuedTraining(RecordedTraining):
+    """Mixin: looks at what a checkpoint was trained with before it loads.
 
     - `--c` is refused where plans (patch, spacing, classes, normalisation, ...), preprocessed data, split or network
       are others than those that the training began with. Package versions and machine are only told.
@@ -55,16 +55,16 @@ class ContinuedTraining:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if isinstance(own := vars(cls).get("build_network_architecture"), classmethod):
-            cls.build_network_architecture = classmethod(_explaining(own.__func__))  # type: ignore[attr-defined]
+            cls.build_network_architecture = classmethod(_explaining(own.__func__))
 
-    def load_checkpoint(self: Any, filename_or_checkpoint: dict | str) -> None:
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         if not isinstance(filename_or_checkpoint, dict):
             file = Path(filename_or_checkpoint)
             self._refuse_other_training(file, read_values(file))
             self._loaded = file
-        super().load_checkpoint(filename_or_checkpoint)  # type: ignore[misc]
+        super().load_checkpoint(filename_or_checkpoint)
 
-    def run_training(self: Any) -> None:
+    def run_training(self) -> None:
         final = Path(self.output_folder) / FINAL
         if self._loaded == final and self.current_epoch >= self.num_epochs:
             self.print_to_log_file(
@@ -72,9 +72,9 @@ class ContinuedTraining:
                 "follows is its validation."
             )
             return
-        super().run_training()  # type: ignore[misc]
+        super().run_training()
 
-    def _refuse_other_training(self: Any, file: Path, checkpoint: Mapping[str, Any]) -> None:
+    def _refuse_other_training(self, file: Path, checkpoint: Mapping[str, Any]) -> None:
         """Raises SystemExit, after a word in the log, if `file` is not of the training that this trainer would do."""
         continues = self.logger.resume
         record = _record_beside(file)
@@ -102,13 +102,13 @@ class ContinuedTraining:
         for line in told:
             self.print_to_log_file(f"WARNING: other than at this training's start: {line}")
 
-    def _changed_network(self: Any, record: Mapping[str, Any]) -> list[str]:
+    def _changed_network(self, record: Mapping[str, Any]) -> list[str]:
         if "network" not in record:
             return []
         now = identity_of(self.network, self.num_input_channels, self.configuration_manager.patch_size)
         return differences(record["network"], now)
 
-    def _changed_split(self: Any, record: Mapping[str, Any]) -> Iterator[str]:
+    def _changed_split(self, record: Mapping[str, Any]) -> Iterator[str]:
         if not record.get("split"):
             return
         train, validation = self.do_split()
@@ -122,7 +122,7 @@ class ContinuedTraining:
                 ]
                 yield f"split of fold {self.fold}, {part}: {'; '.join(changes)}"
 
-    def _changed_data(self: Any, record: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    def _changed_data(self, record: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         """What changed in the preprocessed cases; and in the fingerprint, where the cases are the same."""
         before = record.get("data", {})
         now = self.data_record()
@@ -166,7 +166,7 @@ def _present() -> str:
     return f"nnunetv2-cafr {importlib.metadata.version('nnunetv2-cafr')}"
 
 
-def _changed_plans(then: Mapping[str, Any], trainer: Any, continues: bool) -> Iterator[str]:
+def _changed_plans(then: Mapping[str, Any], trainer: RecordedTraining, continues: bool) -> Iterator[str]:
     """What plans and dataset.json of a checkpoint's training have that today's have not, a line for each entry."""
     name, now = trainer.configuration_name, trainer.plans_manager.plans
     if then["configuration"] != name:
@@ -189,7 +189,7 @@ def _changed_plans(then: Mapping[str, Any], trainer: Any, continues: bool) -> It
             yield f"{WORDS.get(key, key)}: {_short(old)}, now {_short(new)}"
 
 
-def _changed_versions(record: Mapping[str, Any], trainer: Any) -> Iterator[str]:
+def _changed_versions(record: Mapping[str, Any], trainer: RecordedTraining) -> Iterator[str]:
     if not record:
         return
     now = versions()

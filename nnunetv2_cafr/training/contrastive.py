@@ -11,20 +11,17 @@ import numpy as np
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.collate_outputs import collate_outputs
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import distributed as dist
-from torch import nn
 
 from nnunetv2_cafr.loss import DeepSupervisionCLRLoss, DiceCECLRLoss, PixelInfoNCE
-from nnunetv2_cafr.network.contrastive_unet import ContrastiveUNet
-from nnunetv2_cafr.training.level_safe import nnUNetTrainer_LevelSafe
 
 TERMS = ("dice", "ce", "clr")
 
 
-class ContrastiveTraining:
-    """Mixin before any nnUNetTrainer: its loss plus 0.01 InfoNCE (the weight is ours).
+class ContrastiveTraining(nnUNetTrainer):
+    """Mixin: a trainer's loss plus 0.01 InfoNCE (the weight is ours).
 
     The contrastive weight rises from 0 over the first tenth of the epochs (ours). The three loss terms and the weight
     are logged once per epoch and drawn to `loss_terms.png`. Dice is nnU-Net's, the negative of the soft Dice score.
@@ -35,9 +32,10 @@ class ContrastiveTraining:
     clr_warmup = 0.1  # fraction of the epochs
     clr_negatives: int | None = None  # all cells drawn of other classes; the paper has 5 for each positive
     clr_anchors = 32  # of each class and step
+    loss: DiceCECLRLoss | DeepSupervisionCLRLoss
 
-    def initialize(self: Any) -> None:
-        super().initialize()  # type: ignore[misc]
+    def initialize(self) -> None:
+        super().initialize()
         self._register_log_keys()
         if self.use_clr and self.batch_size == 1:
             self.print_to_log_file(
@@ -45,8 +43,8 @@ class ContrastiveTraining:
                 "only, which is another loss than the paper's. Fewer GPUs, or plans with a larger batch, avoid that."
             )
 
-    def _build_loss(self: Any) -> nn.Module:
-        stock = super()._build_loss()  # type: ignore[misc]
+    def _build_loss(self) -> DiceCECLRLoss | DeepSupervisionCLRLoss:
+        stock = super()._build_loss()
         contrastive = PixelInfoNCE(
             num_negatives=self.clr_negatives,
             anchors_per_class=self.clr_anchors,
@@ -60,32 +58,32 @@ class ContrastiveTraining:
     @classmethod
     def get_training_transforms(cls, *args: Any, **kwargs: Any) -> BasicTransform:
         """nnU-Net's pipeline, but padding stays -1, so that the contrastive loss can tell it from background."""
-        pipeline = super().get_training_transforms(*args, **kwargs)  # type: ignore[misc]
+        pipeline = super().get_training_transforms(*args, **kwargs)
         pipeline.transforms = [t for t in pipeline.transforms if not isinstance(t, RemoveLabelTansform)]
         return pipeline
 
-    def current_clr_weight(self: Any) -> float:
+    def current_clr_weight(self) -> float:
         """The contrastive weight of the current epoch; a function of the epoch alone, so `--c` goes on exactly."""
         if not self.use_clr:
             return 0.0
         return self.clr_weight * min(1.0, self.current_epoch / max(1.0, self.clr_warmup * self.num_epochs))
 
-    def on_train_epoch_start(self: Any) -> None:
-        super().on_train_epoch_start()  # type: ignore[misc]
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
         self.loss.clr_weight = self.current_clr_weight()
 
-    def train_step(self: Any, batch: dict) -> dict:
-        outputs = super().train_step(batch)  # type: ignore[misc]
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        outputs = super().train_step(batch)
         values = {**self.loss.last_terms, "negative_cosine": self.loss.contrastive.last_negative_cosine}
         return {**outputs, **{name: value.cpu().numpy() for name, value in values.items()}}
 
-    def mean_cosine_between_classes(self: Any, train_outputs: list[dict]) -> float:
+    def mean_cosine_between_classes(self, train_outputs: list[dict[str, Any]]) -> float:
         cosines = [step["negative_cosine"] for step in train_outputs if np.isfinite(step["negative_cosine"])]
         # With weight 0 nothing has moved the embedding yet.
         return float(np.mean(cosines)) if cosines and self.loss.clr_weight > 0 else float("nan")
 
-    def on_train_epoch_end(self: Any, train_outputs: list[dict]) -> None:
-        super().on_train_epoch_end(train_outputs)  # type: ignore[misc]
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end(train_outputs)
         outputs = collate_outputs(train_outputs)
         means = {term: float(np.mean(outputs[term])) for term in TERMS}
         if self.is_ddp:
@@ -101,22 +99,22 @@ class ContrastiveTraining:
             f"(weight {self.loss.clr_weight:.3f}), lr {self.optimizer.param_groups[0]['lr']:.2e}",
         )
 
-    def on_epoch_end(self: Any) -> None:
-        super().on_epoch_end()  # type: ignore[misc]
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
         if self.local_rank == 0:
             self._plot_loss_terms()
 
-    def load_checkpoint(self: Any, filename_or_checkpoint: dict | str) -> None:
-        super().load_checkpoint(filename_or_checkpoint)  # type: ignore[misc]
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        super().load_checkpoint(filename_or_checkpoint)
         self._register_log_keys()
 
-    def _register_log_keys(self: Any) -> None:
+    def _register_log_keys(self) -> None:
         """nnU-Net's logger refuses keys that it doesn't know, and a loaded checkpoint replaces what it knows."""
         logging = self.logger.local_logger.my_fantastic_logging
         for key in (*(f"train_{term}" for term in TERMS), "clr_weight"):
             logging.setdefault(key, [])
 
-    def _plot_loss_terms(self: Any) -> None:
+    def _plot_loss_terms(self) -> None:
         figure, axes = plt.subplots(len(TERMS), 1, figsize=(8, 8), sharex=True)
         for axis, term in zip(axes, TERMS, strict=True):
             axis.plot(self.logger.get_value(f"train_{term}", step=None))
@@ -128,25 +126,3 @@ class ContrastiveTraining:
         figure.tight_layout()
         figure.savefig(Path(self.output_folder) / "loss_terms.png")
         plt.close(figure)
-
-
-class nnUNetTrainer_LevelSafe_CLR(ContrastiveTraining, nnUNetTrainer_LevelSafe):
-    """nnUNetTrainer_LevelSafe with CAFR-Net's contrastive loss: what that loss does for nnU-Net's own network.
-
-    Network, deep supervision, optimiser and schedule are nnU-Net's, under its own plans of any kind, ResEnc's too. A
-    projection head on the decoder's features at 1/4 is added, and run in training only (network/contrastive_unet.py).
-    """
-
-    @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        network = super().build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
-        return ContrastiveUNet(network)

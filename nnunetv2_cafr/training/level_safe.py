@@ -52,7 +52,7 @@ def loaded_patch_size(patch_size: Sequence[int], rotation: tuple[float, float]) 
 
 
 class LevelSafeAugmentation(OrientedCases):
-    """Mixin before any nnUNetTrainer: no up/down mirroring, at most 15 degrees of rotation, shifts, elasticity.
+    """Mixin: no up/down mirroring, at most 15 degrees of rotation, shifts, elasticity.
 
     The up/down axis comes from the direction cosines of the preprocessed cases. Where they are missing, or differ
     between cases, nothing is mirrored at all, and the log says so.
@@ -67,9 +67,9 @@ class LevelSafeAugmentation(OrientedCases):
     elastic_magnitude = 0.03  # largest displacement, as a fraction of the shortest side of the patch
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802 - nnU-Net's name
-        self: Any,
+        self,
     ) -> tuple[tuple[float, float], bool, np.ndarray, tuple[int, ...] | None]:
-        rotation, dummy_2d, _, stock_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # type: ignore[misc]
+        rotation, dummy_2d, _, stock_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         limit = np.deg2rad(self.max_rotation_degrees)
         rotation = (max(rotation[0], -limit), min(rotation[1], limit))
 
@@ -90,7 +90,7 @@ class LevelSafeAugmentation(OrientedCases):
         self.inference_allowed_mirroring_axes = mirror_axes
         return rotation, dummy_2d, initial_patch_size, mirror_axes
 
-    def find_superior_inferior_axis(self: Any) -> int | None:
+    def find_superior_inferior_axis(self) -> int | None:
         """The axis that all preprocessed cases share, or None."""
         axes = {orientation.up_down for orientation in self._orientations}
         return axes.pop() if len(axes) == 1 else None
@@ -104,7 +104,7 @@ class LevelSafeAugmentation(OrientedCases):
         **kwargs: Any,
     ) -> BasicTransform:
         """nnU-Net's training pipeline with shifts and elastic deformation switched on in its spatial transform."""
-        pipeline = super().get_training_transforms(patch_size, rotation_for_DA, *args, **kwargs)  # type: ignore[misc]
+        pipeline = super().get_training_transforms(patch_size, rotation_for_DA, *args, **kwargs)
         for transform in pipeline.transforms:
             if isinstance(transform, SpatialTransform):
                 axes = len(transform.patch_size)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from dataset_conversion.reading import lacks_orientation
@@ -71,15 +72,15 @@ class Orientation(NamedTuple):
     up_down: int | None  # axis of the preprocessed array
 
 
-class OrientedCases:
-    """Mixin before any nnUNetTrainer: knows how its preprocessed cases lie."""
+class OrientedCases(nnUNetTrainer):
+    """Mixin: knows how its preprocessed cases lie."""
 
     @cached_property
-    def _unoriented(self: Any) -> frozenset[str]:
+    def _unoriented(self) -> frozenset[str]:
         return unoriented_cases(self.plans_manager.dataset_name, self.dataset_json)
 
     @cached_property
-    def _orientations(self: Any) -> list[Orientation]:
+    def _orientations(self) -> list[Orientation]:
         # Of training and validation, and of the other folds: none is to be stored in another order.
         dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
         dataset = dataset_class(self.preprocessed_dataset_folder)
@@ -93,11 +94,11 @@ class OrientedCases:
             found.append(Orientation(stored_order_of(properties), order_of(properties), up_down))
         return found
 
-    def count_voxel_orders(self: Any) -> dict[str, int]:
+    def count_voxel_orders(self) -> dict[str, int]:
         """How many cases are stored in which voxel order, the most frequent first; cases without one are left out."""
         return dict(Counter(one.stored for one in self._orientations if one.stored is not None).most_common())
 
-    def describe_voxel_orders(self: Any) -> str:
+    def describe_voxel_orders(self) -> str:
         """A line for the log: in what orders the cases are stored, and what that means for scans to be predicted."""
         counts, reader = self.count_voxel_orders(), self.plans_manager.plans["image_reader_writer"]
         if self._unoriented:

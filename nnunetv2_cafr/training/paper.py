@@ -8,7 +8,12 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2, nnUNetDatasetNumpy
+from nnunetv2.training.dataloading.nnunet_dataset import (
+    infer_dataset_class,
+    nnUNetBaseDataset,
+    nnUNetDatasetBlosc2,
+    nnUNetDatasetNumpy,
+)
 from skimage.exposure import equalize_adapthist, equalize_hist
 
 from nnunetv2_cafr.training.cafr import nnUNetTrainer_CAFR_paperRecipe
@@ -65,15 +70,15 @@ class UnitRangeImage:
         return (np.asarray(self._image[index]) - low[channels]) / np.maximum(extent[channels], 1e-8)
 
 
-class UnitRange:
+class UnitRange(nnUNetBaseDataset):
     """Mixin before one of nnU-Net's data set classes: `load_case` returns the image in [0, 1]."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def load_case(self, identifier: str) -> tuple[UnitRangeImage, Any, Any, dict]:
-        image, segmentation, previous, properties = super().load_case(identifier)  # type: ignore[misc]
+    def load_case(self, identifier: str) -> tuple[UnitRangeImage, Any, Any, dict[str, Any]]:
+        image, segmentation, previous, properties = super().load_case(identifier)
         return UnitRangeImage(image, identifier, self._ranges), segmentation, previous, properties
 
 
@@ -118,10 +123,10 @@ class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe):
 
     def __init__(
         self,
-        plans: dict,
+        plans: dict[str, Any],
         configuration: str,
         fold: int,
-        dataset_json: dict,
+        dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
         plans = deepcopy(plans)

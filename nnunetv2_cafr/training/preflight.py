@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.plans_fields import faults_of
 from nnunetv2_cafr.training.network_identity import bare
@@ -16,45 +17,57 @@ from nnunetv2_cafr.training.network_identity import bare
 PLANS_ERRORS = (LookupError, TypeError, ValueError, AssertionError, AttributeError, ModuleNotFoundError)
 
 
-def refuse(trainer: Any, text: str) -> NoReturn:
+def refuse(trainer: nnUNetTrainer, text: str) -> NoReturn:
     """Ends a training that can't be right: a word in the log, the same on the screen, and no traceback."""
     trainer.print_to_log_file(text, also_print_to_console=False)
     raise SystemExit(text)
 
 
-class CheckedTraining:
-    """Mixin behind the others and before any nnUNetTrainer: refuses by name what can't be trained."""
+class CheckedTraining(nnUNetTrainer):
+    """Mixin behind the others: refuses by name what can't be trained."""
+
+    @classmethod
+    def check_requirements(cls) -> None:
+        """Asks for what this trainer needs beside the packages that came with this one; most need nothing.
+
+        Raises:
+            ImportError: if a package is missing; says how to install it.
+        """
 
     # nnU-Net reads the argument names off this signature.
     def __init__(
         self,
-        plans: dict,
+        plans: dict[str, Any],
         configuration: str,
         fold: int,
-        dataset_json: dict,
+        dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
+        try:
+            self.check_requirements()
+        except ImportError as error:
+            raise SystemExit(str(error)) from error
         if faults := list(faults_of(plans, configuration, dataset_json)):
             raise SystemExit(_words(plans, configuration, faults))
         try:
-            super().__init__(plans, configuration, fold, dataset_json, device)  # type: ignore[call-arg]
+            super().__init__(plans, configuration, fold, dataset_json, device)
         except (*PLANS_ERRORS, RuntimeError) as error:
             raise SystemExit(_words(plans, configuration, [_reason(error)])) from error
 
-    def initialize(self: Any) -> None:
+    def initialize(self) -> None:
         plans, configuration = self.plans_manager.plans, self.configuration_name
         if problems := list(_wrong_plans(self)):
             refuse(self, _words(plans, configuration, problems))
         try:
-            super().initialize()  # type: ignore[misc]
+            super().initialize()
         except torch.OutOfMemoryError:  # the device's, which may be shared
             raise
         except (*PLANS_ERRORS, RuntimeError) as error:  # torch's of layers that no memory holds
             self.print_to_log_file(traceback.format_exc(), also_print_to_console=False)
             refuse(self, _words(plans, configuration, [_reason(error)]))
 
-    def get_tr_and_val_datasets(self: Any) -> tuple[Any, Any]:
-        train, validation = super().get_tr_and_val_datasets()  # type: ignore[misc]
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        train, validation = super().get_tr_and_val_datasets()
         cases = {"train": list(train.identifiers), "val": list(validation.identifiers)}
         place = f"{Path(self.preprocessed_dataset_folder_base) / 'splits_final.json'}, fold {self.fold}"
         if empty := [part for part, identifiers in cases.items() if not identifiers]:
@@ -70,7 +83,7 @@ class CheckedTraining:
             )
         return train, validation
 
-    def on_train_start(self: Any) -> None:
+    def on_train_start(self) -> None:
         if not self.was_initialized:
             self.initialize()
         if (reason := impossible_step(self)) is not None:
@@ -80,7 +93,7 @@ class CheckedTraining:
                 f"{' x '.join(map(str, self.configuration_manager.patch_size))}: {reason}. Take plans with a larger "
                 f"patch or batch than {self.plans_manager.plans_name}, {self.configuration_name}, has",
             )
-        super().on_train_start()  # type: ignore[misc]
+        super().on_train_start()
 
 
 def _reason(error: Exception) -> str:
@@ -94,7 +107,7 @@ def _words(plans: Any, configuration: str, problems: Sequence[str]) -> str:
     return f"{file} and its dataset.json can't be trained, {configuration}:\n- {lines}"
 
 
-def _wrong_plans(trainer: Any) -> Iterator[str]:
+def _wrong_plans(trainer: nnUNetTrainer) -> Iterator[str]:
     if not trainer.label_manager.has_regions and not trainer.label_manager.foreground_labels:
         yield f"the labels are {trainer.dataset_json['labels']}; expected one besides the background at least"
     if not Path(trainer.preprocessed_dataset_folder).is_dir():
@@ -106,7 +119,7 @@ def _wrong_plans(trainer: Any) -> Iterator[str]:
 
 
 @torch.no_grad()
-def impossible_step(trainer: Any) -> str | None:
+def impossible_step(trainer: nnUNetTrainer) -> str | None:
     """Why the network can't take a batch in training, None if it can; runs it on shapes alone, without values.
 
     A patch may shrink to a single cell, of which no norm has a variance. Several ranks are not looked at: their norms

@@ -5,6 +5,7 @@ recipes are mixins that know nothing of the network, so that nnU-Net's own can b
 """
 
 import math
+from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -59,7 +60,7 @@ class WarmupCosineLR(LRScheduler):
         self._last_lr = [share * self.peak_lr for _ in self.optimizer.param_groups]
 
 
-def decayed_and_not(network: torch.nn.Module, weight_decay: float) -> list[dict]:
+def decayed_and_not(network: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups: weights with decay; norms, biases and other vectors without."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return [

@@ -103,7 +103,7 @@ def _describe(value: object) -> str:
 
 
 class RecordedTraining(OrientedCases):
-    """Mixin before any nnUNetTrainer: seeds everything, writes a record of the training and its curves.
+    """Mixin: seeds everything, writes a record of the training and its curves.
 
     The network is initialised from `seed`; dropout and the contrastive sampling of an epoch follow from seed, epoch and
     rank alone, so that a continued training draws what an uninterrupted one would have drawn. nnU-Net's background
@@ -114,23 +114,23 @@ class RecordedTraining(OrientedCases):
     _split: dict[str, list[str]] | None = None
     _augmentation: list[str] | None = None
 
-    def initialize(self: Any) -> None:
+    def initialize(self) -> None:
         set_seed(self.seed)
-        super().initialize()  # type: ignore[misc]
+        super().initialize()
 
-    def get_tr_and_val_datasets(self: Any) -> tuple[Any, Any]:
-        train, validation = super().get_tr_and_val_datasets()  # type: ignore[misc]
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        train, validation = super().get_tr_and_val_datasets()
         self._split = {"train": list(train.identifiers), "val": list(validation.identifiers)}
         return train, validation
 
-    def get_dataloaders(self: Any) -> tuple[Any, Any]:
-        train, validation = super().get_dataloaders()  # type: ignore[misc]
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        train, validation = super().get_dataloaders()
         loader = getattr(train, "generator", None) or train.data_loader  # of worker processes, of this process
         self._augmentation = describe_transforms(loader.transforms)
         return train, validation
 
-    def on_train_start(self: Any) -> None:
-        super().on_train_start()  # type: ignore[misc]
+    def on_train_start(self) -> None:
+        super().on_train_start()
         self.print_to_log_file(self.describe_voxel_orders(), also_print_to_console=True)
         record = self.record()
         # Without the cases' files, which would fill pages of it.
@@ -142,17 +142,17 @@ class RecordedTraining(OrientedCases):
             earlier = json.loads(file.read_text(encoding="utf-8")) if self.current_epoch > 0 and file.is_file() else []
             _write_json(file, [*earlier, record])
 
-    def on_epoch_end(self: Any) -> None:
-        super().on_epoch_end()  # type: ignore[misc]
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
         if self.local_rank == 0:
             _write_json(Path(self.output_folder) / CURVES_FILE, self.logger.local_logger.my_fantastic_logging)
 
-    def on_train_epoch_start(self: Any) -> None:
-        super().on_train_epoch_start()  # type: ignore[misc]
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
         # Epoch 0 is not to repeat the numbers of the initialisation.
         set_seed(self.seed, self.current_epoch + 1, self.local_rank)
 
-    def record(self: Any) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """Everything that made this training, as JSON values; known once the data loaders are."""
         settings = {
             name: value for name in dir(self) if not name.startswith("_") and _is_plain(value := getattr(self, name))
@@ -179,7 +179,7 @@ class RecordedTraining(OrientedCases):
             "split": self._split,
         }
 
-    def machine_record(self: Any) -> dict[str, Any]:
+    def machine_record(self) -> dict[str, Any]:
         """What this training runs on."""
         return {
             "platform": platform.platform(),
@@ -188,7 +188,7 @@ class RecordedTraining(OrientedCases):
             "ranks": torch.distributed.get_world_size() if self.is_ddp else 1,
         }
 
-    def data_record(self: Any) -> dict[str, Any]:
+    def data_record(self) -> dict[str, Any]:
         """Which data set this is, with digests of what describes it."""
         return {
             "dataset": self.plans_manager.dataset_name,
@@ -197,7 +197,7 @@ class RecordedTraining(OrientedCases):
             "fingerprint": file_digest(Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"),
         }
 
-    def _cases(self: Any) -> list[str]:
+    def _cases(self) -> list[str]:
         return sorted({case for part in (self._split or {}).values() for case in part})
 
 

@@ -8,7 +8,7 @@ from nnunetv2_cafr.training.record import RecordedTraining
 
 
 class RobustTraining(AlarmedTraining, SafeCheckpoints, ContinuedTraining, RecordedTraining, CheckedTraining):
-    """Mixin before any nnUNetTrainer: checked, seeded, recorded, watched, never lost, gone on with as it began.
+    """Mixin: checked, seeded, recorded, watched, never lost, gone on with as it began.
 
     Changes no result.
     """

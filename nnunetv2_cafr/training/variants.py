@@ -71,7 +71,7 @@ def _robust(base: type[nnUNetTrainer]) -> tuple[type, ...]:
 
 @functools.cache
 def _of_share(name: str, base: type[nnUNetTrainer], percent: int) -> type[nnUNetTrainer]:
-    def do_split(self: Any) -> tuple[list[str], list[str]]:
+    def do_split(self: nnUNetTrainer) -> tuple[list[str], list[str]]:
         train, validation = super(trainer, self).do_split()
         patients = patients_of(self.plans_manager.dataset_name, train)
         chosen = nested_share(sorted(set(patients.values())), percent, self.fold)
@@ -99,11 +99,11 @@ def nested_share(patients: Sequence[str], percent: int, fold: int | str) -> set[
 def _of_length(name: str, base: type[nnUNetTrainer], epochs: int, iterations: int | None) -> type[nnUNetTrainer]:
     # nnU-Net reads the argument names off this signature.
     def __init__(  # noqa: N807
-        self: Any,
-        plans: dict,
+        self: nnUNetTrainer,
+        plans: dict[str, Any],
         configuration: str,
         fold: int,
-        dataset_json: dict,
+        dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
         base.__init__(self, plans, configuration, fold, dataset_json, device)

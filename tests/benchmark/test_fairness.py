@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,16 @@ def test_plans_of_another_spacing_are_refused_before_anything_starts(matrix):
     matrix.plans_file("nnUNetResEncUNetMPlans").write_text(json.dumps(other))
     with pytest.raises(SystemExit, match=r"do not share one spacing.*-overwrite_target_spacing"):
         fairness.check_before(matrix)
+
+
+@pytest.mark.parametrize("arm", ["UNet", "AttentionUNet"])
+def test_an_arm_whose_package_is_missing_is_refused_before_anything_starts(arm, matrix, monkeypatch):
+    fairness.check_before(dataclasses.replace(matrix, arms=(LEVEL_SAFE, arm)))
+    for module in [module for module in sys.modules if module.partition(".")[0] == "monai"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "monai", None)  # as if it could not be found
+    with pytest.raises(SystemExit, match=rf"- {arm}: .*pip install 'nnunetv2-cafr\[baselines\]'"):
+        fairness.check_before(dataclasses.replace(matrix, arms=(LEVEL_SAFE, arm)))
 
 
 def test_own_plans_are_told(matrix):

@@ -81,11 +81,11 @@ def test_convolutional_networks_take_thick_slices_in_3d(trainer, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainer_UNet", "nnUNetTrainer_AttentionUNet"])
-def test_without_monai_the_error_says_what_to_install(name, construct, monkeypatch):
+def test_without_monai_nothing_starts_and_the_error_says_what_to_install(name, construct, monkeypatch):
     for module in [module for module in sys.modules if module.partition(".")[0] == "monai"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "monai", None)  # as if it could not be found
-    with pytest.raises(ImportError, match=r"pip install 'nnunetv2-cafr\[baselines\]'"):
+    with pytest.raises(SystemExit, match=r"pip install 'nnunetv2-cafr\[baselines\]'"):
         construct(name)
 
 
