@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from nnunetv2_cafr.benchmark.clock import Measurement
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
+from nnunetv2_cafr.files import write_atomically
 from nnunetv2_cafr.measuring import in_turns
-from nnunetv2_cafr.training.checkpoints import write_atomically
 from nnunetv2_cafr.training.record import code_digest
 
 ROUNDS, WARM_UP = 20, 2
