@@ -74,6 +74,8 @@ def test_trainers_are_found_with_no_variable_set(installed):
     assert spawned in output
     root = REPOSITORY if installed.kind == "editable" else installed.site_packages
     assert f"FROM {root / 'nnunetv2_cafr' / '__init__.py'}" in output
+    templates = [path.relative_to(REPOSITORY) for path in REPOSITORY.glob("nnunetv2_cafr/**/templates/*")]
+    assert len(templates) > 20 and all((root / path).is_file() for path in templates)
 
 
 def test_the_users_own_folders_come_first_and_stay(installed):

@@ -1,31 +1,34 @@
 """The report of a study: one HTML page that needs nothing else, and every table as CSV, LaTeX and Markdown beside it.
 
 The page says first which network wins, by how much, how surely and at what cost, whichever network that is. What the
-study lacks is named where it would stand. Names are escaped, and a content security policy forbids the page to load
-anything.
+study lacks is named where it would stand. Words and layout are in templates/, the values here. Names are escaped, and a
+content security policy forbids the page to load anything.
 """
 
 import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
-from importlib.resources import files
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from string import Template
+from typing import Any
 
 import pandas as pd
+from jinja2 import Environment
+from markupsafe import Markup
 
 from nnunetv2_cafr import files as ownership
 from nnunetv2_cafr.evaluation.means import per_case
 from nnunetv2_cafr.files import begins_with
+from nnunetv2_cafr.pages import environment
 from nnunetv2_cafr.report import figures, tables
 from nnunetv2_cafr.report.analysis import SIGNIFICANCE, FamilyResults, analyse
 from nnunetv2_cafr.report.figures import Figure
 from nnunetv2_cafr.report.patients import DICE
 from nnunetv2_cafr.report.pictures import LINES, OutlinedSlice, named_slices, outlined_slice
 from nnunetv2_cafr.report.statistics import DRAWS, Estimate, detectable_difference, least_p
-from nnunetv2_cafr.report.study import Arm, CaseFiles, Section, Study
+from nnunetv2_cafr.report.study import Arm, Cost, Section, Study
 from nnunetv2_cafr.report.tables import MISSING, TEXT, Column, Row, Table, Value, interval_text, number, p_text
 from nnunetv2_cafr.spine import is_spine_table
 
@@ -84,287 +87,264 @@ def render(study: Study) -> tuple[str, list[Table]]:
         ValueError: as `write_report`.
     """
     page = _Page(study)
-    own = {name: files(__package__).joinpath(f"report.{name}").read_text("utf-8") for name in ("html", "css", "js")}
-    shared = files("nnunetv2_cafr.quality").joinpath("page.css").read_text("utf-8")
-    main = "\n".join(page.parts())
-    contents = "".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title in page.headings)
-    origin = [study.provenance[name] for name in ("date", "command") if name in study.provenance]
-    text = Template(own["html"]).substitute(
-        generator=GENERATOR,
-        title=escape(study.title),
-        css=shared + own["css"],
-        script=own["js"],
-        origin=escape(". ".join(origin)),
-        contents=contents,
-        main=main,
-        footer=f"Made by {GENERATOR}. Every table is in the folder {TABLES} as CSV, LaTeX and Markdown.",
-    )
-    return text, page.tables
+    return _templates().get_template("page.html").render(page.values()), page.tables
+
+
+@cache
+def _templates() -> Environment:
+    templates = environment(__package__)
+    templates.filters |= {
+        "points": lambda value: number(value, POINTS),
+        "interval": lambda estimate: "" if math.isnan(estimate.low) else interval_text(estimate, POINTS),
+        "p_text": p_text,
+        "p_equals": lambda p: text if (text := p_text(p)).startswith("<") else f"= {text}",
+        "counted": lambda count, word: f"{count} {word}" if count == 1 else f"{count} {word}s",
+        "groups": _groups,
+        "cells": lambda row, columns: [_cell(*pair) for pair in zip(row.values[1:], columns[1:], strict=True)],
+        # Matplotlib escapes the names in it.
+        "inside_of_svg": lambda figure: Markup(figure.svg.removeprefix("<svg ")),
+    }
+    templates.tests["numeric"] = lambda column: column.digits != TEXT
+    return templates
+
+
+@dataclass(frozen=True)
+class _Lead:
+    """How far the first arm is above the second: the reference above the runner-up, or the leader above the reference.
+
+    Args:
+        gap: in points of Dice.
+        p: after Holm.
+        mean, rank: of the reference.
+    """
+
+    first: str
+    second: str
+    reference_leads: bool
+    gap: Estimate
+    p: float
+    most_differ_against_the_mean: bool
+    mean: float
+    rank: int
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What is said of a family; no `leaders` where there is nothing to score, no `lead` where there is one arm.
+
+    Args:
+        dice: of the leaders.
+        shares: how often each leader comes first when patients are drawn again, by name.
+        groups: arms by what the test says of them against the reference.
+        costs: of leaders and reference, as far as measured.
+    """
+
+    family: str
+    arms: int
+    patients: int
+    reference_is_cafr: bool
+    leaders: Sequence[str] = ()
+    dice: Estimate | None = None
+    reference: str = ""
+    lead: _Lead | None = None
+    shares: Sequence[tuple[str, float]] = ()
+    groups: Mapping[str, Sequence[str]] | None = None
+    costs: Sequence[tuple[str, Cost]] = ()
+
+
+@dataclass(frozen=True)
+class _Power:
+    """What the tests of a family can find: the least p after Holm, and the difference in points of Dice found in four
+    of five studies."""
+
+    family: str
+    reference: str
+    patients: int
+    comparisons: int
+    least_p: float
+    detectable: float
+
+
+@dataclass(frozen=True)
+class _ShownCase:
+    """One case of an arm, or of all; without pictures where files are missing."""
+
+    words: Sequence[str]
+    case: str
+    percent: float
+    missing: Sequence[Path]
+    picture: OutlinedSlice | None = None
+    pictures: Sequence[tuple[str, str, OutlinedSlice]] = ()  # name, what is right, slice
 
 
 class _Page:
-    """Collects headings and tables while its parts are made."""
+    """The values of the page; collects the tables while they are made."""
 
     def __init__(self, study: Study) -> None:
         if not study.sections or not any(study.sections[0].scores.get(arm.name) for arm in study.arms):
             raise ValueError(f"{study.title}: the study has no scores in its first section, so there is no report")
         self.study = study
-        self.headings: list[tuple[str, str]] = []
         self.tables: list[Table] = []
         self.families = {section.key: analyse(study.arms, section) for section in study.sections}
         self.first = study.sections[0]
 
-    def parts(self) -> Iterator[str]:
+    def values(self) -> dict[str, Any]:
+        study = self.study
+        sections = {f"section-{number_}": section for number_, section in enumerate(study.sections[1:], 1)}
+        return {
+            "generator": GENERATOR,
+            "tables_folder": TABLES,
+            "title": study.title,
+            "origin": [study.provenance[name] for name in ("date", "command") if name in study.provenance],
+            "headings": [
+                ("verdict", "Result"),
+                ("results", "All arms"),
+                ("certainty", "How certain"),
+                ("averaging", "Other ways to count"),
+                ("classes", "Classes and levels"),
+                ("cost", "Cost"),
+                ("paper", "Beside the paper"),
+                *((key, section.title) for key, section in sections.items()),
+                ("training", "Training"),
+                ("cases", "Cases"),
+                ("settings", "Conditions and settings"),
+            ],
+            "notes": study.notes,
+            "lengths": study.lengths,
+            "conditions": study.conditions,
+            "provenance": study.provenance,
+            **self._verdict(),
+            **self._results(),
+            **self._costs(),
+            "sections": {key: self._other_section(section, key) for key, section in sections.items()},
+            **self._training(),
+            **self._cases(),
+            **self._settings(),
+        }
+
+    def _verdict(self) -> dict[str, Any]:
         families = self.families[self.first.key]
-        yield self._notes()
-        yield self._heading("verdict", "Result")
-        yield from self._verdict(families)
-        yield self._heading("results", "All arms")
-        yield self._missing_arms(self.first)
-        if self.study.lengths:
-            second = self.families[self.study.lengths.section]
-            yield self._table(tables.side_by_side(self.study, families, second, self.study.lengths), tall=True)
-        yield self._table(tables.results(self.study, self.first, families))
-        yield from self._seeds(self.first, families)
-        yield self._heading("certainty", "How certain")
-        yield from self._certainty(self.first, families)
-        yield self._heading("averaging", "Other ways to count")
-        yield (
-            "<p>A class that a case does not hold can move a mean by more than ten points. The same predictions, "
-            "averaged in every usual way:</p>"
-        )
-        yield self._table(tables.averaging(self.study, self.first, families))
-        yield self._heading("classes", "Classes and levels")
-        yield from self._classes(families)
-        yield self._heading("cost", "Cost")
-        yield from self._cost()
-        yield self._heading("paper", "Beside the paper")
-        yield self._table(tables.paper_table_3(self.study))
-        yield self._table(tables.paper_table_4(self.study))
-        for number_, section in enumerate(self.study.sections[1:], 1):
-            yield from self._other_section(section, f"section-{number_}")
-        yield self._heading("training", "Training")
-        yield from self._training()
-        yield self._heading("cases", "Cases")
-        yield from self._cases()
-        yield self._heading("settings", "Conditions and settings")
-        yield from self._settings()
+        second = self.families[self.study.lengths.section] if self.study.lengths else []
+        seeds = {len(self.first.scores[arm.name]) for family in families for arm in family.arms}
+        return {
+            "significance": SIGNIFICANCE,
+            "verdicts": list(map(self._verdict_of, families)),
+            "verdicts_of_seconds": list(map(self._verdict_of, second)),
+            "powers": [_power(family) for family in families if family.reference and DICE.key in family.measures],
+            "seeds": sorted({min(seeds), max(seeds)}),
+            "has_external": any(section.key.startswith("external") for section in self.study.sections),
+            "overviews": [
+                figures.overview(f"overview-{index}", family, self.study.costs)
+                for index, family in enumerate(families)
+                if family.reference
+            ],
+        }
 
-    # -- parts ---------------------------------------------------------------------------------------------------
-
-    def _notes(self) -> str:
-        if not self.study.notes:
-            return ""
-        lines = "".join(f"<li>{escape(note)}</li>" for note in self.study.notes)
-        return f'<aside class="notes" aria-label="Before you read"><b>Before you read</b><ul>{lines}</ul></aside>'
-
-    def _verdict(self, families: Sequence[FamilyResults]) -> Iterator[str]:
-        yield '<div class="verdicts">' + "".join(map(self._verdict_of, families)) + "</div>"
-        if self.study.lengths:
-            when = f"At {self.study.lengths.seconds:,.0f} s of stepping: "
-            second = self.families[self.study.lengths.section]
-            yield '<div class="verdicts">' + "".join(self._verdict_of(family, when) for family in second) + "</div>"
-        yield '<div class="sentence">' + "".join(f"<p>{line}</p>" for line in self._conclusions(families)) + "</div>"
-        for index, family in enumerate(families):
-            if family.reference:
-                yield _figure(figures.overview(f"overview-{index}", family, self.study.costs))
-
-    def _verdict_of(self, family: FamilyResults, when: str = "") -> str:
-        title = f"{when}{escape(family.name)} augmentation family, {_count(len(family.arms), 'arm')}, "
-        title = f"<h3>{title}{_count(family.patients, 'patient')}</h3>"
+    def _verdict_of(self, family: FamilyResults) -> _Verdict:
+        nothing = _Verdict(family.name, len(family.arms), family.patients, family.reference_is_cafr)
         found = family.measures.get(DICE.key)
         if found is None:
-            return f'<article class="verdict">{title}<p>No class is in any reference: nothing to score.</p></article>'
+            return nothing
         leaders = [arm for arm in family.arms if found.ranking.rank[arm.name] == 1]
-        names = " and ".join(escape(arm.name) for arm in leaders)
-        value = _estimate(found.means[leaders[0].name], "Dice")
+        names = [arm.name for arm in leaders]
+        dice = found.means[names[0]]
         if family.reference is None:
-            said = "A single arm: shown, and compared with nothing."
-            return f'<article class="verdict">{title}<p class="winner">{names}{value}</p><p>{said}</p></article>'
-        winner = f'<p class="winner">{names} {"lead" if len(leaders) > 1 else "leads"}{value}</p>'
-        lines = [self._lead(family, leaders), self._stability(family, leaders), *self._groups(family)]
-        lines.append(self._costs_of(family, leaders))
-        text = "".join(f"<p>{line}</p>" for line in lines if line)
-        return f'<article class="verdict">{title}{winner}{text}</article>'
-
-    def _lead(self, family: FamilyResults, leaders: Sequence[Arm]) -> str:
-        """The leader and the reference, or the reference and the runner-up."""
-        assert family.reference is not None
-        found = family.measures[DICE.key]
-        reference = family.reference
-        role = "" if family.reference_is_cafr else ", the reference for lack of a CAFR-Net arm,"
-        if reference in leaders:
-            others = [arm for arm in family.arms if arm is not reference]
-            one, p = found.comparisons[others[0].name]
-            gap = Estimate(-one.difference.mean, -one.difference.high, -one.difference.low)
-            said = f"{escape(reference.name)}{role} is {_gap(gap)} {escape(others[0].name)}, the next"
-        else:
-            one, p = found.comparisons[leaders[0].name]
-            place = f"rank {found.ranking.rank[reference.name]} of {len(family.arms)}"
-            mean = number(found.means[reference.name].mean, POINTS)
-            said = (
-                f"{escape(leaders[0].name)} is {_gap(one.difference)} {escape(reference.name)}{role} "
-                f"({mean} %, {place})"
-            )
-        significant = "significant" if p < SIGNIFICANCE else "not significant"
-        if p < SIGNIFICANCE and one.rank_biserial * one.difference.mean < 0:
-            significant = "significant the other way round, because most patients differ against the mean"
-        return f"{said}; {_p(p)}, {significant}."
-
-    def _stability(self, family: FamilyResults, leaders: Sequence[Arm]) -> str:
-        shares = family.measures[DICE.key].ranking.shares
-        said = " and ".join(f"{escape(arm.name)} in {100 * shares.loc[arm.name, 1]:.0f} %" for arm in leaders)
-        return f"First when patients are drawn again: {said} of the draws."
-
-    def _groups(self, family: FamilyResults) -> Iterator[str]:
-        assert family.reference is not None
-        found = family.measures[DICE.key]
+            return replace(nothing, leaders=names, dice=dice)
         groups: dict[str, list[str]] = {"Better": [], "Worse": [], "Not distinguishable": []}
         for arm in family.arms:
             if arm.name in found.comparisons:
                 one, p = found.comparisons[arm.name]
                 verdict = "Not distinguishable" if p >= SIGNIFICANCE else "Better" if one.rank_biserial > 0 else "Worse"
-                groups[verdict].append(escape(arm.name))
-        parts = [f"<b>{verdict}:</b> {', '.join(names) or 'none'}." for verdict, names in groups.items()]
-        yield f"Against {escape(family.reference.name)} (p < {SIGNIFICANCE} after Holm): {' '.join(parts)}"
+                groups[verdict].append(arm.name)
+        return replace(
+            nothing,
+            leaders=names,
+            dice=dice,
+            reference=family.reference.name,
+            lead=_lead(family, family.reference, leaders),
+            shares=[(name, found.ranking.shares.loc[name, 1]) for name in names],
+            groups=groups,
+            costs=[
+                (name, cost)
+                for name in dict.fromkeys([*names, family.reference.name])
+                if (cost := self.study.costs.get(name))
+            ],
+        )
 
-    def _costs_of(self, family: FamilyResults, leaders: Sequence[Arm]) -> str:
-        arms = dict.fromkeys(arm.name for arm in (*leaders, family.reference) if arm is not None)
-        said = [
-            f"{escape(name)} {cost.gmacs:.3g} GMACs, {cost.parameters / 1e6:.3g} M parameters, "
-            f"{cost.volume_ms / 1e3:.3g} s a volume"
-            for name in arms
-            if (cost := self.study.costs.get(name))
-        ]
-        return f"Cost: {'; '.join(said)}." if said else "Cost was not measured."
-
-    def _conclusions(self, families: Sequence[FamilyResults]) -> Iterator[str]:
-        """What may and may not be concluded."""
-        compared = [family for family in families if family.reference and DICE.key in family.measures]
-        for family in compared:
-            assert family.reference is not None
-            found = family.measures[DICE.key]
-            patients, comparisons = len(found.values), len(found.comparisons)
-            least = min(1.0, comparisons * least_p(patients))
-            who = f"<b>{escape(family.name)}:</b> " if len(compared) > 1 else ""
-            together = f"{_count(patients, 'patient')} and {_count(comparisons, 'comparison')}"
-            if least >= SIGNIFICANCE:
-                yield (
-                    f"{who}With {together} the smallest p that this test can reach after Holm's correction is "
-                    f"{p_text(least)}: <b>no difference, whatever its size, can be called significant here.</b> The "
-                    "page shows directions, not proof."
-                )
-            else:
-                deviations = found.values.sub(found.values[family.reference.name], axis=0).std()
-                typical = float(deviations.drop(family.reference.name).median())
-                yield (
-                    f"{who}With {together}, a true difference to {escape(family.reference.name)} of about "
-                    f"{detectable_difference(typical, patients, comparisons):.2g} points of Dice would be found in "
-                    "four of five such studies; smaller ones are likely to be missed."
-                )
-        if compared:
-            yield (
-                "What is not significant is not shown to be equal: the interval of a difference says what remains "
-                "possible."
-            )
-        else:
-            yield "No family has two arms, so nothing is compared."
-        seeds = {len(self.first.scores[arm.name]) for family in families for arm in family.arms}
-        if seeds == {1}:
-            yield (
-                "One seed per arm: the chance of initialisation and sampling is in none of these intervals, and "
-                "training again could turn the order of close arms."
-            )
-        else:
-            yield (
-                f"{' to '.join(map(str, sorted({min(seeds), max(seeds)})))} seeds per arm, averaged before anything is "
-                "tested: intervals describe other patients, not other trainings."
-            )
-        said = f"The patients are those of {escape(self.study.conditions.get('data set', 'one data set'))}"
-        external = any(section.key.startswith("external") for section in self.study.sections)
-        said += "; for others see the external sections below." if external else ": nothing here shows how others fare."
-        if len(families) > 1:
-            said += " Arms of different families differ in augmentation too, and are not compared."
-        yield said
-
-    def _certainty(self, section: Section, families: Sequence[FamilyResults]) -> Iterator[str]:
+    def _results(self) -> dict[str, Any]:
+        families = self.families[self.first.key]
         compared = [family for family in families if family.reference]
-        if not compared:
-            yield "<p>No family has two arms: there is no difference to test and no ranking.</p>"
-            return
-        for family in compared:
-            if not family.reference_is_cafr:
-                yield (
-                    f"<p>{escape(family.name)} has no CAFR-Net arm; its reference is the first one, "
-                    f"{escape(family.reference.name if family.reference else '')}.</p>"
-                )
-        for index, family in enumerate(compared):
-            yield _figure(figures.differences(f"differences-{section.key}-{index}", family))
-        yield self._table(tables.statistics(self.study, section, families))
-        for index, family in enumerate(compared):
-            yield _figure(figures.rank_shares(f"ranks-{section.key}-{index}", family))
-        yield self._table(tables.rankings(self.study, section, families), tall=True)
+        side_by_side = None
+        if self.study.lengths:
+            second = self.families[self.study.lengths.section]
+            side_by_side = self._table(tables.side_by_side(self.study, families, second, self.study.lengths))
+        first = self._of_section(self.first, "level-shifts")
+        of_families = [tables.classes_of_family(self.study, self.first, family) for family in families]
+        return {
+            "equal_seconds": side_by_side,
+            "first": first,
+            "compared": compared,
+            "differences": [
+                figures.differences(f"differences-{self.first.key}-{index}", family)
+                for index, family in enumerate(compared)
+            ],
+            "rank_shares": [
+                figures.rank_shares(f"ranks-{self.first.key}-{index}", family) for index, family in enumerate(compared)
+            ],
+            "classes_of_families": [
+                (figures.class_dice(f"classes-{index}", family, table), self._table(table))
+                for index, (family, table) in enumerate(zip(families, of_families, strict=True))
+            ],
+            "level_errors": figures.level_errors("level-errors", first["levels"]) if first["levels"] else None,
+            "paper_tables": [self._table(make(self.study)) for make in (tables.paper_table_3, tables.paper_table_4)],
+        }
 
-    def _classes(self, families: Sequence[FamilyResults]) -> Iterator[str]:
-        for index, family in enumerate(families):
-            table = tables.classes_of_family(self.study, self.first, family)
-            yield _figure(figures.class_dice(f"classes-{index}", family, table))
-            yield self._table(table)
-        table = tables.classes(self.study, self.first, families)
-        yield f"<details><summary>Every metric of every class</summary>{self._table(table, tall=True)}</details>"
-        level_table = tables.levels(self.study, self.first, families)
-        if level_table is None:
-            yield "<p>The labels are no spine levels, so there are no level errors.</p>"
-        else:
-            yield _figure(figures.level_errors("level-errors", level_table))
-            yield self._table(level_table)
-        yield from self._shifts(self.first, families, "level-shifts")
+    def _of_section(self, section: Section, shifts_key: str) -> dict[str, Any]:
+        """The tables that every section has, and the arms without scores."""
+        study, families = self.study, self.families[section.key]
+        shifts = tables.level_shifts(study, section, families)
+        compared = any(family.reference for family in families)
+        return {
+            "missing": [arm.name for arm in study.arms if not section.scores.get(arm.name)],
+            "results": self._table(tables.results(study, section, families)),
+            "seeds": self._table(tables.seeds(study, section, families)),
+            "statistics": self._table(tables.statistics(study, section, families) if compared else None),
+            "rankings": self._table(tables.rankings(study, section, families) if compared else None),
+            "averaging": self._table(tables.averaging(study, section, families)),
+            "classes": self._table(tables.classes(study, section, families)),
+            "levels": self._table(tables.levels(study, section, families)),
+            "shift_figure": figures.level_shifts(shifts_key, shifts) if shifts else None,
+            "shifts": self._table(shifts),
+        }
 
-    def _shifts(self, section: Section, families: Sequence[FamilyResults], key: str) -> Iterator[str]:
-        if table := tables.level_shifts(self.study, section, families):
-            yield _figure(figures.level_shifts(key, table))
-            yield self._table(table)
+    def _costs(self) -> dict[str, Any]:
+        costs = self._table(tables.costs(self.study))
+        return {
+            "costs": costs,
+            "not_measured": [arm.name for arm in self.study.arms if arm.name not in self.study.costs],
+            "cost_multiples": self._table(tables.cost_multiples(self.study)) if costs else None,
+        }
 
-    def _cost(self) -> Iterator[str]:
-        table = tables.costs(self.study)
-        if table is None:
-            yield "<p>Cost was not measured in this study.</p>"
-            return
-        if lacking := [arm.name for arm in self.study.arms if arm.name not in self.study.costs]:
-            yield f"<p>Not measured: {escape(', '.join(lacking))}.</p>"
-        yield self._table(table)
-        if multiples := tables.cost_multiples(self.study):
-            yield self._table(multiples)
-
-    def _other_section(self, section: Section, key: str) -> Iterator[str]:
+    def _other_section(self, section: Section, key: str) -> dict[str, Any]:
         families = self.families[section.key]
-        yield self._heading(key, section.title)
-        yield f"<p>{escape(section.note)}</p>"
         if not families:
-            yield "<p>No arm has scores here.</p>"
-            return
-        yield self._missing_arms(section)
-        if section.key.startswith(FRACTION) and section is self._fractions()[0]:
-            yield from self._data_efficiency()
-        for index, family in enumerate(families):
-            if family.reference:
-                yield _figure(figures.overview(f"{key}-overview-{index}", family, {}))
-        yield self._table(tables.results(self.study, section, families))
-        yield from self._seeds(section, families)
-        if any(family.reference for family in families):
-            yield self._table(tables.statistics(self.study, section, families))
-            ranking = self._table(tables.rankings(self.study, section, families), tall=True)
-            yield f"<details><summary>Ranking when patients are drawn again</summary>{ranking}</details>"
-        more = [tables.averaging(self.study, section, families), tables.classes(self.study, section, families)]
-        level_table = tables.levels(self.study, section, families)
-        text = "".join(self._table(table, tall=True) for table in (*more, *([level_table] if level_table else [])))
-        text += "".join(self._shifts(section, families, f"{key}-level-shifts"))
-        yield f"<details><summary>Other ways to count, classes, levels</summary>{text}</details>"
+            return {"note": section.note, "results": None}
+        drawn = list(self._data_efficiency()) if section is next(self._fractions(), None) else []
+        drawn += [
+            figures.overview(f"{key}-overview-{index}", family, {})
+            for index, family in enumerate(families)
+            if family.reference
+        ]
+        return {
+            "note": section.note,
+            "figures": drawn,
+            "results": self._of_section(section, f"{key}-level-shifts"),
+        }
 
-    def _fractions(self) -> list[Section]:
-        return [section for section in self.study.sections[1:] if section.key.startswith(FRACTION)]
+    def _fractions(self) -> Iterator[Section]:
+        return (section for section in self.study.sections[1:] if section.key.startswith(FRACTION))
 
-    def _data_efficiency(self) -> Iterator[str]:
+    def _data_efficiency(self) -> Iterator[Figure | None]:
         by_share = {float(section.key.removeprefix(FRACTION)): section for section in self._fractions()}
         by_share[1.0] = self.first
         for index, family in enumerate(self.families[self.first.key]):
@@ -375,56 +355,44 @@ class _Page:
                 if same.name == family.name
             }
             if len(found) > 1:
-                yield _figure(figures.fractions(f"fractions-{index}", family, found))
+                yield figures.fractions(f"fractions-{index}", family, found)
 
-    def _training(self) -> Iterator[str]:
+    def _training(self) -> dict[str, Any]:
         names = [arm.name for arm in self.study.arms]
-        shown = [figures.learning("learning", names, self.study.curves)]
-        shown.append(figures.loss_terms("loss-terms", names, self.study.curves))
-        yield from map(_figure, shown)
-        if table := tables.course(self.study):
-            yield self._table(table)
-        lacking = [name for name in names if not self.study.curves.get(name)]
-        if lacking:
-            yield f"<p>No training curves: {escape(', '.join(lacking))}.</p>"
-        if shown[1] is None:
-            yield "<p>No arm has logged the three loss terms.</p>"
+        return {
+            "learning": figures.learning("learning", names, self.study.curves),
+            "loss_terms": figures.loss_terms("loss-terms", names, self.study.curves),
+            "course": self._table(tables.course(self.study)),
+            "without_curves": [name for name in names if not self.study.curves.get(name)],
+        }
 
-    def _cases(self) -> Iterator[str]:
-        lacking = []
-        yield (
-            '<p class="key"><span><svg width="34" height="12" aria-hidden="true"><path class="truth" d="M2 6H32"/>'
-            '</svg>reference, solid</span> <span><svg width="34" height="12" aria-hidden="true"><path class="guess" '
-            'd="M2 6H32"/></svg>prediction, dashed</span> <label><input type="checkbox" id="contours" checked> contours'
-            "</label></p><p>The best, median and worst case of every arm by its own Dice (mean over the classes of the "
-            "reference), in the slice with the most wrong voxels. Words mark structures whose place mostly carries "
-            "another label: what it is, and what was predicted.</p>"
-        )
-        for arm in self.study.arms:
-            seeds = self.first.scores.get(arm.name)
-            available = self.study.files.get(arm.name, {})
-            if not seeds or not available:
-                lacking.append(arm.name)
-                continue
-            dice = per_case(next(iter(seeds.values())), "dice", "present").dropna()
-            dice = dice[dice.index.isin(list(available))].sort_values(kind="stable")
-            if dice.empty:
-                lacking.append(arm.name)
-                continue
-            places = {"best": len(dice) - 1, "median": len(dice) // 2, "worst": 0}
-            words: dict[int, list[str]] = {}
-            for word, place in places.items():
-                words.setdefault(place, []).append(word)
-            pictures = "".join(
-                self._picture(" and ".join(said), str(dice.index[place]), 100 * float(dice.iloc[place]), available)
-                for place, said in words.items()
-            )
-            yield f'<section class="card"><h3>{escape(arm.name)}</h3><div class="cases">{pictures}</div></section>'
-        yield from self._spines()
-        if lacking:
-            yield f"<p>No pictures, for lack of scores or files: {escape(', '.join(lacking))}.</p>"
+    def _cases(self) -> dict[str, Any]:
+        shown = {arm.name: list(self._cases_of(arm)) for arm in self.study.arms}
+        return {
+            "lines": LINES,
+            "cases": [(name, cases) for name, cases in shown.items() if cases],
+            "spines": list(self._spines()),
+            "without_pictures": [name for name, cases in shown.items() if not cases],
+        }
 
-    def _spines(self) -> Iterator[str]:
+    def _cases_of(self, arm: Arm) -> Iterator[_ShownCase]:
+        """An arm's best, median and worst case by its own Dice; none without scores or files."""
+        seeds = self.first.scores.get(arm.name)
+        available = self.study.files.get(arm.name, {})
+        if not seeds or not available:
+            return
+        dice = per_case(next(iter(seeds.values())), "dice", "present").dropna()
+        dice = dice[dice.index.isin(list(available))].sort_values(kind="stable")
+        for words, place in _places(best=len(dice) - 1, median=len(dice) // 2, worst=0) if len(dice) else ():
+            case = str(dice.index[place])
+            one = available[case]
+            missing = [file for file in (one.image, one.reference, one.prediction) if not file.is_file()]
+            picture = None
+            if not missing:
+                picture = outlined_slice(one.image, one.reference, one.prediction, self.study.label_names)
+            yield _ShownCase(words, case, 100 * float(dice.iloc[place]), missing, picture)
+
+    def _spines(self) -> Iterator[_ShownCase]:
         """The reference and every arm side by side with the names of the levels; nothing where labels are no levels."""
         arms = [
             arm.name for arm in self.study.arms if self.first.scores.get(arm.name) and self.study.files.get(arm.name)
@@ -438,186 +406,116 @@ class _Page:
             shares[arm] = levels["right_level"] / levels["vertebrae"]
             counts[arm] = levels
         mean = pd.DataFrame(shares).dropna().mean(axis=1).sort_values(kind="stable")
-        if mean.empty:
-            return
-        yield (
-            "<h3>Levels, side by side</h3><p>The names that each arm gives to the vertebrae, in the slice with the "
-            "most of the reference; in brackets what the reference has there, where that is another or nothing. The "
-            "cases with the lowest, the median and the highest share of vertebrae at the right level, mean over the "
-            "arms.</p>"
-        )
-        places: dict[int, list[str]] = {}
-        for word, place in (("lowest", 0), ("median", len(mean) // 2), ("highest", len(mean) - 1)):
-            places.setdefault(place, []).append(word)
-        for place, words in places.items():
+        for words, place in _places(lowest=0, median=len(mean) // 2, highest=len(mean) - 1) if len(mean) else ():
             case = str(mean.index[place])
+            percent = 100 * float(mean.iloc[place])
             files = [self.study.files[arm][case] for arm in arms]
             used = [files[0].image, files[0].reference, *(one.prediction for one in files)]
-            title = f"<h4>{' and '.join(words)}: {escape(case)}, {100 * mean.iloc[place]:.1f} % at the right level</h4>"
             if missing := [file for file in used if not file.is_file()]:
-                where = escape(", ".join(map(str, missing)))
-                yield f'<section class="card">{title}<p>No picture: {where} is missing.</p></section>'
+                yield _ShownCase(words, case, percent, missing)
                 continue
-            pictures = named_slices(used[0], used[1], used[2:], self.study.label_names)
             right = [
                 f"{counts[arm].loc[case, 'right_level']:.0f} of {counts[arm].loc[case, 'vertebrae']:.0f} right"
                 for arm in arms
             ]
-            captions = [
-                "<b>reference</b>",
-                *(f"<b>{escape(arm)}</b>, {one}" for arm, one in zip(arms, right, strict=True)),
-            ]
-            shown = "".join(
-                f"<figure>{_outlined(picture, case)}<figcaption>{caption}</figcaption></figure>"
-                for picture, caption in zip(pictures, captions, strict=True)
-            )
-            yield f'<section class="card">{title}<div class="spines">{shown}</div></section>'
+            pictures = named_slices(used[0], used[1], used[2:], self.study.label_names)
+            named = list(zip(["reference", *arms], ["", *right], pictures, strict=True))
+            yield _ShownCase(words, case, percent, [], pictures=named)
 
-    def _picture(self, what: str, case: str, dice: float, available: Mapping[str, CaseFiles]) -> str:
-        one = available[case]
-        missing = [file for file in (one.image, one.reference, one.prediction) if not file.is_file()]
-        title = f"<b>{what}:</b> {escape(case)}, Dice {dice:.1f} %"
-        if missing:
-            where = escape(", ".join(map(str, missing)))
-            return f"<figure><figcaption>{title}. No picture: {where} is missing.</figcaption></figure>"
-        picture = outlined_slice(one.image, one.reference, one.prediction, self.study.label_names)
-        return f"<figure>{_outlined(picture, case)}<figcaption>{title}, {escape(picture.what)}</figcaption></figure>"
-
-    def _settings(self) -> Iterator[str]:
-        yield "<h3>Equal for all arms</h3>" + _facts(self.study.conditions)
+    def _settings(self) -> dict[str, Any]:
         rows = [
             Row([arm.name, arm.family, arm.trainer, arm.plans or MISSING, arm.description]) for arm in self.study.arms
         ]
         columns = [Column("Arm"), Column("Family"), Column("Trainer"), Column("Plans"), Column("Network and optimiser")]
-        yield self._table(Table("arms", "Arms", "As nnUNetv2_train knows them.", columns, rows))
-        if differing := _differing_settings(self.study):
-            yield self._table(differing, tall=True)
-        yield "<h3>How it was scored</h3>" + self._scoring()
-        yield "<h3>How it was tested</h3>"
-        yield (
-            "<p>The unit is the patient: cases and seeds of a patient are averaged first. Intervals: expanded "
-            f"percentile bootstrap over patients, {DRAWS:,} draws with a fixed seed. Tests: exact two-sided Wilcoxon "
-            "signed-rank test of the paired differences, zeros ranked without a sign (Pratt), corrected by Holm within "
-            "a family and measure. Only comparisons with the reference are tested. It is the family's CAFR-Net arm, "
-            "or else its first one, whatever the scores: the question is whether CAFR-Net is better than each other "
-            "network.</p>"
-        )
-        yield "<h3>Origin</h3>" + _facts(self.study.provenance)
-        for arm in self.study.arms:
-            settings = self.study.settings.get(arm.name)
-            text = escape(json.dumps(settings, indent=2, default=str)) if settings else "no record"
-            yield f"<details><summary>Full settings of {escape(arm.name)}</summary><pre>{text}</pre></details>"
+        records = {arm.name: self.study.settings.get(arm.name) for arm in self.study.arms}
+        return {
+            "draws": DRAWS,
+            "arms": self._table(Table("arms", "Arms", "As nnUNetv2_train knows them.", columns, rows)),
+            "differing": self._table(_differing_settings(self.study)),
+            "scoring": self._scoring(),
+            "records": [
+                (name, json.dumps(record, indent=2, default=str) if record else "no record")
+                for name, record in records.items()
+            ],
+        }
 
-    def _scoring(self) -> str:
+    def _scoring(self) -> dict[str, str]:
         seeds = next(seeds for seeds in self.first.scores.values() if seeds)
         settings = next(iter(seeds.values())).settings
         facts = {"NSD tolerance": f"{settings['tolerance_mm']:g} mm"} if "tolerance_mm" in settings else {}
-        facts |= {name: str(version) for name, version in settings.get("versions", {}).items()}
-        facts |= {name: str(text) for name, text in settings.get("definitions", {}).items()}
-        return _facts(facts)
+        return {**facts, **settings.get("versions", {}), **settings.get("definitions", {})}
 
-    # -- pieces --------------------------------------------------------------------------------------------------
-
-    def _heading(self, key: str, title: str) -> str:
-        self.headings.append((key, title))
-        return f'<h2 id="{key}">{escape(title)}</h2>'
-
-    def _seeds(self, section: Section, families: Sequence[FamilyResults]) -> Iterator[str]:
-        if table := tables.seeds(self.study, section, families):
-            yield self._table(table, tall=True)
-
-    def _missing_arms(self, section: Section) -> str:
-        lacking = [arm.name for arm in self.study.arms if not section.scores.get(arm.name)]
-        return f"<p>Without scores here: {escape(', '.join(lacking))}.</p>" if lacking else ""
-
-    def _table(self, table: Table, tall: bool = False) -> str:
-        self.tables.append(table)
-        return _html(table, tall)
+    def _table(self, table: Table | None) -> Table | None:
+        if table:
+            self.tables.append(table)
+        return table
 
 
-def _html(table: Table, tall: bool) -> str:
-    headings = "".join(
-        f'<th scope="col"{_class(column)}><button type="button">{escape(column.title)}</button></th>'
-        for column in table.columns
+def _lead(family: FamilyResults, reference: Arm, leaders: Sequence[Arm]) -> _Lead:
+    found = family.measures[DICE.key]
+    reference_leads = reference in leaders
+    other = next(arm for arm in family.arms if arm is not reference) if reference_leads else leaders[0]
+    one, p = found.comparisons[other.name]
+    gap = one.difference
+    return _Lead(
+        first=reference.name if reference_leads else other.name,
+        second=other.name if reference_leads else reference.name,
+        reference_leads=reference_leads,
+        gap=Estimate(-gap.mean, -gap.high, -gap.low) if reference_leads else gap,
+        p=p,
+        most_differ_against_the_mean=one.rank_biserial * gap.mean < 0,
+        mean=found.means[reference.name].mean,
+        rank=int(found.ranking.rank[reference.name]),
     )
-    groups: dict[str, list[str]] = {}
+
+
+def _power(family: FamilyResults) -> _Power:
+    assert family.reference is not None
+    found = family.measures[DICE.key]
+    patients, comparisons = len(found.values), len(found.comparisons)
+    least = min(1.0, comparisons * least_p(patients))
+    deviations = found.values.sub(found.values[family.reference.name], axis=0).std()
+    typical = float(deviations.drop(family.reference.name).median())
+    # Where nothing can be significant, no difference can be detected.
+    detectable = detectable_difference(typical, patients, comparisons) if least < SIGNIFICANCE else math.inf
+    return _Power(family.name, family.reference.name, patients, comparisons, least, detectable)
+
+
+def _places(**places: int) -> Iterator[tuple[list[str], int]]:
+    """Each place once, with the words for it."""
+    words: dict[int, list[str]] = {}
+    for word, place in places.items():
+        words.setdefault(place, []).append(word)
+    for place, said in words.items():
+        yield said, place
+
+
+def _groups(table: Table) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
     for row in table.rows:
-        groups.setdefault(row.group, []).append(_row(row, table.columns))
-    span = f'<tr class="group"><th scope="rowgroup" colspan="{len(table.columns)}"><span>'
-    bodies = "".join(
-        f"<tbody>{f'{span}{escape(group)}</span></th></tr>' if group else ''}{''.join(rows)}</tbody>"
-        for group, rows in groups.items()
-    )
-    title = escape(table.title)
-    return (
-        f'<div class="scroll{" tall" if tall else ""}" tabindex="0" role="region" aria-label="{title}">'
-        f'<table class="sortable" id="table-{escape(table.key)}"><caption><b>{title}</b> <span>{escape(table.caption)}'
-        f"</span></caption><thead><tr>{headings}</tr></thead>{bodies}</table></div>"
-    )
+        groups.setdefault(row.group, []).append(row)
+    return groups
 
 
-def _class(column: Column) -> str:
-    return "" if column.digits == TEXT else ' class="number"'
+@dataclass(frozen=True)
+class _Cell:
+    """A cell as people read it; `key` is what it is sorted by, "" where that is missing, None for text."""
+
+    text: str
+    interval: str = ""
+    key: str | None = None
 
 
-def _row(row: Row, columns: Sequence[Column]) -> str:
-    cells = [_cell(value, column) for value, column in zip(row.values, columns, strict=True)]
-    first = f'<th scope="row">{escape(str(row.values[0]))}</th>'
-    kind = ' class="printed"' if row.printed else ""
-    return f"<tr{kind}>{first}{''.join(cells[1:])}</tr>"
-
-
-def _cell(value: Value, column: Column) -> str:
-    text = escape(tables.text_of(value, column))
+def _cell(value: Value, column: Column) -> _Cell:
+    text = tables.text_of(value, column)
     if column.digits == TEXT:
-        wide = ' class="wide"' if len(text) > 40 else ""
-        return f"<td{wide}>{text}</td>"
+        return _Cell(text)
     if isinstance(value, Estimate) and not math.isnan(value.mean):
-        interval = "" if math.isnan(value.low) else f"<small>{interval_text(value, column)}</small>"
-        return f'<td class="number" data-key="{value.mean:.9g}">{number(value.mean, column)}{interval}</td>'
+        interval = "" if math.isnan(value.low) else interval_text(value, column)
+        return _Cell(number(value.mean, column), interval, f"{value.mean:.9g}")
     if isinstance(value, int | float) and not tables.is_missing(value):
-        return f'<td class="number" data-key="{value:.9g}">{text}</td>'
-    return f'<td class="number" data-key="">{text}</td>'
-
-
-def _figure(figure: Figure | None) -> str:
-    if figure is None:
-        return ""
-    svg = figure.svg.replace("<svg ", f'<svg role="img" aria-label="{escape(figure.description)}" ', 1)
-    return (
-        f'<figure class="plot"><div tabindex="0" role="region" aria-label="{escape(figure.caption[:60])}">{svg}</div>'
-        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
-    )
-
-
-def _outlined(picture: OutlinedSlice, case: str) -> str:
-    size = picture.height / LINES
-    names = "".join(
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.1f}" stroke-width="{size / 5:.1f}" text-anchor="middle">'
-        f"{escape(text)}</text>"
-        for text, x, y in picture.names
-    )
-    paths = "".join(
-        f'<path class="{kind}" d="{path}"/>'
-        for kind, path in (
-            ("halo", picture.reference),
-            ("truth", picture.reference),
-            ("guess", picture.prediction),
-        )
-        if path
-    )
-    return (
-        f'<div class="picture" style="aspect-ratio:{picture.width:.1f}/{picture.height:.1f}"><img loading="lazy" '
-        f'alt="{escape(case)}, {escape(picture.what)}" src="data:image/jpeg;base64,{picture.jpeg}"><svg '
-        f'viewBox="0 0 {picture.width:.1f} {picture.height:.1f}" aria-hidden="true">{paths}{names}</svg></div>'
-    )
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    if not facts:
-        return "<p>Not given.</p>"
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(text))}</dd>" for name, text in facts.items())
-    return f'<dl class="facts">{rows}</dl>'
+        return _Cell(text, key=f"{value:.9g}")
+    return _Cell(text, key="")
 
 
 def _differing_settings(study: Study) -> Table | None:
@@ -647,23 +545,3 @@ def _flat(value: object, key: str = "") -> dict[str, str]:
             parts |= _flat(inner, f"{key}.{name}" if key else str(name))
         return parts
     return {key: value if isinstance(value, str) else json.dumps(value, default=str)}
-
-
-def _estimate(estimate: Estimate, title: str) -> str:
-    interval = "" if math.isnan(estimate.low) else f", 95 % interval {interval_text(estimate, POINTS)}"
-    return f"<small>{title} {number(estimate.mean, POINTS)} %{interval}</small>"
-
-
-def _gap(difference: Estimate) -> str:
-    """ "1.20 points [0.40, 2.00] above"."""
-    interval = "" if math.isnan(difference.low) else f" {interval_text(difference, POINTS)}"
-    return f"<b>{number(difference.mean, POINTS)} points{interval} above</b>"
-
-
-def _p(p: float) -> str:
-    text = p_text(p)
-    return escape(f"Holm's p {text if text.startswith('<') else f'= {text}'}")
-
-
-def _count(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"

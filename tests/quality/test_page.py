@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from markupsafe import escape
 
 from nnunetv2_cafr.commands.check import check_dataset
 from nnunetv2_cafr.quality.page import render
@@ -78,12 +79,16 @@ def test_a_person_clicks(page, browse, tmp_path):
 
 
 class Elements(HTMLParser):
-    """Every element of a page with its attributes."""
+    """Every element of a page with its attributes, and the text between them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.all: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
         self.feed(text)
+
+    def handle_data(self, data):
+        self.text += data
 
     def handle_starttag(self, tag, attributes):
         self.all.append((tag, dict(attributes)))
@@ -95,7 +100,7 @@ def test_holds_everything_and_escapes_names(page):
     text = target.read_text(encoding="utf-8")
     elements = Elements(text).all
     assert not any("onmouseover" in attributes or (tag == "b" and attributes) for tag, attributes in elements)
-    assert "&lt;b onmouseover=&quot;alert(1)&quot;&gt;L9&#x27;&lt;/b&gt;" in text
+    assert str(escape(NASTY)) in text
     links = [attributes.get(key) or "" for _, attributes in elements for key in ("src", "href")]
     assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in links if link)
     assert "http:" not in text and "https:" not in text
@@ -106,6 +111,19 @@ def test_holds_everything_and_escapes_names(page):
     identifiers = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
     assert {link[1:] for link in links if link.startswith("#")} <= set(identifiers)
+
+
+def test_a_hostile_case_name_is_shown_as_text(copy):
+    name = "<img src=x onerror=alert(1)>"
+    for path in (copy.image(1), copy.mask(1)):
+        path.rename(path.with_name(path.name.replace("SpineMRI_001", name)))
+    page = Elements(render(*check_dataset(copy.folder, 1), "today"))
+    # The row of the table, the heading of the card, its files.
+    assert page.text.count(name) >= 4
+    assert not any(attribute.startswith("on") for _, attributes in page.all for attribute in attributes)
+    pictures = [attributes for tag, attributes in page.all if tag == "img"]
+    assert all(picture["src"].startswith("data:image/jpeg") for picture in pictures)
+    assert sum(name in picture["alt"] for picture in pictures) == 1
 
 
 def test_numbers_and_contours_are_those_of_the_files(page):

@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from markupsafe import escape
 
 from nnunetv2_cafr.report.page import GENERATOR, render, write_report
 from nnunetv2_cafr.report.patients import DICE, patient_values
 from nnunetv2_cafr.report.pictures import named_slices, outlined_slice
 from nnunetv2_cafr.report.study import CaseFiles, Section, Study
 
-from .synthetic_study import ARMS, arm, evaluation, full_study
+from .synthetic_study import ARMS, NAMES, arm, evaluation, full_study, write_files
 
 NASTY = '<b onmouseover="alert(1)">U\'</b>'
+HOSTILE = "<img src=x onerror=alert(1)>"
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +79,22 @@ def test_what_is_missing_sorts_last(page: Path, browse: Callable[..., str], tmp_
         assert (names[0] == "CAFR-Net") == (clicks == 1)
 
 
+def words_of(text: str) -> str:
+    """The text with one space for any white space, as a browser shows it."""
+    return re.sub(r"\s+", " ", text)
+
+
 class Elements(HTMLParser):
-    """Every element of a page with its attributes."""
+    """Every element of a page with its attributes, and the text between them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.all: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
         self.feed(text)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.all.append((tag, dict(attrs)))
@@ -96,7 +107,7 @@ def test_needs_nothing_else_and_escapes_names(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     elements = Elements(text).all
     assert not any("onmouseover" in attributes or (tag == "b" and attributes) for tag, attributes in elements)
-    assert "&lt;b onmouseover=&quot;alert(1)&quot;&gt;U&#x27;&lt;/b&gt;" in text
+    assert str(escape(NASTY)) in text
     assert "http:" not in text and "https:" not in text and "@import" not in text
     links = [attributes.get(key) or "" for _, attributes in elements for key in ("src", "href", "xlink:href")]
     assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in links if link)
@@ -105,6 +116,35 @@ def test_needs_nothing_else_and_escapes_names(page: Path) -> None:
     wanted = {link[1:] for link in links if link.startswith("#")} | set(re.findall(r"url\(#([^)]+)\)", text))
     assert wanted <= set(identifiers)
     assert len(text) < 5e6
+
+
+def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
+    """Of cases, arms and their family, sections and the study, in sentences, tables, figures, pictures and settings."""
+    arms = tuple(arm(f"{name} {HOSTILE}", family=HOSTILE) for name in ("A", "B"))
+    pictures = write_files(tmp_path / "files", [HOSTILE], (48, 40, 3))
+    scores = {}
+    for seed, one in enumerate(arms):
+        made = evaluation(0.8, 3, seed)
+        for table in (made.classes, made.levels):
+            table["case"] = table["case"].replace("case_000_0", HOSTILE)
+        scores[one.name] = {0: made}
+    study = Study(
+        HOSTILE,
+        arms,
+        [Section("validation", "CV", "", scores), Section("external-X", HOSTILE, HOSTILE, {})],
+        dict(enumerate(NAMES, 1)),
+        {"data set": HOSTILE},
+        {"command": HOSTILE},
+        settings={one.name: {HOSTILE: index} for index, one in enumerate(arms)},
+        files={one.name: pictures for one in arms},
+        notes=[HOSTILE],
+    )
+    page = Elements(render(study)[0])
+    assert page.text.count(HOSTILE) > 20 and f"worst: {HOSTILE}, Dice" in words_of(page.text)
+    assert not any(name.startswith("on") for _, attributes in page.all for name in attributes)
+    pictures_shown = [attributes for tag, attributes in page.all if tag == "img"]
+    assert pictures_shown and all(one["src"].startswith("data:image/jpeg") for one in pictures_shown)
+    assert all(HOSTILE in one["alt"] for one in pictures_shown)
 
 
 def test_is_for_everybody(page: Path) -> None:
@@ -127,7 +167,7 @@ def test_is_for_everybody(page: Path) -> None:
 
 
 def test_says_what_the_scores_say(page: Path, study: Study) -> None:
-    text = page.read_text(encoding="utf-8")
+    text = words_of(page.read_text(encoding="utf-8"))
     verdicts = re.findall(r'<article class="verdict">(.*?)</article>', text, re.S)
     values = patient_values(study.sections[0].scores, DICE)
     for verdict, family in zip(verdicts, ("stock", "level-safe", "the paper's recipe"), strict=True):
@@ -146,7 +186,7 @@ def test_says_so_when_cafr_leads_and_by_how_much() -> None:
     arms = (arm("UNet"), arm("CAFR", "nnUNetTrainer_CAFR"))
     scores = {"UNet": {0: evaluation(0.8, 12, 0)}, "CAFR": {0: evaluation(0.9, 12, 1)}}
     study = Study("Small", arms, [Section("validation", "CV", "", scores)], {}, {}, {})
-    text, _ = render(study)
+    text = words_of(render(study)[0])
     values = patient_values(scores, DICE).mean()
     assert '<p class="winner">CAFR leads' in text
     assert re.search(
@@ -159,7 +199,7 @@ def test_says_so_when_cafr_leads_and_by_how_much() -> None:
 def test_says_when_no_difference_can_be_significant(patients: int, possible: bool) -> None:
     """One comparison: the least p of 5 patients is 0.0625, of 6 it is 0.03125."""
     arms = (arm("UNet"), arm("CAFR", "nnUNetTrainer_CAFR"))
-    text, _ = render(Study("Small", arms, [section_of(arms, patients)], {}, {}, {}))
+    text = words_of(render(Study("Small", arms, [section_of(arms, patients)], {}, {}, {}))[0])
     assert ("no difference, whatever its size, can be called significant" in text) != possible
     assert ("in four of five such studies" in text) == possible
     assert ("Holm's correction is 0.062" in text) != possible
@@ -178,7 +218,7 @@ def test_studies_with_gaps(tmp_path: Path, browse: Callable[..., str]) -> None:
     only = Section("validation", "Cross-validation", "", scores)
     study = Study("Gaps", arms, [only], {}, {}, {}, files=nowhere)
     page = write_report(study, tmp_path / "report")
-    text = browse(page)
+    text = words_of(browse(page))
     for words in (
         "Without scores here: CAFR",
         "A single arm: shown, and compared with nothing",
