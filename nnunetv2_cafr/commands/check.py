@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,11 +21,11 @@ from tqdm import tqdm
 from dataset_conversion.environment import folder_of
 from nnunetv2_cafr import spine as levels
 from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, write_atomically
 from nnunetv2_cafr.quality.comparison import compare
-from nnunetv2_cafr.quality.dataset import NotADatasetError, RawDataset, find_dataset, read_dataset
+from nnunetv2_cafr.quality.dataset import RawDataset, find_dataset, read_dataset
 from nnunetv2_cafr.quality.findings import (
-    EXIT_NOT_CHECKED,
     HEADING,
     Finding,
     count_severities,
@@ -86,7 +85,7 @@ def check_dataset(folder: Path, num_processes: int) -> tuple[RawDataset, list[Ca
     """Reads and checks a raw data set.
 
     Raises:
-        NotADatasetError: if there is no data set that can be understood.
+        UserError: if there is no data set that can be understood.
     """
     dataset = read_dataset(folder)
     cases = inspect(dataset, num_processes)
@@ -153,8 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         raw = folder_of("nnUNet_raw")
     except ValueError as error:
-        print(error, file=sys.stderr)
-        return EXIT_NOT_CHECKED
+        raise UserError(str(error)) from error
     try:
         folder = find_dataset(raw, arguments.d)
         target = arguments.o or Path(f"check_{folder.name}")
@@ -163,9 +161,8 @@ def run(arguments: argparse.Namespace) -> int:
         when = f"{time.strftime('%Y-%m-%d %H:%M')}, nnunetv2-cafr {version('nnunetv2-cafr')}"
         page = render(dataset, cases, findings, when)
         write_report(target, page, findings)
-    except (NotADatasetError, OSError, MemoryError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_NOT_CHECKED
+    except (OSError, MemoryError) as error:
+        raise UserError(str(error)) from error
     print(summary(cases, findings))
     print(f"{target / PAGE} ({len(page.encode()) / 1e6:.1f} MB) and {target / TABLE}")
     return exit_status(findings)
