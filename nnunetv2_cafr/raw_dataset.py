@@ -1,10 +1,6 @@
 """The training cases of a raw data set: their files, the labels that each mask holds, and whose they are."""
 
-import json
-import multiprocessing
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,11 +15,12 @@ from nnunetv2.utilities.utils import (
     get_filenames_of_train_images_and_targets,
     get_identifiers_from_splitted_dataset_folder,
 )
-from tqdm import tqdm
 
 from dataset_conversion.environment import folder_of
 from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import read_json
+from nnunetv2_cafr.processes import in_processes
 
 PROBLEMS_SHOWN = 10
 
@@ -145,17 +142,6 @@ def _require_images(folder: Path, files: Iterable[str], description: Mapping[str
         )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises UserError, which names the file, if it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); correct it, or convert the data again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, expected an object in braces; correct it")
-    return content
-
-
 def case_files(folder: Path, description: dict[str, Any]) -> dict[str, tuple[tuple[Path, ...], Path]]:
     """Images and mask of each training case, by identifier, as nnU-Net finds them."""
     ending = description["file_ending"]
@@ -222,18 +208,8 @@ def _read_masks(
 ) -> list[frozenset[int]]:
     """Label values of each mask, in order."""
     read = partial(_values_or_problem, reader=reader, allowed=allowed)
-    num_processes = min(num_processes, len(masks))
-    progress = partial(tqdm, total=len(masks), desc="Reading masks", unit="mask")
-    if num_processes <= 1:
-        results = [read(mask) for mask in progress(masks)]
-    else:
-        try:
-            with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as executor:
-                results = list(progress(executor.map(read, masks)))
-        except BrokenProcessPool as error:
-            raise UserError(
-                "A process that reads masks was killed, most likely for lack of memory: give fewer by -np"
-            ) from error
+    found = dict(in_processes(read, masks, num_processes, "reading masks", "mask"))
+    results = [found[mask] for mask in masks]
     values = [result for result in results if not isinstance(result, str)]
     problems = [result for result in results if isinstance(result, str)]
     if problems:

@@ -21,7 +21,8 @@ from nnunetv2_cafr.benchmark.arms import OWN_PLANS, RECIPE
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of, read_json
+from nnunetv2_cafr.files import read_json
+from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE, code_digest
 

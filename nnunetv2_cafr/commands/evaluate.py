@@ -35,8 +35,8 @@ from nnunetv2_cafr.evaluation.scores import (
     Evaluation,
 )
 from nnunetv2_cafr.evaluation.scoring import TOLERANCE_MM, evaluate_folders
-from nnunetv2_cafr.files import begins_with, check_folder, describe_failure
-from nnunetv2_cafr.raw_dataset import patients_by_provenance, read_json, shorten
+from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, read_json
+from nnunetv2_cafr.raw_dataset import patients_by_provenance, shorten
 
 EXAMPLES = """examples:
   nnUNetv2_cafr evaluate $nnUNet_raw/Dataset511_SpineMRI/labelsTs PREDICTIONS

@@ -7,7 +7,6 @@ the data set's fingerprint. Where nnUNetPlans preprocess a configuration alike, 
 import argparse
 import contextlib
 import io
-import json
 import math
 import os
 from pathlib import Path
@@ -18,6 +17,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.planning.architecture import token_size
 from nnunetv2_cafr.planning.memory import CONTEXT_BYTES, GB
 from nnunetv2_cafr.planning.planner import OWN_PLANS, STOCK_PLANS, CAFRPlanner
@@ -79,35 +79,25 @@ def check_documents(dataset: str) -> None:
     """
     preprocessed = Path(str(nnUNet_preprocessed)) / dataset
     description = Path(str(nnUNet_raw)) / dataset / "dataset.json"
-    if faults := list(description_faults(_read(description))):
+    if faults := list(description_faults(read_json(description))):
         raise UserError(f"{description}: {'; '.join(faults)}. Correct it; nnUNetv2_cafr check -d {dataset} finds more")
     fingerprint = preprocessed / "dataset_fingerprint.json"
-    found = _read(fingerprint)
+    found = read_json(fingerprint)
     if missing := [key for key in FINGERPRINT if not found.get(key)]:
         raise UserError(f"{fingerprint} has no {', no '.join(missing)}: run nnUNetv2_extract_fingerprint -d ID --clean")
     own, stock = (preprocessed / f"{name}.json" for name in (OWN_PLANS, STOCK_PLANS))
     for file in (own, stock):
-        if os.path.lexists(file) and not isinstance(_read(file).get("configurations"), dict):
+        if os.path.lexists(file) and not isinstance(read_json(file).get("configurations"), dict):
             raise UserError(f"{file} holds no plans: move it away, then give the same line again")
     if not own.is_file():
         return
-    planner = _read(own).get("experiment_planner_used")
+    planner = read_json(own).get("experiment_planner_used")
     if planner != CAFRPlanner.__name__:
         raise UserError(
             f"{own} was not written by nnUNetv2_cafr plan (experiment_planner_used is {planner!r}); nothing is "
             "overwritten. Give it another name, and the same one to its plans_name"
         )
     print(f"{own} is there and is planned anew; configurations of your own in it are kept")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read ({error}): restore it, or move it away") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} holds no object in braces: restore it, or move it away")
-    return content
 
 
 def is_preprocessed(planner: CAFRPlanner, configuration: dict[str, Any]) -> bool:

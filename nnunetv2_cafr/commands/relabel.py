@@ -24,7 +24,7 @@ from nnunetv2.imageio.reader_writer_registry import (
 from tqdm import tqdm
 
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.files import read_json, write_atomically
 from nnunetv2_cafr.levels.decoding import decode
 from nnunetv2_cafr.levels.files import (
     STATISTICS_FILE,
@@ -35,7 +35,7 @@ from nnunetv2_cafr.levels.files import (
     read_labels,
     read_probabilities,
 )
-from nnunetv2_cafr.raw_dataset import read_json, shorten
+from nnunetv2_cafr.raw_dataset import shorten
 from nnunetv2_cafr.spine import IGNORE
 from nnunetv2_cafr.spine_maps import add_labels_argument, check_target, read_spine_maps
 

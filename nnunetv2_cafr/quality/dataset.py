@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections import defaultdict
@@ -18,6 +17,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from dataset_conversion.reading import FILE_ENDINGS, fault_of
 from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.quality.description import (
     ask_label_manager,
     channels_in,
@@ -125,7 +125,7 @@ def read_dataset(folder: Path) -> RawDataset:
     Raises:
         UserError: if dataset.json is not there, or lacks what the checks need.
     """
-    description = _read_json(folder / "dataset.json")
+    description = read_json(folder / "dataset.json")
     try:
         labels = LabelTable.from_json(description["labels"])
         channels, ending = len(description["channel_names"]), str(description["file_ending"])
@@ -209,22 +209,12 @@ def _reader(description: Mapping[str, Any], images: Sequence[Path]) -> type[Base
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); expected nnU-Net's description") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; expected an object in braces")
-    return content
-
-
 def _patients(folder: Path) -> dict[str, str]:
     """Patient of each case where the conversion left a provenance.json; otherwise empty."""
     path = folder / "provenance.json"
     if not path.is_file():
         return {}
-    cases = _read_json(path).get("cases", {})
+    cases = read_json(path).get("cases", {})
     if not isinstance(cases, dict):
         raise UserError(
             f"{path}: 'cases' is a {type(cases).__name__}; expected {{CASE: {{\"patient\": ...}}}}. Correct it, or "
