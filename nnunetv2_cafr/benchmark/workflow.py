@@ -4,7 +4,6 @@ Snakemake knows what is done by the files that are there, goes on after a kill w
 clusters. It is the extra [cluster]; jobs of a plain shell need nothing but `--dry-run`.
 """
 
-import fcntl
 import importlib.util
 import json
 import os
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from nnunetv2_cafr.benchmark.jobs import Job, missing
 from nnunetv2_cafr.errors import UserError
@@ -111,9 +111,9 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         UserError: if another one is at work there.
     """
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"Another benchmark is at work in {folder}: wait for it, or choose another -o") from error
+    try:
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"Another benchmark is at work in {folder}: wait for it, or choose another -o") from error
+    with lock:
         yield
