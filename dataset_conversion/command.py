@@ -15,7 +15,7 @@ from dataset_conversion.collection import Collection
 from dataset_conversion.conversion import convert
 from dataset_conversion.environment import fault_of_arguments, folder_of
 from dataset_conversion.labels import SCHEMES
-from dataset_conversion.problems import ConversionError
+from nnunetv2_cafr.errors import UserError
 
 
 def _dataset_number(text: str) -> int:
@@ -69,10 +69,13 @@ def run(
     collect: Callable[[argparse.Namespace], Collection],
     argv: Sequence[str] | None,
 ) -> int:
-    """Run a converter: 0, or 1 if the data cannot be converted; bad usage exits with 2.
+    """Run a converter; returns 0, or 130 after Ctrl-C.
 
     Args:
         collect: lists what the parsed arguments ask for. It may raise `ConversionError` or `OSError`.
+
+    Raises:
+        SystemExit: with status 2, for wrong arguments and for data that cannot be converted (`UserError`).
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -90,20 +93,28 @@ def run(
         except ValueError as error:
             parser.error(f"{error}; or say by -o where the data set should go")
     try:
-        collection = collect(arguments)
-        target = output / f"Dataset{arguments.d:03d}_{collection.name}"
-        convert(collection, target, arguments.labels, arguments.np, parser.prog)
-    except ConversionError as error:
-        print(error, file=sys.stderr)
-        return 1
+        collection, target = _convert(collect, arguments, output, parser.prog)
+    except UserError as error:
+        error.tell()
+        raise
     except ValueError as error:
         parser.error(f"--labels {arguments.labels}: {error}")
-    except (OSError, MemoryError) as error:
-        print(f"The conversion failed, and nothing was written: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("Interrupted; nothing was written.", file=sys.stderr)
         return 130
     tests = len(collection.cases) - collection.num_training
     print(f"{target}: {collection.num_training} training and {tests} test cases")
     return 0
+
+
+def _convert(
+    collect: Callable[[argparse.Namespace], Collection], arguments: argparse.Namespace, output: Path, converter: str
+) -> tuple[Collection, Path]:
+    """Returns what was converted, and the data set's folder."""
+    try:
+        collection = collect(arguments)
+        target = output / f"Dataset{arguments.d:03d}_{collection.name}"
+        convert(collection, target, arguments.labels, arguments.np, converter)
+    except (OSError, MemoryError) as error:
+        raise UserError(f"The conversion failed, and nothing was written: {error}") from error
+    return collection, target

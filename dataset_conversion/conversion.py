@@ -29,9 +29,9 @@ from dataset_conversion.geometry import (
 )
 from dataset_conversion.labels import IGNORE, LabelTable, Structure, make_labelling, make_lookup, map_labels
 from dataset_conversion.problems import ConversionError, Problem
-from dataset_conversion.processes import exit_on_signal, for_each_case, on_signal
 from dataset_conversion.reading import read_volume
 from dataset_conversion.writing import write_image, write_mask
+from nnunetv2_cafr.processes import exit_on_signal, in_processes, on_signal
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _labelled(collection: Collection, num_processes: int) -> list[Structure]:
         return structures
     seen: set[Structure] = set()
     work = partial(_structures_in, table=collection.table)
-    for found in for_each_case(work, collection.cases, num_processes, "surveying"):
+    for _, found in in_processes(work, collection.cases, num_processes, "surveying"):
         seen |= found
     while structures and structures[-1] not in seen - {IGNORE}:
         structures.pop()
@@ -158,7 +158,7 @@ def convert(
     Raises:
         ConversionError: if there is any problem; nothing has been written then.
         OSError: if writing fails; what was written has been removed then.
-        MemoryError: if a worker process was killed; what was written has been removed then.
+        UserError: if a worker process was killed; what was written has been removed then.
         ValueError: if the structures do not fit the scheme.
     """
     for note in collection.notes:
@@ -176,7 +176,7 @@ def convert(
         work = partial(process_case, table=collection.table, values=dict(labelling.values))
         if problems:
             check = partial(work, folder=None)
-            for _, _, found in for_each_case(check, collection.cases, num_processes, "checking"):
+            for _, (_, _, found) in in_processes(check, collection.cases, num_processes, "checking"):
                 problems += found
             raise ConversionError(problems)
 
@@ -218,7 +218,7 @@ def _process_all(
         notify(f"goes on with an interrupted conversion: {len(records)} of {len(cases)} cases are finished")
     rest = [case for case in cases if case.identifier not in records]
     problems: list[Problem] = []
-    for case, record, found in for_each_case(partial(work, folder=folder), rest, num_processes, "converting"):
+    for case, (_, record, found) in in_processes(partial(work, folder=folder), rest, num_processes, "converting"):
         records[case.identifier] = record
         problems += found
         for note in record.get("notes", ()):

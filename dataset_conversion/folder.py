@@ -232,7 +232,7 @@ def collect(arguments: argparse.Namespace) -> Collection:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `nnUNetv2_convert_folder`: 0, or 1 if the data cannot be converted; bad usage exits with 2."""
+    """The command `nnUNetv2_convert_folder`, see `command.run`."""
     parser = make_parser(
         "nnUNetv2_convert_folder",
         description="Convert a folder of sagittal MR volumes with masks to an nnU-Net data set.",

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunetv2_cafr.errors import UserError
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -18,7 +20,7 @@ class Problem:
     remedy: str
 
 
-class ConversionError(Exception):
+class ConversionError(UserError):
     """The source cannot be converted; carries all problems found, and its text is the report of them."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:

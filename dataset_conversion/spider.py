@@ -212,7 +212,7 @@ def _lowest_vertebra(text: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `nnUNetv2_convert_SPIDER`: 0, or 1 if the data cannot be converted; bad usage exits with 2."""
+    """The command `nnUNetv2_convert_SPIDER`, see `command.run`."""
     parser = make_parser(
         "nnUNetv2_convert_SPIDER",
         description="Convert SPIDER to an nnU-Net data set.",

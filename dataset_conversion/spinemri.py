@@ -142,7 +142,7 @@ def collect(arguments: argparse.Namespace) -> Collection:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `nnUNetv2_convert_SpineMRI`: 0, or 1 if the data cannot be converted; bad usage exits with 2."""
+    """The command `nnUNetv2_convert_SpineMRI`, see `command.run`."""
     parser = make_parser(
         "nnUNetv2_convert_SpineMRI",
         description="Convert SpineMRI (MRSpineSeg challenge) to an nnU-Net data set.",

@@ -17,9 +17,9 @@ from typing import IO, Any
 
 from dataset_conversion.cases import Case
 from dataset_conversion.problems import Problem
-from dataset_conversion.processes import on_signal
 from dataset_conversion.writing import FILE_ENDING, replacing
 from nnunetv2_cafr.files import check_place, refuse_inputs
+from nnunetv2_cafr.processes import on_signal
 
 try:
     import fcntl

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from dataset_conversion.environment import fault_of_arguments
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import FULL
 
 EPILOG = """examples:
@@ -47,6 +48,11 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb; returns the exit status, 0 or what the verb's --help says of others.
+
+    Raises:
+        SystemExit: with status 2, for wrong arguments and for every other error of the user's (`UserError`).
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_cafr",
@@ -67,8 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(fault)
     arguments = parser.parse_args(argv)
     try:
+        return _run(arguments)
+    except UserError as error:
+        error.tell()
+        raise
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
         return arguments.run(arguments)
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise SystemExit(f"The disk is full: {error}. Make room, then give the same line again") from error
+        raise UserError(f"The disk is full: {error}. Make room, then give the same line again") from error

@@ -1,4 +1,4 @@
-"""May I write here, and writing completely or not at all.
+"""May I write here, and writing completely or not at all; reading an object from a JSON file.
 
 What every verb asks before it computes anything: nothing of the user's is overwritten, no input, by whatever path, link
 or letters it is named, and no file or folder that we did not write.
@@ -6,9 +6,13 @@ or letters it is named, and no file or folder that we did not write.
 
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from nnunetv2_cafr.errors import UserError
 
 # What network and FUSE folders, and Windows for a folder, answer to fsync: they have no such thing. A full or broken
 # disk answers otherwise.
@@ -147,6 +151,22 @@ def begins_with(text: str) -> Callable[[Path], bool]:
             return text in file.read(2000)
 
     return holds
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        UserError: if it holds none, or cannot be read; names the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}): correct it, or restore it from where it was made") from error
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UserError(f"{path} holds a {kind}, expected an object in braces: correct it, or restore it")
+    return content
 
 
 def sha256(path: Path) -> str:

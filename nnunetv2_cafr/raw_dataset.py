@@ -1,10 +1,6 @@
 """The training cases of a raw data set: their files, the labels that each mask holds, and whose they are."""
 
-import json
-import multiprocessing
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +15,12 @@ from nnunetv2.utilities.utils import (
     get_filenames_of_train_images_and_targets,
     get_identifiers_from_splitted_dataset_folder,
 )
-from tqdm import tqdm
 
 from dataset_conversion.environment import folder_of
 from dataset_conversion.reading import fault_of
+from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import read_json
+from nnunetv2_cafr.processes import in_processes
 
 PROBLEMS_SHOWN = 10
 
@@ -58,28 +56,28 @@ def require_folders(*variables: str) -> None:
     """Makes sure that nnU-Net's folders are named in the environment.
 
     Raises:
-        SystemExit: with the variable, and what is wrong with it.
+        UserError: with the variable, and what is wrong with it.
     """
     for variable in variables:
         try:
             folder_of(variable)
         except ValueError as error:
-            raise SystemExit(str(error)) from error
+            raise UserError(str(error)) from error
 
 
 def find_dataset(dataset: str) -> Path:
     """Folder of a raw data set.
 
     Raises:
-        SystemExit: if nnUNet_raw is not set, or holds none, or several, of this id or name.
+        UserError: if nnUNet_raw is not set, or holds none, or several, of this id or name.
     """
     require_folders("nnUNet_raw")
     try:
         folder: Path = Path(str(nnUNet_raw)) / maybe_convert_to_dataset_name(dataset)
     except (RuntimeError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+        raise UserError(str(error)) from error
     if not (folder / "dataset.json").is_file():
-        raise SystemExit(f"No raw data set {folder.name}: {folder / 'dataset.json'} is missing; convert the data first")
+        raise UserError(f"No raw data set {folder.name}: {folder / 'dataset.json'} is missing; convert the data first")
     return folder
 
 
@@ -87,7 +85,7 @@ def patients_of(dataset: str, identifiers: Sequence[str]) -> dict[str, str]:
     """Patient of each of these training cases, from the raw data set's provenance.json; without one, each its own.
 
     Raises:
-        SystemExit: if the raw data set is not there, or its provenance.json lacks a case.
+        UserError: if the raw data set is not there, or its provenance.json lacks a case.
     """
     file = find_dataset(dataset) / "provenance.json"
     return patients_by_provenance(file, read_json(file) if file.is_file() else None, list(identifiers))
@@ -97,7 +95,7 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
     """Reads everything that decides about a split, all masks included, in `num_processes` processes.
 
     Raises:
-        SystemExit: if anything is missing, unreadable or contradictory; names every file.
+        UserError: if anything is missing, unreadable or contradictory; names every file.
     """
     description = read_json(folder / "dataset.json")
     try:
@@ -110,13 +108,13 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
         reader = determine_reader_writer_from_dataset_json(description, verbose=False)
         files = case_files(folder, description)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, OverflowError) as error:
-        raise SystemExit(
+        raise UserError(
             f"{folder} is no data set that nnU-Net v2 can train on ({type(error).__name__}: {error}). Expected are "
             "dataset.json with labels, channel_names, numTraining and file_ending, and folders imagesTr and labelsTr"
         ) from error
     if not files:
         ending = description["file_ending"]
-        raise SystemExit(f"{folder / 'imagesTr'} holds no case; expected are files named CASE_0000{ending}")
+        raise UserError(f"{folder / 'imagesTr'} holds no case; expected are files named CASE_0000{ending}")
     _require_images(folder, files, description)
     provenance = read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else None
     patients = patients_by_provenance(folder / "provenance.json", provenance, list(files))
@@ -131,28 +129,17 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
 
 
 def _require_images(folder: Path, files: Iterable[str], description: Mapping[str, Any]) -> None:
-    """Raises SystemExit, which names the masks that have no image: no case is lost in silence."""
+    """Raises UserError, which names the masks that have no image: no case is lost in silence."""
     if "dataset" in description or not (folder / "labelsTr").is_dir():
         return
     ending = description["file_ending"]
     names = sorted(path.name for path in (folder / "labelsTr").glob(f"*{ending}") if not path.name.startswith("."))
     lonely = [name for name in names if name.removesuffix(ending) not in files]
     if lonely:
-        raise SystemExit(
+        raise UserError(
             f"Nothing was written: {folder / 'labelsTr'} holds {shorten(lonely)} without an image in imagesTr. Add the "
             "images, or move the masks elsewhere"
         )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises SystemExit, which names the file, if it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SystemExit(f"{path} cannot be read ({error}); correct it, or convert the data again") from error
-    if not isinstance(content, dict):
-        raise SystemExit(f"{path} holds a {type(content).__name__}, expected an object in braces; correct it")
-    return content
 
 
 def case_files(folder: Path, description: dict[str, Any]) -> dict[str, tuple[tuple[Path, ...], Path]]:
@@ -187,17 +174,17 @@ def patients_by_provenance(
         identifiers: of the cases.
 
     Raises:
-        SystemExit: if it does not say so for every case.
+        UserError: if it does not say so for every case.
     """
     if provenance is None:
         return {identifier: identifier for identifier in identifiers}
     entries = provenance.get("cases")
     if not isinstance(entries, dict):
-        raise SystemExit(f"{path} has no 'cases', expected {{'cases': {{CASE: {{'patient': ...}}}}}}; correct it")
+        raise UserError(f"{path} has no 'cases', expected {{'cases': {{CASE: {{'patient': ...}}}}}}; correct it")
     unknown = [name for name in identifiers if name not in entries]
     if unknown:
         others = sorted(entries.keys() - set(identifiers))
-        raise SystemExit(
+        raise UserError(
             f"{path} lacks {len(unknown)} of the {len(identifiers)} cases: {shorten(unknown)}. It has "
             f"{f'{len(others)} that are none of them: {shorten(others)}' if others else 'no other cases'}. Give "
             "each case an entry with its patient, or remove the file if each case is a patient of its own"
@@ -209,7 +196,7 @@ def patients_by_provenance(
             patients[name] = patient
     nameless = [name for name in identifiers if name not in patients]
     if nameless:
-        raise SystemExit(
+        raise UserError(
             f"{path} has no patient for {len(nameless)} of the {len(identifiers)} cases: {shorten(nameless)}. "
             'Expected is a text that is not empty, such as "patient": "17"'
         )
@@ -221,23 +208,13 @@ def _read_masks(
 ) -> list[frozenset[int]]:
     """Label values of each mask, in order."""
     read = partial(_values_or_problem, reader=reader, allowed=allowed)
-    num_processes = min(num_processes, len(masks))
-    progress = partial(tqdm, total=len(masks), desc="Reading masks", unit="mask")
-    if num_processes <= 1:
-        results = [read(mask) for mask in progress(masks)]
-    else:
-        try:
-            with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as executor:
-                results = list(progress(executor.map(read, masks)))
-        except BrokenProcessPool as error:
-            raise SystemExit(
-                "A process that reads masks was killed, most likely for lack of memory: give fewer by -np"
-            ) from error
+    found = dict(in_processes(read, masks, num_processes, "reading masks", "mask"))
+    results = [found[mask] for mask in masks]
     values = [result for result in results if not isinstance(result, str)]
     problems = [result for result in results if isinstance(result, str)]
     if problems:
         more = [f"... and {len(problems) - PROBLEMS_SHOWN} more"] if len(problems) > PROBLEMS_SHOWN else []
-        raise SystemExit("\n".join(["Nothing was written:", *problems[:PROBLEMS_SHOWN], *more]))
+        raise UserError("\n".join(["Nothing was written:", *problems[:PROBLEMS_SHOWN], *more]))
     return values
 
 

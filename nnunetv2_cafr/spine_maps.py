@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_cafr.files import check_place
-from nnunetv2_cafr.raw_dataset import read_json, shorten
+from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import check_place, read_json
+from nnunetv2_cafr.raw_dataset import shorten
 from nnunetv2_cafr.spine import Spine, read_spine
 
 
@@ -54,12 +55,12 @@ def read_spine_maps(folder: Path, labels: Path | None, refusal: str) -> SpineMap
         refusal: what labels without levels make impossible, "Nothing can be measured".
 
     Raises:
-        SystemExit: if the folder or the dataset.json is missing or unfit, or a map would be left out.
+        UserError: if the folder or the dataset.json is missing or unfit, or a map would be left out.
     """
     file = labels or folder / "dataset.json"
     if not folder.is_dir() or not file.is_file():
         missing = file if folder.is_dir() else folder
-        raise SystemExit(
+        raise UserError(
             f"There is no {missing}: expected are a folder of label maps, and a dataset.json in it or by --labels"
         )
     description = read_json(file)
@@ -67,32 +68,32 @@ def read_spine_maps(folder: Path, labels: Path | None, refusal: str) -> SpineMap
         named, ending = description["labels"], str(description["file_ending"])
         spine = read_spine(named)
     except KeyError as error:
-        raise SystemExit(
+        raise UserError(
             f"{file} has no {error}, expected are labels and file_ending as nnU-Net v2 writes them"
         ) from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise SystemExit(f"{refusal} with {file}: {error}. Nothing was written") from error
+        raise UserError(f"{refusal} with {file}: {error}. Nothing was written") from error
     maps = sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
     if others := [
         path.name
         for path in sorted(folder.iterdir())
         if path.name.lower().endswith(ending.lower()) and not path.name.endswith(ending)
     ]:
-        raise SystemExit(
+        raise UserError(
             f"{shorten(others)} in {folder} would be left out: maps end in {ending}, in these letters. Rename them"
         )
     if not maps:
-        raise SystemExit(f"{folder} holds no *{ending}, the file_ending of {file}")
+        raise UserError(f"{folder} holds no *{ending}, the file_ending of {file}")
     return SpineMaps(file, description, spine, {path.name.removesuffix(ending): path for path in maps})
 
 
 def check_target(target: Path, written: Iterable[str]) -> None:
-    """Refuses a folder that cannot be written to, or holds anything that would be overwritten, by SystemExit."""
+    """Refuses a folder that cannot be written to, or holds anything that would be overwritten, by UserError."""
     if target.exists() and not target.is_dir():
-        raise SystemExit(f"-o {target} is a file, expected a folder")
+        raise UserError(f"-o {target} is a file, expected a folder")
     try:
         check_place(target)
     except OSError as error:
-        raise SystemExit(f"-o {error}") from error
+        raise UserError(f"-o {error}") from error
     if there := [name for name in written if os.path.lexists(target / name)]:
-        raise SystemExit(f"{target} holds {shorten(there)} already; nothing is overwritten, give a new folder by -o")
+        raise UserError(f"{target} holds {shorten(there)} already; nothing is overwritten, give a new folder by -o")

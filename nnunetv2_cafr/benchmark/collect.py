@@ -12,6 +12,7 @@ from nnunetv2_cafr.benchmark import fairness
 from nnunetv2_cafr.benchmark.arms import RECIPE
 from nnunetv2_cafr.benchmark.jobs import COST_FILE, EQUAL_SECONDS, external_section, score_folder, section_of
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training, compared
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.evaluation.reading import label_table
 from nnunetv2_cafr.evaluation.scores import Evaluation
 from nnunetv2_cafr.raw_dataset import find_dataset
@@ -27,7 +28,7 @@ def report(folder: Path, command: str) -> Path:
     """Writes the report of the benchmark in `folder`; returns the page.
 
     Raises:
-        SystemExit: if a training or a score is missing, or they were not made under equal conditions.
+        UserError: if a training or a score is missing, or they were not made under equal conditions.
     """
     matrix = Matrix.read(folder)
     try:
@@ -35,7 +36,7 @@ def report(folder: Path, command: str) -> Path:
         fairness.check_after(matrix)
         return write_report(study_of(matrix, folder, command), folder / REPORT)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"No report: {error}") from error
+        raise UserError(f"No report: {error}") from error
 
 
 def study_of(matrix: Matrix, folder: Path, command: str) -> Study:

@@ -20,7 +20,9 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2_cafr.benchmark.arms import OWN_PLANS, RECIPE
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
-from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of, read_json
+from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import read_json
+from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.training.preflight import CheckedTraining
 from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE, code_digest
@@ -130,7 +132,7 @@ def check_before(matrix: Matrix) -> None:
     """Everything that can be known before the first job.
 
     Raises:
-        SystemExit: with all that is wrong.
+        UserError: with all that is wrong.
     """
     problems = [*_wrong_plans(matrix), *_wrong_splits(matrix), *_missing_trainers(matrix), *_wrong_externals(matrix)]
     if matrix.budget_seconds and any(one.code != code_digest() for one in matrix.clock.measurements):
@@ -141,7 +143,7 @@ def check_before(matrix: Matrix) -> None:
     if not problems:
         problems = [f"trainings that are there already differ in {line}" for line in differences(matrix)]
     if problems:
-        raise SystemExit("This would be no fair comparison, so nothing was started:\n- " + "\n- ".join(problems))
+        raise UserError("This would be no fair comparison, so nothing was started:\n- " + "\n- ".join(problems))
 
 
 def _wrong_plans(matrix: Matrix) -> Iterator[str]:
@@ -256,7 +258,7 @@ def check_after(matrix: Matrix) -> None:
     """What a report needs: every training finished at its full length, and all under equal conditions.
 
     Raises:
-        SystemExit: with all that is missing or differs.
+        UserError: with all that is missing or differs.
     """
     problems = [f"the seconds per step of {name} are not measured" for name in matrix.untimed()]
     for training in matrix.trainings():
@@ -270,4 +272,4 @@ def check_after(matrix: Matrix) -> None:
                 problems.append(f"{folder} has {epochs} of {records[-1]['settings']['num_epochs']} epochs")
     problems += differences(matrix)
     if problems:
-        raise SystemExit("No report, because it would mix what cannot be compared:\n- " + "\n- ".join(problems))
+        raise UserError("No report, because it would mix what cannot be compared:\n- " + "\n- ".join(problems))

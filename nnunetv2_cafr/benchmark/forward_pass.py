@@ -16,6 +16,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.measuring import count_macs, in_turns, infer
 from nnunetv2_cafr.raw_dataset import require_folders
 from nnunetv2_cafr.training import nnUNetTrainer_CAFR
@@ -65,15 +66,15 @@ def networks_from_plans(dataset: str, configuration: str, plans_name: str) -> tu
     try:
         folder = Path(str(nnUNet_preprocessed)) / maybe_convert_to_dataset_name(dataset)
     except (RuntimeError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+        raise UserError(str(error)) from error
     plans_file = folder / f"{plans_name}.json"
     if not plans_file.is_file():
-        raise SystemExit(
+        raise UserError(
             f"No plans file {plans_file}: run nnUNetv2_plan_and_preprocess -d {dataset} first, or name the plans by -p"
         )
     plans = PlansManager(load_json(str(plans_file)))
     if configuration not in plans.available_configurations:
-        raise SystemExit(f"{plans_file} has no configuration {configuration!r}, only {plans.available_configurations}")
+        raise UserError(f"{plans_file} has no configuration {configuration!r}, only {plans.available_configurations}")
     dataset_json = load_json(str(folder / "dataset.json"))
     settings = plans.get_configuration(configuration)
     channels = determine_num_input_channels(plans, settings, dataset_json)

@@ -4,28 +4,24 @@ Takes the first GPU that no other job holds and runs the shell command on it alo
 with the job, however that ends.
 """
 
-import fcntl
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 
-def take(locks: Path, gpus: Sequence[str]) -> tuple[str, IO[str]]:
-    """Waits for a free GPU; it is held until the file is closed."""
+def take(locks: Path, gpus: Sequence[str]) -> tuple[str, AcquireReturnProxy]:
+    """Waits for a free GPU; it is held as long as the context that comes with it."""
     locks.mkdir(parents=True, exist_ok=True)
     while True:
         for gpu in gpus:
-            file = (locks / gpu).open("w")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-            else:
-                return gpu, file
+            with suppress(Timeout):
+                return gpu, FileLock(locks / gpu).acquire(timeout=0)
         time.sleep(1)
 
 

@@ -8,6 +8,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 from nnunetv2_cafr.benchmark.arms import OWN_PLANS
 from nnunetv2_cafr.benchmark.jobs import installed
 from nnunetv2_cafr.benchmark.matrix import Matrix
+from nnunetv2_cafr.errors import UserError
 
 
 def missing_plans(matrix: Matrix) -> Iterator[tuple[str, ...]]:
@@ -22,7 +23,7 @@ def make_missing_plans(matrix: Matrix) -> None:
     """Runs these commands.
 
     Raises:
-        SystemExit: if one fails.
+        UserError: if one fails.
     """
     if not matrix.plans_file(matrix.plans).is_file():
         return  # the data set is not preprocessed; the check that follows says so
@@ -33,4 +34,4 @@ def make_missing_plans(matrix: Matrix) -> None:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
         )
         if result.returncode:
-            raise SystemExit(f"{result.stdout[-2000:]}\n{program} {' '.join(arguments)} failed")
+            raise UserError(f"{result.stdout[-2000:]}\n{program} {' '.join(arguments)} failed")

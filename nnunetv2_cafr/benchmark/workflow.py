@@ -4,7 +4,6 @@ Snakemake knows what is done by the files that are there, goes on after a kill w
 clusters. It is the extra [cluster]; jobs of a plain shell need nothing but `--dry-run`.
 """
 
-import fcntl
 import importlib.util
 import json
 import os
@@ -16,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from nnunetv2_cafr.benchmark.jobs import Job, missing
+from nnunetv2_cafr.errors import UserError
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOG_LINES = 15
@@ -33,9 +34,9 @@ THREADS = (
 
 
 def require_snakemake() -> None:
-    """Raises SystemExit where Snakemake is not installed."""
+    """Raises UserError where Snakemake is not installed."""
     if importlib.util.find_spec("snakemake") is None:
-        raise SystemExit(
+        raise UserError(
             "Snakemake runs the benchmark's jobs and is not installed: pip install 'nnunetv2-cafr[cluster]' (Python "
             "3.11 or newer). Without it, --dry-run prints the commands to run by hand"
         )
@@ -108,11 +109,11 @@ def hold(folder: Path) -> Iterator[None]:
     """Keeps a second benchmark out of the folder while this one lives; nothing is left behind by a kill.
 
     Raises:
-        SystemExit: if another one is at work there.
+        UserError: if another one is at work there.
     """
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SystemExit(f"Another benchmark is at work in {folder}: wait for it, or choose another -o") from error
+    try:
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"Another benchmark is at work in {folder}: wait for it, or choose another -o") from error
+    with lock:
         yield

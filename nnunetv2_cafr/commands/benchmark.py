@@ -23,6 +23,7 @@ from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Clock
 from nnunetv2_cafr.benchmark.jobs import jobs_of, missing, timing
 from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE, Matrix, compared
 from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import check_folder
 from nnunetv2_cafr.raw_dataset import find_dataset, require_folders
 from nnunetv2_cafr.report.page import check_folder as check_report
@@ -35,6 +36,8 @@ EXAMPLES = """examples:
   nnUNetv2_cafr benchmark -d 511 -f 0 --budget 80x50 --budget-seconds LevelSafe --seeds 0 1 2
   nnUNetv2_cafr benchmark -d 511 --budget full --jobs 50 -- --executor slurm \\
       --default-resources slurm_partition=gpu runtime=2880 mem_mb=48000 cpus_per_task=12 --retries 5
+
+exit status: 0 done, 1 a job failed (or what Snakemake ends with), 2 the call was refused
 """
 ENVIRONMENT = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 # Parts of a benchmark that its folder stands for; arms, folds and the like may grow.
@@ -147,13 +150,13 @@ def run(arguments: argparse.Namespace) -> int:
         budget_seconds=arguments.budget_seconds or "",
     )
     if arguments.measure_seconds and not matrix.budget_seconds:
-        raise SystemExit("--measure-seconds belongs to --budget-seconds: the lengths that follow from the seconds")
+        raise UserError("--measure-seconds belongs to --budget-seconds: the lengths that follow from the seconds")
     names = [arm.name for arm in compared(matrix.selected_arms())]
     if matrix.budget_seconds in ARMS and matrix.budget_seconds not in names:
-        raise SystemExit(f"--budget-seconds {matrix.budget_seconds} is no arm of this comparison: add it to --arms")
+        raise UserError(f"--budget-seconds {matrix.budget_seconds} is no arm of this comparison: add it to --arms")
     folder = (arguments.o or Path(f"benchmark_{matrix.dataset}_{matrix.budget}")).resolve()
     if problem := fairness.impossible_folds(matrix):
-        raise SystemExit(f"Nothing was started: {problem}")
+        raise UserError(f"Nothing was started: {problem}")
     matrix = replace(matrix, clock=Clock.read(folder))
     jobs = jobs_of(matrix, folder)
     if arguments.dry_run:
@@ -201,7 +204,7 @@ def _claim(folder: Path, matrix: Matrix) -> None:
     """Marks a folder as this benchmark's.
 
     Raises:
-        SystemExit: if it holds something else, or a benchmark of other data, plans or budget.
+        UserError: if it holds something else, or a benchmark of other data, plans or budget.
     """
     if (folder / MATRIX_FILE).is_file():
         found, wanted = (asdict(one) for one in (Matrix.read(folder), matrix))
@@ -209,13 +212,13 @@ def _claim(folder: Path, matrix: Matrix) -> None:
         if found[SECONDS] and wanted[SECONDS] not in ("", found[SECONDS]):
             differing.append(f"{SECONDS} {found[SECONDS]}, not {wanted[SECONDS]}")
         if differing:
-            raise SystemExit(f"{folder} holds a benchmark of {'; '.join(differing)}: choose another -o")
+            raise UserError(f"{folder} holds a benchmark of {'; '.join(differing)}: choose another -o")
     try:
         if not (folder / MATRIX_FILE).is_file():
             check_folder(folder, "a benchmark's", {})
         check_report(folder / collect.REPORT)
     except OSError as error:
-        raise SystemExit(f"{error} (-o). Nothing was touched") from error
+        raise UserError(f"{error} (-o). Nothing was touched") from error
     folder.mkdir(parents=True, exist_ok=True)
     matrix.write(folder)
 

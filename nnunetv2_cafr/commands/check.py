@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import multiprocessing
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-
-from tqdm import tqdm
 
 from dataset_conversion.environment import folder_of
 from nnunetv2_cafr import spine as levels
 from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, write_atomically
+from nnunetv2_cafr.processes import in_processes
 from nnunetv2_cafr.quality.comparison import compare
-from nnunetv2_cafr.quality.dataset import NotADatasetError, RawDataset, find_dataset, read_dataset
+from nnunetv2_cafr.quality.dataset import RawDataset, find_dataset, read_dataset
 from nnunetv2_cafr.quality.findings import (
-    EXIT_NOT_CHECKED,
     HEADING,
     Finding,
     count_severities,
@@ -56,37 +52,16 @@ CASES_AT_FULL_SIZE = 200  # ... up to so many cases; smaller beyond, so that bro
 def inspect(dataset: RawDataset, num_processes: int) -> list[CaseReport]:
     """Reports of all cases in the data set's order; every process holds one case at a time."""
     size = int(PICTURE_SIZE * min(1.0, (CASES_AT_FULL_SIZE / len(dataset.cases)) ** 0.5))
-    reports = {report.identifier + str(report.training): report for report in _inspect(dataset, num_processes, size)}
-    return [reports[case.identifier + str(case.training)] for case in dataset.cases]
-
-
-def _inspect(dataset: RawDataset, num_processes: int, size: int) -> Iterator[CaseReport]:
-    cases, num_processes = dataset.cases, min(num_processes, len(dataset.cases))
-    bar = tqdm(total=len(cases), desc="checking", unit="case")
-    with bar:
-        if num_processes <= 1:
-            for case in cases:
-                yield inspect_case(case, dataset, size)
-                bar.update()
-            return
-        executor = ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"))
-        try:
-            for future in as_completed([executor.submit(inspect_case, case, dataset, size) for case in cases]):
-                yield future.result()
-                bar.update()
-        except BrokenProcessPool as error:
-            raise MemoryError(
-                f"a process ended unexpectedly, most likely for lack of memory; use fewer than -np {num_processes}"
-            ) from error
-        finally:
-            executor.shutdown(cancel_futures=True)
+    work = partial(inspect_case, dataset=dataset, picture_size=size)
+    reports = dict(in_processes(work, dataset.cases, num_processes, "checking"))
+    return [reports[case] for case in dataset.cases]
 
 
 def check_dataset(folder: Path, num_processes: int) -> tuple[RawDataset, list[CaseReport], list[Finding]]:
     """Reads and checks a raw data set.
 
     Raises:
-        NotADatasetError: if there is no data set that can be understood.
+        UserError: if there is no data set that can be understood.
     """
     dataset = read_dataset(folder)
     cases = inspect(dataset, num_processes)
@@ -153,8 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         raw = folder_of("nnUNet_raw")
     except ValueError as error:
-        print(error, file=sys.stderr)
-        return EXIT_NOT_CHECKED
+        raise UserError(str(error)) from error
     try:
         folder = find_dataset(raw, arguments.d)
         target = arguments.o or Path(f"check_{folder.name}")
@@ -163,9 +137,8 @@ def run(arguments: argparse.Namespace) -> int:
         when = f"{time.strftime('%Y-%m-%d %H:%M')}, nnunetv2-cafr {version('nnunetv2-cafr')}"
         page = render(dataset, cases, findings, when)
         write_report(target, page, findings)
-    except (NotADatasetError, OSError, MemoryError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_NOT_CHECKED
+    except (OSError, MemoryError) as error:
+        raise UserError(str(error)) from error
     print(summary(cases, findings))
     print(f"{target / PAGE} ({len(page.encode()) / 1e6:.1f} MB) and {target / TABLE}")
     return exit_status(findings)

@@ -8,6 +8,7 @@ import torch
 
 from nnunetv2_cafr.benchmark.forward_pass import measure, networks_from_plans, plain_conv_unet, table
 from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import strides_of_tokens
 
@@ -15,6 +16,8 @@ EXAMPLES = """examples:
   nnUNetv2_cafr cost                          256x256, 1 channel, 20 classes: the paper's table
   nnUNetv2_cafr cost --size 640 320
   nnUNetv2_cafr cost -d 511 -c 2d             what your plans file makes of both networks
+
+exit status: 0 measured, 1 CAFR-Net exceeds the paper's multiply-accumulates, 2 the call was refused
 """
 
 
@@ -62,13 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.d and arguments.size:
-        raise SystemExit("Give either -d (patch from the plans) or --size, not both")
+        raise UserError("Give either -d (patch from the plans) or --size, not both")
     if arguments.d:
         networks, shape = networks_from_plans(arguments.d, arguments.c, arguments.p)
     else:
         size = arguments.size or [256, 256]
         if len(size) not in (2, 3):
-            raise SystemExit(f"--size needs 2 or 3 numbers, got {size}")
+            raise UserError(f"--size needs 2 or 3 numbers, got {size}")
         unet, padded = plain_conv_unet(size, arguments.channels, arguments.classes)
         if padded != size:
             print(f"nnU-Net pads {size} to {padded}; both networks are measured at that size.")

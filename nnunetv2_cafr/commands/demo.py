@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from nnunetv2_cafr import phantom
 from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.evaluation.means import level_summary, per_case, values_by_policy
 from nnunetv2_cafr.evaluation.reading import CasePair, label_table
 from nnunetv2_cafr.evaluation.scoring import evaluate_folders
@@ -34,6 +35,8 @@ from nnunetv2_cafr.report.pictures import PictureRow, side_by_side
 EXAMPLES = """examples:
   nnUNetv2_cafr demo                          6 minutes on two CPU cores, result in ./cafr_demo
   nnUNetv2_cafr demo --out /tmp/demo --trainer nnUNetTrainer_LevelSafe --budget 10x50
+
+exit status: 0 the network has learnt, 1 its foreground Dice is low, 2 the call was refused or a step failed
 """
 
 DATASET_ID, HELD_OUT_ID = 511, 512
@@ -88,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.cases[0] < FEWEST_CASES:
-        raise SystemExit(
+        raise UserError(
             f"--cases {arguments.cases[0]} ...: nnU-Net divides {FEWEST_CASES} cases or more into its folds; give at "
             f"least {FEWEST_CASES} phantoms for training"
         )
@@ -181,7 +184,7 @@ class Demo:
         if marker.is_file():
             found = json.loads(marker.read_text(encoding="utf-8"))
             if found != wanted:
-                raise SystemExit(
+                raise UserError(
                     f"{self.folder} holds a demo with other settings: {found}\nnot {wanted}\n"
                     "Choose another --out, or delete that folder."
                 )
@@ -189,7 +192,7 @@ class Demo:
         try:
             check_folder(self.folder, "a demo's", {})
         except OSError as error:
-            raise SystemExit(f"{error} (--out). Nothing was touched.") from error
+            raise UserError(f"{error} (--out). Nothing was touched.") from error
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.raw, self.preprocessed, self.results):
             folder.mkdir()
@@ -250,7 +253,7 @@ class Demo:
                 last.append(line)
                 show(line)
         if process.returncode:
-            raise SystemExit(
+            raise UserError(
                 f"{''.join(last)}\n"
                 f"{command[0]} ended with status {process.returncode}; its whole output is in {self.log}"
             )

@@ -28,6 +28,8 @@ PACKAGES = (
 )
 EXAMPLES = """examples:
   nnUNetv2_cafr doctor
+
+exit status: 0 training can start, 1 something is missing
 """
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 VARIANTS = ("nnUNetTrainer_CAFR_100epochs", "nnUNetTrainer_seed1_budget5x20")

@@ -18,6 +18,7 @@ import pandas as pd
 from nnunetv2.configuration import default_num_processes
 
 from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.evaluation import means
 from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, SHIFTS, draw_level_shifts
 from nnunetv2_cafr.evaluation.reading import CasePair, label_table
@@ -34,8 +35,8 @@ from nnunetv2_cafr.evaluation.scores import (
     Evaluation,
 )
 from nnunetv2_cafr.evaluation.scoring import TOLERANCE_MM, evaluate_folders
-from nnunetv2_cafr.files import begins_with, check_folder, describe_failure
-from nnunetv2_cafr.raw_dataset import patients_by_provenance, read_json, shorten
+from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, read_json
+from nnunetv2_cafr.raw_dataset import patients_by_provenance, shorten
 
 EXAMPLES = """examples:
   nnUNetv2_cafr evaluate $nnUNet_raw/Dataset511_SpineMRI/labelsTs PREDICTIONS
@@ -79,9 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         names, ending = label_table(description["labels"]), str(description["file_ending"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise SystemExit(f"{file} has no labels and file_ending as nnU-Net v2 reads them: {error!r}") from error
+        raise UserError(f"{file} has no labels and file_ending as nnU-Net v2 reads them: {error!r}") from error
     if not any(name != "ignore" for name in names.values()):
-        raise SystemExit(
+        raise UserError(
             f"{file} has no label but the background, so there is nothing to score; add the structures' labels"
         )
     pairs = _pairs(arguments.references, arguments.predictions, ending, arguments.chill, file)
@@ -90,14 +91,14 @@ def run(arguments: argparse.Namespace) -> int:
             pairs, names, tolerance_mm=arguments.tolerance, num_processes=arguments.np, progress=True
         )
     except (RuntimeError, ValueError, OSError, MemoryError) as error:
-        raise SystemExit(f"Nothing was written. {error}") from error
+        raise UserError(f"Nothing was written. {error}") from error
     try:
         (target / FIGURE_FILE).unlink(missing_ok=True)
         evaluation.write(target)
         if not evaluation.shifts.empty:
             draw_level_shifts(means.shift_summary(evaluation)[list(SHIFTS)], target / FIGURE_FILE)
     except OSError as error:
-        raise SystemExit(describe_failure(target, error)) from error
+        raise UserError(describe_failure(target, error)) from error
     print(summary(evaluation))
     written = [CLASSES_FILE, LEVELS_FILE, SHIFTS_FILE, *([] if evaluation.shifts.empty else [FIGURE_FILE])]
     print(f"\nWrote {', '.join(written)} and {SETTINGS_FILE} (with all definitions) in {target}")
@@ -105,18 +106,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_folders(references: Path, predictions: Path) -> None:
-    """Raises SystemExit, which names every folder that is not there."""
+    """Raises UserError, which names every folder that is not there."""
     missing = [folder for folder in dict.fromkeys((references, predictions)) if not folder.is_dir()]
     if missing:
         found = " and ".join(f"no folder {folder}{' (it is a file)' if folder.exists() else ''}" for folder in missing)
-        raise SystemExit(f"There is {found}. Expected are a folder of reference label maps and one of predictions")
+        raise UserError(f"There is {found}. Expected are a folder of reference label maps and one of predictions")
 
 
 def _find_dataset_json(references: Path, predictions: Path, given: Path | None) -> Path:
     """The dataset.json that says what the labels are.
 
     Raises:
-        SystemExit: if there is none; names the places.
+        UserError: if there is none; names the places.
     """
     if given is not None:
         return given
@@ -125,7 +126,7 @@ def _find_dataset_json(references: Path, predictions: Path, given: Path | None) 
     for place in places:
         if place.is_file():
             return place
-    raise SystemExit(
+    raise UserError(
         f"No dataset.json, which names the labels: it is none of {', '.join(map(str, places))}. Give it by -djfile"
     )
 
@@ -134,29 +135,29 @@ def _pairs(references: Path, predictions: Path, ending: str, chill: bool, datase
     """Files of every reference; with `chill` of those that have a prediction.
 
     Raises:
-        SystemExit: with everything that has no partner.
+        UserError: with everything that has no partner.
     """
     expected, found = (sorted(file.name for file in folder.glob(f"*{ending}")) for folder in (references, predictions))
     if not expected or not found:
-        raise SystemExit(f"No *{ending} in {predictions if expected else references}; {dataset_json} has this ending")
+        raise UserError(f"No *{ending} in {predictions if expected else references}; {dataset_json} has this ending")
     if others := [
         str(file)
         for folder in (references, predictions)
         for file in sorted(folder.iterdir())
         if file.name.lower().endswith(ending.lower()) and not file.name.endswith(ending)
     ]:
-        raise SystemExit(
+        raise UserError(
             f"{shorten(others)} would be left out: the file_ending is {ending}, in these letters. Rename them"
         )
     without_reference = [name for name in found if name not in expected]
     without_prediction = [] if chill else [name for name in expected if name not in found]
     if without_reference:
-        raise SystemExit(
+        raise UserError(
             f"{len(without_reference)} predictions in {predictions} have no reference in {references}: "
             f"{', '.join(without_reference)}"
         )
     if without_prediction:
-        raise SystemExit(
+        raise UserError(
             f"{predictions} lacks {len(without_prediction)} of {len(expected)} predictions: "
             f"{', '.join(without_prediction)}. Predict them, or score the others alone by --chill"
         )
@@ -182,7 +183,7 @@ def _check_target(target: Path) -> None:
     try:
         check_folder(target, "an earlier evaluation's", ours)
     except OSError as error:
-        raise SystemExit(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def summary(evaluation: Evaluation) -> str:

@@ -27,6 +27,7 @@ from nnunetv2_cafr.deployment.export import (
 )
 from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import describe_failure, write_atomically
 from nnunetv2_cafr.raw_dataset import require_folders
 
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         description = Description({**describe(predictor, arguments), **training_cases(predictor, folder), **card})
         refuse_another(arguments.o, description)
     except (RuntimeError, ValueError, OSError) as error:
-        raise SystemExit(f"Nothing was exported. {error}") from error
+        raise UserError(f"Nothing was exported. {error}") from error
     if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
         print(warning)
     volumes, source = load_samples(description)
@@ -92,6 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
         write_atomically(arguments.o, lambda partial: partial.write_bytes(program))
         write_atomically(description_file(arguments.o), lambda partial: partial.write_text(text, encoding="utf-8"))
     except OSError as error:
-        raise SystemExit(describe_failure(arguments.o, error)) from error
+        raise UserError(describe_failure(arguments.o, error)) from error
     print(f"Wrote {arguments.o} ({len(program) / 2**20:.0f} MB, sizes: {sizes}) and {description_file(arguments.o)}")
     return 0

@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataset_conversion.reading import ENDINGS
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.measurements.label_map import read_label_map
 from nnunetv2_cafr.measurements.study import StudyMeasurements
 from nnunetv2_cafr.measurements.study import measure as measure_study
@@ -30,7 +31,7 @@ EXAMPLES = """examples:
   nnUNetv2_cafr measure -i MAPS --images imagesTs -o MAPS              beside the maps; their grids are compared
   nnUNetv2_cafr measure -i OTHER_TOOLS_MAPS -o MEASUREMENTS --labels dataset.json
 
-exit status: 0 all studies were measured, 1 some could not be, or the call was refused
+exit status: 0 all studies were measured, 1 some could not be, 2 the call was refused
 """
 
 
@@ -85,7 +86,7 @@ def _images(folder: Path | None, cases: list[str], ending: str) -> dict[str, Pat
     """The image of every case; none without a folder.
 
     Raises:
-        SystemExit: with the cases that have none.
+        UserError: with the cases that have none.
     """
     if folder is None:
         return {}
@@ -96,7 +97,7 @@ def _images(folder: Path | None, cases: list[str], ending: str) -> dict[str, Pat
         if image is not None:
             found[case] = image
     if missing := [case for case in cases if case not in found]:
-        raise SystemExit(
+        raise UserError(
             f"{folder} lacks the images of {len(missing)} of {len(cases)} label maps: {shorten(missing)}. Expected are "
             f"{missing[0]}_0000{ending} or {missing[0]}{ending}; without --images the grids are not compared"
         )

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.errors import UserError
 
 EXAMPLES = """examples:
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx --card card.yaml
@@ -57,5 +58,5 @@ def run(arguments: argparse.Namespace) -> int:
             models = library.installed_models()
             print("\n".join(f"{name}  {path.parent}" for name, path in models.items()) or "No model is installed")
     except (ValueError, OSError) as error:
-        raise SystemExit(str(error)) from error
+        raise UserError(str(error)) from error
     return 0

@@ -7,7 +7,6 @@ the data set's fingerprint. Where nnUNetPlans preprocess a configuration alike, 
 import argparse
 import contextlib
 import io
-import json
 import math
 import os
 from pathlib import Path
@@ -17,6 +16,8 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, maybe_convert_to_dataset_name
 
 from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.planning.architecture import token_size
 from nnunetv2_cafr.planning.memory import CONTEXT_BYTES, GB
 from nnunetv2_cafr.planning.planner import OWN_PLANS, STOCK_PLANS, CAFRPlanner
@@ -51,17 +52,17 @@ def find_dataset(dataset: str) -> str:
     """Full name of a data set that can be planned.
 
     Raises:
-        SystemExit: if there is none, or something is missing that the planner needs.
+        UserError: if there is none, or something is missing that the planner needs.
     """
     require_folders("nnUNet_raw", "nnUNet_preprocessed")
     try:
         name = maybe_convert_to_dataset_name(dataset)
     except (RuntimeError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+        raise UserError(str(error)) from error
     if not (description := Path(str(nnUNet_raw)) / name / "dataset.json").is_file():
-        raise SystemExit(f"No raw data set {name}: {description} is missing")
+        raise UserError(f"No raw data set {name}: {description} is missing")
     if not (fingerprint := Path(str(nnUNet_preprocessed)) / name / "dataset_fingerprint.json").is_file():
-        raise SystemExit(
+        raise UserError(
             f"{name} has no fingerprint yet, {fingerprint} is missing. Run\n"
             f"  nnUNetv2_extract_fingerprint -d {convert_dataset_name_to_id(name)}"
         )
@@ -74,41 +75,29 @@ def check_documents(dataset: str) -> None:
     Own plans are planned anew, as by nnUNetv2_plan_experiment, which keeps configurations that it did not make.
 
     Raises:
-        SystemExit: if a document is damaged, or the plans of another planner have our name.
+        UserError: if a document is damaged, or the plans of another planner have our name.
     """
     preprocessed = Path(str(nnUNet_preprocessed)) / dataset
     description = Path(str(nnUNet_raw)) / dataset / "dataset.json"
-    if faults := list(description_faults(_read(description))):
-        raise SystemExit(f"{description}: {'; '.join(faults)}. Correct it; nnUNetv2_cafr check -d {dataset} finds more")
+    if faults := list(description_faults(read_json(description))):
+        raise UserError(f"{description}: {'; '.join(faults)}. Correct it; nnUNetv2_cafr check -d {dataset} finds more")
     fingerprint = preprocessed / "dataset_fingerprint.json"
-    found = _read(fingerprint)
+    found = read_json(fingerprint)
     if missing := [key for key in FINGERPRINT if not found.get(key)]:
-        raise SystemExit(
-            f"{fingerprint} has no {', no '.join(missing)}: run nnUNetv2_extract_fingerprint -d ID --clean"
-        )
+        raise UserError(f"{fingerprint} has no {', no '.join(missing)}: run nnUNetv2_extract_fingerprint -d ID --clean")
     own, stock = (preprocessed / f"{name}.json" for name in (OWN_PLANS, STOCK_PLANS))
     for file in (own, stock):
-        if os.path.lexists(file) and not isinstance(_read(file).get("configurations"), dict):
-            raise SystemExit(f"{file} holds no plans: move it away, then give the same line again")
+        if os.path.lexists(file) and not isinstance(read_json(file).get("configurations"), dict):
+            raise UserError(f"{file} holds no plans: move it away, then give the same line again")
     if not own.is_file():
         return
-    planner = _read(own).get("experiment_planner_used")
+    planner = read_json(own).get("experiment_planner_used")
     if planner != CAFRPlanner.__name__:
-        raise SystemExit(
+        raise UserError(
             f"{own} was not written by nnUNetv2_cafr plan (experiment_planner_used is {planner!r}); nothing is "
             "overwritten. Give it another name, and the same one to its plans_name"
         )
     print(f"{own} is there and is planned anew; configurations of your own in it are kept")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SystemExit(f"{file} cannot be read ({error}): restore it, or move it away") from error
-    if not isinstance(content, dict):
-        raise SystemExit(f"{file} holds no object in braces: restore it, or move it away")
-    return content
 
 
 def is_preprocessed(planner: CAFRPlanner, configuration: dict[str, Any]) -> bool:
@@ -150,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
         with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's planner prints every configuration in full
             plans = planner.plan_experiment()
     except ValueError as error:
-        raise SystemExit(str(error)) from error
+        raise UserError(str(error)) from error
     configurations = {name: plans["configurations"][name] for name in planner.planned}
     print(table(planner, configurations))
     print(

@@ -17,6 +17,7 @@ from nnunetv2_cafr.deployment.library import find_model
 from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import PRECISIONS, RUNTIMES
 from nnunetv2_cafr.deployment.studies import find_studies
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.levels.files import Record
 from nnunetv2_cafr.spine import read_spine
 
@@ -25,6 +26,8 @@ EXAMPLES = """examples:
   nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions --levels
   nnUNetv2_cafr predict -m model.onnx -i scan.mha dicom_folder -o predictions --precision bf16
   nnUNetv2_cafr predict -m model.onnx -i scan.nii.gz -o labels.nii.gz
+
+exit status: 0 all studies were predicted, 1 some failed, 2 the call was refused
 """
 
 
@@ -61,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         arguments.m = find_model(arguments.m)
     except ValueError as error:
-        raise SystemExit(str(error)) from error
+        raise UserError(str(error)) from error
     description = Description.read(arguments.m)
     studies = find_studies(arguments.i, description, arguments.o)
     settings = {name: getattr(arguments, name) for name in ("precision", "disable_tta", "step_size", "levels")}
@@ -69,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         todo = maps.choose(studies, arguments.i, arguments.continue_prediction)
     except OSError as error:
-        raise SystemExit(str(error)) from error
+        raise UserError(str(error)) from error
     if not todo:
         print(f"All {len(studies)} label maps are in {arguments.o} already")
         return 0
@@ -82,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             read_spine(description.dataset_json["labels"])
         except ValueError as error:
-            raise SystemExit(f"--levels cannot be used with {arguments.m}: {error}. Predict without it") from error
+            raise UserError(f"--levels cannot be used with {arguments.m}: {error}. Predict without it") from error
         record = Record(maps.folder, {"network": str(arguments.m)})
     if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
         print(warning)

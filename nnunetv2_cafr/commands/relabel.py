@@ -23,7 +23,8 @@ from nnunetv2.imageio.reader_writer_registry import (
 )
 from tqdm import tqdm
 
-from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import read_json, write_atomically
 from nnunetv2_cafr.levels.decoding import decode
 from nnunetv2_cafr.levels.files import (
     STATISTICS_FILE,
@@ -34,7 +35,7 @@ from nnunetv2_cafr.levels.files import (
     read_labels,
     read_probabilities,
 )
-from nnunetv2_cafr.raw_dataset import read_json, shorten
+from nnunetv2_cafr.raw_dataset import shorten
 from nnunetv2_cafr.spine import IGNORE
 from nnunetv2_cafr.spine_maps import add_labels_argument, check_target, read_spine_maps
 
@@ -42,6 +43,8 @@ EXAMPLES = """examples:
   nnUNetv2_predict -d 511 -c 2d -f 0 -i IN -o MAPS --save_probabilities
   nnUNetv2_cafr relabel -i MAPS -p MAPS -o LEVELS
   nnUNetv2_cafr relabel -i OTHER_TOOLS_MAPS -o LEVELS --labels dataset.json
+
+exit status: 0 all studies were read, 1 some could not be, 2 the call was refused
 """
 
 
@@ -58,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     file, labels, ending, maps = found.file, found.labels, found.ending, found.maps
     probabilities = _probabilities(arguments.p, list(maps))
     if target.exists() and any(folder.samefile(target) for folder in (source, arguments.p) if folder):
-        raise SystemExit(f"-o {target} is the folder of the input; nothing is overwritten, give another one")
+        raise UserError(f"-o {target} is the folder of the input; nothing is overwritten, give another one")
     names = [path.name for path in maps.values()]
     check_target(target, (*names, "dataset.json", "plans.json", TABLE_FILE, STATISTICS_FILE))
 
@@ -112,13 +115,13 @@ def _probabilities(folder: Path | None, cases: list[str]) -> dict[str, Path]:
     """The .npz of every case; none without a folder.
 
     Raises:
-        SystemExit: with the cases that have none.
+        UserError: with the cases that have none.
     """
     if folder is None:
         return {}
     files = {case: folder / f"{case}.npz" for case in cases}
     if missing := [path.name for path in files.values() if not path.is_file()]:
-        raise SystemExit(
+        raise UserError(
             f"{folder} lacks {len(missing)} of {len(cases)} files: {shorten(missing)}. nnUNetv2_predict writes them by "
             "--save_probabilities; without -p the labels alone are used"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunetv2_cafr.benchmark import collect
 from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE
+from nnunetv2_cafr.errors import UserError
 
 EXAMPLES = """examples:
   nnUNetv2_cafr report benchmark_Dataset511_SpineMRI_short
@@ -20,6 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     folder = arguments.folder.resolve()
     if not (folder / MATRIX_FILE).is_file():
-        raise SystemExit(f"{folder} holds no benchmark ({MATRIX_FILE} is missing): run nnUNetv2_cafr benchmark first")
+        raise UserError(f"{folder} holds no benchmark ({MATRIX_FILE} is missing): run nnUNetv2_cafr benchmark first")
     print(f"Report: {collect.report(folder, shlex.join(['nnUNetv2_cafr', *sys.argv[1:]]))}")
     return 0

@@ -22,6 +22,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, find_candidate_datasets
 
 from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.raw_dataset import Case, Dataset, find_dataset, read_dataset
 from nnunetv2_cafr.splits.few_cases import few_cases
 from nnunetv2_cafr.splits.stratification import part_sizes, stratify
@@ -61,14 +62,14 @@ def divide(dataset: Dataset, scheme: str, seed: int) -> dict[str, list[str]]:
     """Sorted identifiers of the cases of each part; a patient's cases stay together.
 
     Raises:
-        SystemExit: if there are too few patients.
+        UserError: if there are too few patients.
     """
     weights = list(SCHEMES[scheme].values())
     patients = sorted({case.patient for case in dataset.cases.values()})
     if not part_sizes(len(patients), weights).all():
         needed = next(n for n in range(len(patients), 100) if part_sizes(n, weights).all())
         instead = few_cases(len(dataset.cases), len(patients), dataset.folder.name)
-        raise SystemExit(
+        raise UserError(
             f"{dataset.folder.name} has {len(patients)} patients, --scheme {scheme} needs at least {needed}. If you "
             "expected more, look at 'patient' in its provenance.json." + (f" {instead}." if instead else "")
         )
@@ -142,12 +143,12 @@ def warnings(dataset: Dataset, parts: Parts, scheme: str) -> list[str]:
 def _new_folder(dataset: Path, dataset_id: int | None) -> Path:
     """Where the data set of `--scheme paper` goes."""
     if dataset_id is None:
-        raise SystemExit("--scheme paper makes a new data set: give it a free id by -t, for example -t 512")
+        raise UserError("--scheme paper makes a new data set: give it a free id by -t, for example -t 512")
     if not 1 <= dataset_id <= 999:
-        raise SystemExit(f"-t {dataset_id}: nnU-Net's ids have three digits, 1 to 999")
+        raise UserError(f"-t {dataset_id}: nnU-Net's ids have three digits, 1 to 999")
     taken = [str(name) for name in find_candidate_datasets(dataset_id)]
     if taken:
-        raise SystemExit(f"-t {dataset_id} is taken by {', '.join(taken)}: nothing is overwritten, give a free id")
+        raise UserError(f"-t {dataset_id} is taken by {', '.join(taken)}: nothing is overwritten, give a free id")
     return dataset.parent / f"Dataset{dataset_id:03d}_{dataset.name.split('_', 1)[1]}_paper"
 
 
@@ -167,9 +168,9 @@ def _describe(dataset: Dataset) -> list[str]:
 def run(arguments: argparse.Namespace) -> int:
     scheme, seed = arguments.scheme, arguments.seed
     if scheme != "paper" and arguments.t is not None:
-        raise SystemExit("-t belongs to --scheme paper; other schemes are written for the data set itself")
+        raise UserError("-t belongs to --scheme paper; other schemes are written for the data set itself")
     if seed < 0:
-        raise SystemExit(f"--seed {seed}: expected 0 or more")
+        raise UserError(f"--seed {seed}: expected 0 or more")
     folder = find_dataset(arguments.d)
     target = _new_folder(folder, arguments.t) if scheme == "paper" else None
     dataset = read_dataset(folder, arguments.np)

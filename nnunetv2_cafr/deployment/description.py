@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.plans_fields import faults_of
 
 if TYPE_CHECKING:
@@ -42,23 +43,23 @@ class Description:
         """The description of an exported network.
 
         Raises:
-            SystemExit: if the network or its description is missing, not an export, or not of each other.
+            UserError: if the network or its description is missing, not an export, or not of each other.
         """
         file = description_file(model)
         export_it = "nnUNetv2_cafr export writes both files, keep them together"
         for needed in (model, file):
             if not needed.is_file():
-                raise SystemExit(f"There is no {needed}: {export_it}")
+                raise UserError(f"There is no {needed}: {export_it}")
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise SystemExit(f"{file} cannot be read ({error}): {export_it}") from error
+            raise UserError(f"{file} cannot be read ({error}): {export_it}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise SystemExit(f"{file} does not describe an exported network: {export_it}")
+            raise UserError(f"{file} does not describe an exported network: {export_it}")
         if content.get("sha256") != checksum(model.read_bytes()):
-            raise SystemExit(f"{model} is not the file that {file} describes (SHA-256 differs): export it again")
+            raise UserError(f"{model} is not the file that {file} describes (SHA-256 differs): export it again")
         if faults := list(_faults(content)):
-            raise SystemExit(f"{file} is damaged: {'; '.join(faults)}. Export the network again")
+            raise UserError(f"{file} is damaged: {'; '.join(faults)}. Export the network again")
         return cls(content)
 
     @cached_property

@@ -34,6 +34,7 @@ from nnunetv2_cafr.deployment.orders import order_to_predict_in
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra
 from nnunetv2_cafr.deployment.studies import UnusableStudyError, find_studies, preprocess
 from nnunetv2_cafr.deployment.training_orders import orders_of_training
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import check_place, sha256
 from nnunetv2_cafr.network.convolution import crop_to
 from nnunetv2_cafr.training.checkpoints import refuse_code
@@ -238,7 +239,7 @@ def export_compared(
     """The ONNX file's content, how it compares with PyTorch on these volumes, and in words the sizes that it takes.
 
     Raises:
-        SystemExit: if the network cannot be exported, or computes something else in ONNX Runtime.
+        UserError: if the network cannot be exported, or computes something else in ONNX Runtime.
     """
     patch_size, multiple = list(description.configuration.patch_size), list(ensemble.multiple)
     attempts = (True, False) if getattr(ensemble.networks[0], "free_sizes", True) else (False,)
@@ -251,11 +252,11 @@ def export_compared(
             comparison = compare(ensemble, program, volumes, sizes, source)
         except Exception as error:  # torch's exporter and ONNX Runtime have errors of many kinds
             if not free:
-                raise SystemExit(f"Nothing was exported, this network cannot be: {error}") from error
+                raise UserError(f"Nothing was exported, this network cannot be: {error}") from error
             continue
         if comparison.max_error <= TOLERANCE * max(1.0, comparison.max_logit):
             return program, comparison, f"any, unpadded in multiples of {multiple}" if free else f"{patch_size} only"
-    raise SystemExit(f"Nothing was exported, ONNX Runtime computes something else than PyTorch. {comparison}")
+    raise UserError(f"Nothing was exported, ONNX Runtime computes something else than PyTorch. {comparison}")
 
 
 def size_multiple(predictor: nnUNetPredictor) -> list[int]:

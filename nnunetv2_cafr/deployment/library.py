@@ -16,6 +16,7 @@ from platformdirs import user_data_path
 
 from nnunetv2_cafr.deployment.description import Description, description_file
 from nnunetv2_cafr.deployment.runtime import import_extra
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import check_place, sha256, write_atomically
 
 NETWORK = "model.onnx"
@@ -110,7 +111,7 @@ def install(source: str, checksum: str | None, name: str | None) -> tuple[str, D
         _unpack(file, place)
         try:
             description = Description.read(place / NETWORK)
-        except SystemExit as error:
+        except UserError as error:
             raise ValueError(f"{source} is no model: {str(error).replace(f'{place}/', '')}") from error
         name = name or (description.content.get("card") or {}).get("name")
         if not name:

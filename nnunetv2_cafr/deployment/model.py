@@ -20,6 +20,7 @@ from nnunetv2_cafr.deployment.orders import as_stored
 from nnunetv2_cafr.deployment.runtime import Network, load_network
 from nnunetv2_cafr.deployment.sliding_window import predict_logits
 from nnunetv2_cafr.deployment.studies import Study, preprocess
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.levels.decoding import Decoding
 from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.study import StudyMeasurements
@@ -166,7 +167,7 @@ def load_model(
             mirroring=mirroring,
             step_size=step_size,
         )
-    except SystemExit as error:  # which would end the caller's program
+    except UserError as error:  # which would end the caller's program
         raise ValueError(str(error)) from error
 
 

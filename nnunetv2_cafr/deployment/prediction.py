@@ -8,6 +8,7 @@ from tqdm import tqdm
 from nnunetv2_cafr.deployment.label_maps import LabelMaps
 from nnunetv2_cafr.deployment.model import Model
 from nnunetv2_cafr.deployment.studies import Study, UnusableStudyError
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import describe_failure
 from nnunetv2_cafr.levels.files import Record
 
@@ -20,12 +21,12 @@ def predict_all(todo: Sequence[Study], done: int, model: Model, maps: LabelMaps,
         levels: of the folder, where levels are decoded.
 
     Raises:
-        SystemExit: if not even the folder of the label maps can be made.
+        UserError: if not even the folder of the label maps can be made.
     """
     try:
         maps.begin()
     except OSError as error:
-        raise SystemExit(describe_failure(Path(error.filename or maps.folder), error)) from error
+        raise UserError(describe_failure(Path(error.filename or maps.folder), error)) from error
     failed: dict[str, str] = {}
     begun, full = 0, False
     for study in tqdm(todo, unit="study", initial=done, total=done + len(todo)):

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from nnunetv2_cafr.errors import UserError
+
 # From patches (1, c, *patch_size) to their logits (1, heads, *patch_size), in order, float32. Logits are only valid
 # until the next ones are asked for.
 Network: TypeAlias = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
@@ -24,12 +26,12 @@ def import_extra(name: str) -> ModuleType:
     """A package of the extra `export`.
 
     Raises:
-        SystemExit: if it is not installed; says how to install it.
+        UserError: if it is not installed; says how to install it.
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise SystemExit(f"{name} is not installed here ({error}): pip install 'nnunetv2-cafr[export]'") from error
+        raise UserError(f"{name} is not installed here ({error}): pip install 'nnunetv2-cafr[export]'") from error
 
 
 def probe_patch(channels: int, patch_size: Sequence[int]) -> np.ndarray:
@@ -52,18 +54,18 @@ def load_network(
         probe: what PyTorch made of `probe_patch`.
 
     Raises:
-        SystemExit: if the runtime is not installed, cannot compute in this precision here, or computes wrongly.
+        UserError: if the runtime is not installed, cannot compute in this precision here, or computes wrongly.
     """
     if runtime == "openvino":
         network = _load_openvino(model, precision, shape, threads)
     elif precision == "float32":
         network = _load_onnxruntime(model, shape[1:], threads)
     else:
-        raise SystemExit(f"ONNX Runtime has no {precision} kernels for CPUs: use --runtime openvino")
+        raise UserError(f"ONNX Runtime has no {precision} kernels for CPUs: use --runtime openvino")
     found = probe_values(next(network([probe_patch(shape[0], shape[1:])])))
     error, largest = np.abs(found - probe).max(), np.abs(probe).max()
     if not error <= TOLERANCES[precision] * max(1.0, largest):
-        raise SystemExit(
+        raise UserError(
             f"{runtime} computes something else from {model} than PyTorch did (error of {error:.2g} in logits up to "
             f"{largest:.3g}, {precision}), so nothing was predicted: use another --runtime or --precision"
         )
@@ -90,7 +92,7 @@ def _load_openvino(model: Path, precision: str, shape: Sequence[int], threads: i
     openvino = import_extra("openvino")
     core = openvino.Core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise SystemExit("This CPU has no bfloat16 instructions (AVX512-BF16 or AMX): use --precision float32")
+        raise UserError("This CPU has no bfloat16 instructions (AVX512-BF16 or AMX): use --precision float32")
     network = core.read_model(model)
     network.reshape([1, *shape])
     # OpenVINO 2026.4 was seen to confuse heads and tokens of attention where there are as many of one as of the other,

@@ -24,6 +24,7 @@ from dataset_conversion.problems import Problem, lines_of
 from dataset_conversion.reading import FILE_ENDINGS, Volume, read_volume
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.orders import UnknownOrderError, read_in_order
+from nnunetv2_cafr.errors import UserError
 
 SHOWN = 10  # files left out that are named one by one
 FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
@@ -62,7 +63,7 @@ def find_studies(
         notify: is told which files and folders are left out.
 
     Raises:
-        SystemExit: if a path does not exist or holds nothing, or two images would be the same channel of a study.
+        UserError: if a path does not exist or holds nothing, or two images would be the same channel of a study.
     """
     endings = _endings(description)
     studies: dict[str, Study] = {}
@@ -70,7 +71,7 @@ def find_studies(
         images, left_out = _images_in(path, endings, description.reads_volumes, out)
         expected = f"{', '.join(endings)}{', or folders with DICOM series' if description.reads_volumes else ''}"
         if not images:
-            raise SystemExit(f"{path} holds no images: expected are {expected}")
+            raise UserError(f"{path} holds no images: expected are {expected}")
         if left_out:
             names = ", ".join(left_out[:SHOWN]) + (f" and {len(left_out) - SHOWN} more" if left_out[SHOWN:] else "")
             notify(f"Left out of {path}: {names} (read are {expected})")
@@ -80,7 +81,7 @@ def find_studies(
             study = studies.setdefault(unicodedata.normalize("NFC", name).casefold(), Study(name))
             if channel in study.images or name != study.name:
                 other = study.images.get(channel) or next(iter(study.images.values()))
-                raise SystemExit(
+                raise UserError(
                     f"{other} and {image} would both be {name}, channel {channel}: rename one, or "
                     "predict them into different folders"
                 )
@@ -97,7 +98,7 @@ def _endings(description: Description) -> tuple[str, ...]:
 def _images_in(path: Path, endings: tuple[str, ...], volumes: bool, out: Path | None) -> tuple[list[Path], list[str]]:
     """Images, and the names of what else there is."""
     if not path.exists():
-        raise SystemExit(f"There is no {path}")
+        raise UserError(f"There is no {path}")
     if path.is_file():
         return [path], []
     inside = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]

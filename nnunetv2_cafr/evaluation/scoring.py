@@ -5,11 +5,8 @@ from the same table (see `means`). Images of a single slice are scored as 2-D im
 """
 
 import math
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -19,7 +16,6 @@ import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
 from scipy.ndimage import find_objects
-from tqdm import tqdm
 
 from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.evaluation.junctions import BAND_MM, junction_band, junctions
@@ -37,6 +33,7 @@ from nnunetv2_cafr.evaluation.scores import (
 )
 from nnunetv2_cafr.evaluation.surface import surface_scores
 from nnunetv2_cafr.levels.decoding import decode
+from nnunetv2_cafr.processes import in_processes
 
 TOLERANCE_MM = 1.0
 FOREGROUND = 0  # `label` of all classes as one
@@ -109,7 +106,7 @@ def evaluate_folders(
         FileNotFoundError: with every missing file.
         ValueError: if there is nothing to score, or two cases have one name.
         EvaluationError: naming the case, if a file cannot be read, or the two do not fit together.
-        MemoryError: if a process was killed.
+        UserError: if a process was killed.
     """
     cases = [pair.case for pair in pairs]
     classes = Classes(label_names)
@@ -128,7 +125,9 @@ def evaluate_folders(
         example.name.removeprefix(pairs[0].case), str(example), allow_nonmatching_filename=True, verbose=False
     )
     scorer = _Scorer(classes, tolerance_mm, reader)
-    scores = dict(_run(scorer, pairs, num_processes, progress))
+    scores = {
+        pair.case: score for pair, score in in_processes(scorer, pairs, num_processes, "scoring", progress=progress)
+    }
     ordered = [scores[case] for case in cases]
     return Evaluation(
         classes=pd.DataFrame([row for score in ordered for row in score.classes], columns=CLASS_COLUMNS),
@@ -144,29 +143,6 @@ def evaluate_folders(
         },
         shifts=pd.DataFrame([row for score in ordered for row in score.shifts], columns=SHIFT_COLUMNS),
     )
-
-
-def _run(
-    scorer: "_Scorer", pairs: Sequence[CasePair], num_processes: int, progress: bool
-) -> Iterator[tuple[str, _CaseScores]]:
-    with tqdm(total=len(pairs), desc="scoring", unit="case", disable=not progress) as bar:
-        if min(num_processes, len(pairs)) <= 1:
-            for pair in pairs:
-                yield pair.case, scorer(pair)
-                bar.update()
-            return
-        executor = ProcessPoolExecutor(min(num_processes, len(pairs)), multiprocessing.get_context("spawn"))
-        try:
-            futures = {executor.submit(scorer, pair): pair.case for pair in pairs}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-                bar.update()
-        except BrokenProcessPool as error:
-            raise MemoryError(
-                f"A process ended unexpectedly, most likely for lack of memory: give fewer than {num_processes}"
-            ) from error
-        finally:
-            executor.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections import defaultdict
@@ -17,6 +16,8 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from dataset_conversion.reading import FILE_ENDINGS, fault_of
+from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.quality.description import (
     ask_label_manager,
     channels_in,
@@ -29,10 +30,6 @@ from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.voxel_order import REORIENTING_READERS
 
 IMAGE_ENDINGS = (*FILE_ENDINGS, ".png", ".bmp", ".tif", ".tiff")
-
-
-class NotADatasetError(Exception):
-    """The folder or its dataset.json cannot be understood; the text says what was found and what to do."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +104,16 @@ def find_dataset(raw: Path, dataset: str) -> Path:
     """The folder of a data set, given by number (511) or name (Dataset511_SpineMRI).
 
     Raises:
-        NotADatasetError: if there is not exactly one.
+        UserError: if there is not exactly one.
     """
     if not raw.is_dir():
-        raise NotADatasetError(f"nnUNet_raw is {raw}, which is no folder; set it to the folder of your data sets")
+        raise UserError(f"nnUNet_raw is {raw}, which is no folder; set it to the folder of your data sets")
     pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdecimal() else dataset
     found = sorted(path for path in raw.iterdir() if path.is_dir() and path.match(pattern))
     if len(found) != 1:
         what = f"several: {', '.join(path.name for path in found)}" if found else "none"
         there = ", ".join(sorted(path.name for path in raw.glob("Dataset*"))) or "nothing"
-        raise NotADatasetError(
+        raise UserError(
             f"Expected exactly one data set {pattern} in {raw}, found {what}; there is {there}. Give its number or name"
         )
     return found[0]
@@ -126,15 +123,15 @@ def read_dataset(folder: Path) -> RawDataset:
     """Reads dataset.json and lists the cases; opens an image only where its name does not say what it holds.
 
     Raises:
-        NotADatasetError: if dataset.json is not there, or lacks what the checks need.
+        UserError: if dataset.json is not there, or lacks what the checks need.
     """
-    description = _read_json(folder / "dataset.json")
+    description = read_json(folder / "dataset.json")
     try:
         labels = LabelTable.from_json(description["labels"])
         channels, ending = len(description["channel_names"]), str(description["file_ending"])
         wrong = check_description(description)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise NotADatasetError(
+        raise UserError(
             f"{folder / 'dataset.json'}: {error!r}; expected labels, channel_names and file_ending as nnU-Net v2 "
             "writes them. Correct the file, or convert an nnU-Net v1 data set with nnUNetv2_convert_old_nnUNet_dataset"
         ) from error
@@ -150,7 +147,7 @@ def read_dataset(folder: Path) -> RawDataset:
     cases += listing.cases("imagesTs", "labelsTs", training=False)
     listing.name_left_out()
     if not cases:
-        raise NotADatasetError(
+        raise UserError(
             f"{folder} holds no case; expected files named CASE_0000{ending} in imagesTr. Is file_ending right?"
         )
     expected = description.get("numTraining")
@@ -212,24 +209,14 @@ def _reader(description: Mapping[str, Any], images: Sequence[Path]) -> type[Base
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise NotADatasetError(f"{path} cannot be read ({error}); expected nnU-Net's description") from error
-    if not isinstance(content, dict):
-        raise NotADatasetError(f"{path} holds a {type(content).__name__}; expected an object in braces")
-    return content
-
-
 def _patients(folder: Path) -> dict[str, str]:
     """Patient of each case where the conversion left a provenance.json; otherwise empty."""
     path = folder / "provenance.json"
     if not path.is_file():
         return {}
-    cases = _read_json(path).get("cases", {})
+    cases = read_json(path).get("cases", {})
     if not isinstance(cases, dict):
-        raise NotADatasetError(
+        raise UserError(
             f"{path}: 'cases' is a {type(cases).__name__}; expected {{CASE: {{\"patient\": ...}}}}. Correct it, or "
             "remove the file if each case is a patient of its own"
         )
@@ -356,7 +343,7 @@ class _Listing:
         """Cases of a dataset.json that names its files, in the key `dataset`, instead of using folders.
 
         Raises:
-            NotADatasetError: if an entry does not name its images and label.
+            UserError: if an entry does not name its images and label.
         """
         try:
             entries = get_filenames_of_train_images_and_targets(str(self.folder), deepcopy(dict(description)))
@@ -365,7 +352,7 @@ class _Listing:
                 for identifier, entry in sorted(entries.items())
             }
         except (KeyError, TypeError, AttributeError) as error:
-            raise NotADatasetError(
+            raise UserError(
                 f"{self.folder / 'dataset.json'}: {error!r} in 'dataset'; expected "
                 '{CASE: {"images": [FILE, ...], "label": FILE}} with paths, relative ones from the data set\'s folder'
             ) from error

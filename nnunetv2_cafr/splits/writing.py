@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import describe_failure, partial_of
 from nnunetv2_cafr.raw_dataset import Dataset
 
@@ -23,7 +24,7 @@ def write_splits(splits: Sequence[Split], targets: Sequence[Path]) -> list[Path]
         What was written.
 
     Raises:
-        SystemExit: if a target exists with other content, or if writing fails.
+        UserError: if a target exists with other content, or if writing fails.
     """
     new = [target for target in targets if not _holds(target, splits)]
     written: list[Path] = []
@@ -39,7 +40,7 @@ def write_splits(splits: Sequence[Split], targets: Sequence[Path]) -> list[Path]
             path.unlink(missing_ok=True)
         if isinstance(error, OSError):
             failure = describe_failure(Path(error.filename or new[0]), error)
-            raise SystemExit(f"Writing failed, and no {SPLITS_FILE} was left behind: {failure}") from error
+            raise UserError(f"Writing failed, and no {SPLITS_FILE} was left behind: {failure}") from error
         raise
     return written
 
@@ -54,7 +55,7 @@ def _holds(target: Path, splits: Sequence[Split]) -> bool:
         existing = None
     if existing != splits:
         what = f"other splits ({len(existing)} folds)" if isinstance(existing, list) else "something else"
-        raise SystemExit(
+        raise UserError(
             f"{target} exists already and holds {what}. Nothing was written: trainings may rest on it. To split anew, "
             f"move it away, and {SPLITS_FILE} of the same data set in nnUNet_raw or nnUNet_preprocessed with it"
         )
@@ -65,7 +66,7 @@ def new_dataset(dataset: Dataset, parts: Parts, target: Path, seed: int) -> None
     """Makes the data set of `--scheme paper`, complete or not at all.
 
     Raises:
-        SystemExit: if a file is missing or cannot be written.
+        UserError: if a file is missing or cannot be written.
     """
     ending = dataset.description["file_ending"]
     description = {key: value for key, value in dataset.description.items() if key != "dataset"}
@@ -91,7 +92,7 @@ def new_dataset(dataset: Dataset, parts: Parts, target: Path, seed: int) -> None
             _write_json({**dataset.provenance, "cases": subsets}, staging / "provenance.json")
         staging.rename(target)
     except OSError as error:
-        raise SystemExit(f"{target} could not be made, and nothing was left behind: {error}") from error
+        raise UserError(f"{target} could not be made, and nothing was left behind: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

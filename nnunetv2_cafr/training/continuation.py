@@ -75,7 +75,7 @@ class ContinuedTraining(RecordedTraining):
         super().run_training()
 
     def _refuse_other_training(self, file: Path, checkpoint: Mapping[str, Any]) -> None:
-        """Raises SystemExit, after a word in the log, if `file` is not of the training that this trainer would do."""
+        """Raises UserError, after a word in the log, if `file` is not of the training that this trainer would do."""
         continues = self.logger.resume
         record = _record_beside(file)
         wrong = list(_changed_plans(checkpoint["init_args"], self, continues))

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.plans_fields import faults_of
 from nnunetv2_cafr.training.network_identity import bare
 
@@ -20,7 +21,7 @@ PLANS_ERRORS = (LookupError, TypeError, ValueError, AssertionError, AttributeErr
 def refuse(trainer: nnUNetTrainer, text: str) -> NoReturn:
     """Ends a training that can't be right: a word in the log, the same on the screen, and no traceback."""
     trainer.print_to_log_file(text, also_print_to_console=False)
-    raise SystemExit(text)
+    raise UserError(text)
 
 
 class CheckedTraining(nnUNetTrainer):
@@ -48,11 +49,11 @@ class CheckedTraining(nnUNetTrainer):
         except ImportError as error:
             raise SystemExit(str(error)) from error
         if faults := list(faults_of(plans, configuration, dataset_json)):
-            raise SystemExit(_words(plans, configuration, faults))
+            raise UserError(_words(plans, configuration, faults))
         try:
             super().__init__(plans, configuration, fold, dataset_json, device)
         except (*PLANS_ERRORS, RuntimeError) as error:
-            raise SystemExit(_words(plans, configuration, [_reason(error)])) from error
+            raise UserError(_words(plans, configuration, [_reason(error)])) from error
 
     def initialize(self) -> None:
         plans, configuration = self.plans_manager.plans, self.configuration_name

@@ -24,6 +24,7 @@ from pydicom.uid import (
 from dataset_conversion.folder import main
 from dataset_conversion.geometry import orient
 from dataset_conversion.reading import read_volume
+from nnunetv2_cafr.errors import UserError
 
 NORMAL, ROWS, COLUMNS = np.array([-1.0, 0, 0]), np.array([0.0, 1, 0]), np.array([0.0, 0, -1])
 UP = np.array([0.0, 0, 1])
@@ -338,9 +339,11 @@ def test_conversion_tells_of_what_was_left_out(
     )
     options = ["-i", str(series.parents[1]), "--layout", str(layout), "-d", "3", "-np", "1", "-o"]
     before = sorted(series.rglob("*"))
-    assert main([*options, str(series)]) == 1
+    with pytest.raises(UserError):
+        main([*options, str(series)])
     assert "which is read" in capsys.readouterr().err
-    assert main([*options, str(layout)]) == 1
+    with pytest.raises(UserError):
+        main([*options, str(layout)])
     assert "is no folder" in capsys.readouterr().err
     assert sorted(series.rglob("*")) == before
     assert main([*options, str(tmp_path / "raw")]) == 0

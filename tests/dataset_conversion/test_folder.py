@@ -11,6 +11,7 @@ import SimpleITK as sitk
 import yaml
 
 from dataset_conversion.folder import main
+from nnunetv2_cafr.errors import UserError
 
 Pair = Callable[..., tuple[sitk.Image, sitk.Image]]
 LAYOUT = {
@@ -108,7 +109,8 @@ BAD_LAYOUTS = {
 @pytest.mark.parametrize("kind", BAD_LAYOUTS)
 def test_bad_layout(root: Path, tmp_path: Path, problems_of: Callable[[], dict[str, str]], kind: str) -> None:
     layout, message = BAD_LAYOUTS[kind]
-    assert convert(root, layout, tmp_path / "raw") == 1
+    with pytest.raises(UserError):
+        convert(root, layout, tmp_path / "raw")
     assert message in problems_of()["layout.yaml"]
     assert not (tmp_path / "raw").exists()
 
@@ -142,7 +144,8 @@ BAD_FOLDERS = {
 def test_bad_folder(root: Path, tmp_path: Path, problems_of: Callable[[], dict[str, str]], kind: str) -> None:
     spoil, file, message = BAD_FOLDERS[kind]
     spoil(root)
-    assert convert(root, LAYOUT, tmp_path / "raw") == 1
+    with pytest.raises(UserError):
+        convert(root, LAYOUT, tmp_path / "raw")
     assert message in problems_of()[file]
     assert list(tmp_path.glob("raw/*")) == []
 

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from dataset_conversion.labels import IGNORE
 from dataset_conversion.spider import main, make_named_table
 from dataset_conversion.spinemri import STRUCTURES
+from nnunetv2_cafr.errors import UserError
 
 SPINEMRI = {structure.name: value for value, structure in enumerate(STRUCTURES, 1)}
 TARGET = "Dataset512_SPIDER"
@@ -178,14 +179,16 @@ BAD = {
 def test_bad_input(source: Path, problems_of: Callable[[], dict[str, str]], kind: str) -> None:
     spoil, file, message = BAD[kind]
     spoil(source)
-    assert convert(source) == 1
+    with pytest.raises(UserError):
+        convert(source)
     assert message in problems_of()[file]
     assert not (source.parent / "raw" / TARGET).exists()
 
 
 def test_bad_lowest_vertebra(source: Path, problems_of: Callable[[], dict[str, str]]) -> None:
     (source / "lowest.csv").write_text("patient,lowest\n1,T9\n")
-    assert convert(source, "--lowest-vertebra", str(source / "lowest.csv")) == 1
+    with pytest.raises(UserError):
+        convert(source, "--lowest-vertebra", str(source / "lowest.csv"))
     assert problems_of() == {"lowest.csv": "'T9' for patient 1"}
     with pytest.raises(SystemExit, match="2"):
         convert(source, "--lowest-vertebra", "nowhere.csv")

@@ -21,6 +21,7 @@ import SimpleITK as sitk
 
 from dataset_conversion.cases import Case
 from dataset_conversion.spinemri import STRUCTURES, compare_with_published, main
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.phantom import write_dataset
 
 REPOSITORY = Path(__file__).parents[2]
@@ -436,7 +437,8 @@ def test_bad_input(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     spoil(source)
     output = tmp_path / "raw"
     output.mkdir()
-    assert convert(source, output) == 1
+    with pytest.raises(UserError):
+        convert(source, output)
     report = capsys.readouterr().err
     start = next(number for number, line in enumerate(report.splitlines()) if line.endswith(file))
     _, found, expected, remedy = report.splitlines()[start : start + 4]
@@ -455,7 +457,8 @@ def test_all_problems_are_in_one_report(source: Path, tmp_path: Path, capsys: py
     target.mkdir(parents=True)
     (target / "mine").write_text("mine")
     (tmp_path / "raw" / "Dataset511_Other").mkdir()
-    assert convert(source, tmp_path / "raw", "-np", "2") == 1
+    with pytest.raises(UserError):
+        convert(source, tmp_path / "raw", "-np", "2")
     report = capsys.readouterr().err
     assert "6 problems found; nothing was written." in report
     for name in ("Case4.nii.gz", "Case1.nii.gz", "mask_case1.nii.gz", "mask_case2.nii.gz", "Dataset511_Other"):
@@ -491,7 +494,8 @@ def test_failure_while_writing_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", no_space)
-    assert convert(source, tmp_path / "raw") == 1
+    with pytest.raises(UserError):
+        convert(source, tmp_path / "raw")
     assert "No space left on device" in capsys.readouterr().err
     assert list((tmp_path / "raw").iterdir()) == []
 
@@ -513,7 +517,7 @@ def test_no_space_left(source: Path, tmp_path: Path, order: str, num_processes: 
     result = subprocess.run(
         [sys.executable, "-c", command, *arguments], cwd=REPOSITORY, encoding="utf-8", capture_output=True, timeout=60
     )
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "The conversion failed, and nothing was written" in result.stderr
     assert list(output.iterdir()) == []
 
@@ -521,7 +525,8 @@ def test_no_space_left(source: Path, tmp_path: Path, order: str, num_processes: 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads what nobody may read")
 def test_unreadable_file(source: Path, tmp_path: Path, problems_of: Callable[[], dict[str, str]]) -> None:
     image_of(source, 2).chmod(0)
-    assert convert(source, tmp_path / "raw") == 1
+    with pytest.raises(UserError):
+        convert(source, tmp_path / "raw")
     assert problems_of() == {"Case2.nii.gz": "a file that cannot be read (Permission denied)"}
 
 

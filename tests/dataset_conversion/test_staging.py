@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from dataset_conversion import staging
 from dataset_conversion.cases import Case
 from dataset_conversion.folder import main
+from nnunetv2_cafr.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 LAYOUT = "{name: Mine, channel: T2, images: 'i/{id}.nii', masks: 'm/{id}.nii', labels: {vertebrae: {1: L5, 2: L4}}}"
@@ -139,7 +140,8 @@ def test_two_conversions_at_a_time(source: Path, capsys: pytest.CaptureFixture[s
     process = start(source, 5)
     process.send_signal(signal.SIGSTOP)
     try:
-        assert main(arguments(source)) == 1
+        with pytest.raises(UserError):
+            main(arguments(source))
     finally:
         process.send_signal(signal.SIGCONT)
     assert "a conversion to the same data set that is running now" in capsys.readouterr().err
@@ -151,7 +153,8 @@ def test_problems_of_finished_cases_are_not_forgotten(source: Path, problems_of:
     """What spoils a finished case after the kill is found when the conversion goes on; then nothing stays."""
     kill(start(source, 20))
     (source / "i" / "0.nii").write_bytes(b"")  # a hard link: all images are empty now
-    assert main(arguments(source)) == 1
+    with pytest.raises(UserError):
+        main(arguments(source))
     assert len(problems_of()) == NUM_CASES
     assert list((source.parent / "raw").iterdir()) == []
 

@@ -14,7 +14,8 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunetv2_cafr.commands import check
-from nnunetv2_cafr.quality.findings import EXIT_ERRORS, EXIT_NOT_CHECKED
+from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.quality.findings import EXIT_ERRORS
 
 from .datasets import RawDataset, datasets
 from .harness import fuzz
@@ -44,13 +45,13 @@ def test_check(dataset: RawDataset) -> str:
         root = Path(name)
         folder = dataset.write(root / "raw")
         os.environ["nnUNet_raw"] = str(root / "raw")
-        said = io.StringIO()
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            status = check.run(argparse.Namespace(d="42", o=root / "out", np=1))
-        left = sorted(path.name for path in root.rglob("*") if path.is_relative_to(root / "out"))
-        if status == EXIT_NOT_CHECKED:
-            assert not left and folder.name in said.getvalue(), said.getvalue()
+        try:
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                status = check.run(argparse.Namespace(d="42", o=root / "out", np=1))
+        except UserError as refusal:
+            assert not (root / "out").exists() and folder.name in str(refusal), refusal
             return "refused"
+        left = sorted(path.name for path in root.rglob("*") if path.is_relative_to(root / "out"))
         assert left == ["findings.csv", "out", "report.html"], left
         if status == EXIT_ERRORS:
             return "errors"

@@ -19,6 +19,7 @@ from nnunetv2_cafr.deployment import studies
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.label_maps import LabelMaps
 from nnunetv2_cafr.deployment.orders import as_stored
+from nnunetv2_cafr.errors import UserError
 
 from .files import Nifti, niftis, sound_niftis
 from .harness import fuzz
@@ -47,7 +48,7 @@ def _predict(scan: Nifti | TextFile | Series, reader: str) -> str:
             (study,) = studies.find_studies([path], description)
             with mock.patch.object(studies, "FEWEST_PIXELS", 1):
                 image, geometry = studies.read_study(study, description)
-        except (studies.UnusableStudyError, SystemExit) as refusal:
+        except (studies.UnusableStudyError, UserError) as refusal:
             assert str(path) in str(refusal), refusal
             return "refused, as by the converters" if problems else "refused by prediction alone"
         assert volume is not None and not problems, problems

@@ -197,7 +197,12 @@ def test_own_plans_are_planned_anew_and_no_others(write_dataset, quick_memory, c
     found = json.loads(file.read_text())["configurations"]
     assert found["mine"]["batch_size"] == 3 and found["2d"] != plans["configurations"]["2d"]
     foreign = json.dumps({**plans, "experiment_planner_used": "MyPlanner"})
-    for text, said in ((foreign, "not written by"), ("{", "cannot be read"), ("[]", "no object"), ("{}", "no plans")):
+    for text, said in (
+        (foreign, "not written by"),
+        ("{", "cannot be read"),
+        ("[]", "in braces"),
+        ("{}", "no plans"),
+    ):
         file.write_text(text)
         with pytest.raises(SystemExit, match=said):
             main(["plan", "-d", "7"])

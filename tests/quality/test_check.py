@@ -1,27 +1,31 @@
 """The command: what it writes, where it refuses to, and how it ends."""
 
-import argparse
 import csv
 import shutil
 
 import pytest
 
+from nnunetv2_cafr import cli
 from nnunetv2_cafr.commands import check
-from nnunetv2_cafr.quality.findings import EXIT_CLEAN, EXIT_ERRORS, EXIT_NOT_CHECKED, EXIT_WARNINGS
+from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.quality.findings import EXIT_CLEAN, EXIT_ERRORS, EXIT_WARNINGS
 
 from .conftest import Copy
+
+NOT_CHECKED = 2
 
 
 @pytest.fixture
 def command(copy: Copy, tmp_path, monkeypatch):
-    """Runs the verb on the copy as the command line would."""
+    """Runs the verb on the copy as the command line would; returns the exit status."""
     monkeypatch.setenv("nnUNet_raw", str(copy.folder.parent))
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> int:
-        parser = argparse.ArgumentParser()
-        check.add_arguments(parser)
-        return check.run(parser.parse_args(arguments))
+        try:
+            return cli.main(["check", *arguments])
+        except UserError as error:
+            return error.code
 
     return run
 
@@ -64,10 +68,10 @@ def test_writes_over_nothing_of_others(copy, command, tmp_path, capsys):
     (foreign / "thesis.txt").write_text("years of work")
     before = files_of(copy)
     for target, word in ((foreign, "thesis.txt"), (copy.folder / "qc", "never written to")):
-        assert command("-d", "511", "-o", str(target)) == EXIT_NOT_CHECKED
+        assert command("-d", "511", "-o", str(target)) == NOT_CHECKED
         assert word in capsys.readouterr().err
     (foreign / "thesis.txt").rename(foreign / "report.html")  # our name, and not our page
-    assert command("-d", "511", "-o", str(foreign)) == EXIT_NOT_CHECKED
+    assert command("-d", "511", "-o", str(foreign)) == NOT_CHECKED
     assert (foreign / "report.html").read_text() == "years of work"
     assert files_of(copy) == before
 
@@ -80,7 +84,7 @@ def test_a_full_disk_or_a_kill_stops_no_later_check(copy, command, tmp_path, cap
         linked.setattr(check, "check_target", lambda *_: None)  # which takes no link for ours
         for name in ("report.html", "findings.csv"):
             (target / f".{name}.partial").symlink_to("/dev/full")
-            assert command("-d", "511", "-o", str(target)) == EXIT_NOT_CHECKED
+            assert command("-d", "511", "-o", str(target)) == NOT_CHECKED
             message = capsys.readouterr().err
             assert str(target) in message and "No space left" in message and "Make room" in message
             assert list(target.iterdir()) == []
@@ -97,16 +101,16 @@ def test_notes_on_the_whole_data_set_are_shown(command, capsys):
 
 
 def test_data_sets_that_are_not_there(copy, command, capsys, monkeypatch):
-    assert command("-d", "512") == EXIT_NOT_CHECKED
+    assert command("-d", "512") == NOT_CHECKED
     assert "Dataset512_*" in capsys.readouterr().err
     shutil.copytree(copy.folder, copy.folder.with_name("Dataset511_Other"))
-    assert command("-d", "511") == EXIT_NOT_CHECKED
+    assert command("-d", "511") == NOT_CHECKED
     assert "several" in capsys.readouterr().err
     monkeypatch.setenv("nnUNet_raw", "~/raw")
-    assert command("-d", "511") == EXIT_NOT_CHECKED
+    assert command("-d", "511") == NOT_CHECKED
     assert "~ stands for a home folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command("-d", "")
     monkeypatch.delenv("nnUNet_raw")
-    assert command("-d", "511") == EXIT_NOT_CHECKED
+    assert command("-d", "511") == NOT_CHECKED
     assert "nnUNet_raw is not set" in capsys.readouterr().err

@@ -14,8 +14,9 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunetv2_cafr import spine as levels
 from nnunetv2_cafr.commands.check import check_dataset
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.quality.checks import Source, check_discs, check_grey_values
-from nnunetv2_cafr.quality.dataset import LabelTable, NotADatasetError, read_dataset
+from nnunetv2_cafr.quality.dataset import LabelTable, read_dataset
 from nnunetv2_cafr.quality.description import check_description
 from nnunetv2_cafr.quality.findings import Severity
 from nnunetv2_cafr.quality.measures import fingerprint, intensities, structures
@@ -489,20 +490,20 @@ def test_few_cases_say_what_nnunet_will_do(copy, monkeypatch):
 
 
 def test_not_a_dataset(tmp_path):
-    with pytest.raises(NotADatasetError, match=r"dataset\.json cannot be read"):
+    with pytest.raises(UserError, match=r"dataset\.json cannot be read"):
         read_dataset(tmp_path)
     (tmp_path / "dataset.json").write_text('{"labels": {}}')
-    with pytest.raises(NotADatasetError, match="channel_names"):
+    with pytest.raises(UserError, match="channel_names"):
         read_dataset(tmp_path)
 
 
 def test_values_of_dataset_json_that_nothing_can_be_made_of(copy):
     for changes in ({"labels": {"background": 0, "S": float("inf")}}, {"labels": {"background": 0, "S": None}}):
         copy.describe(**changes)
-        with pytest.raises(NotADatasetError, match=r"dataset\.json.*expected labels"):
+        with pytest.raises(UserError, match=r"dataset\.json.*expected labels"):
             read_dataset(copy.folder)
     (copy.folder / "dataset.json").write_text("[" * 99999)
-    with pytest.raises(NotADatasetError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_dataset(copy.folder)
 
 

@@ -1,4 +1,4 @@
-"""Work on many cases in parallel, and an orderly end on signals."""
+"""Work on many items in parallel, and an orderly end on signals."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from dataset_conversion.cases import Case
+from nnunetv2_cafr.errors import UserError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -35,27 +36,42 @@ def _follow_parent() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def for_each_case(
-    work: Callable[[Case], Result], cases: Sequence[Case], num_processes: int, description: str
-) -> Iterator[Result]:
-    """Apply `work` to all cases, in `num_processes` processes which hold one case each; results come in any order.
+def in_processes(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    num_processes: int,
+    description: str,
+    unit: str = "case",
+    progress: bool = True,
+) -> Iterator[tuple[Item, Result]]:
+    """Applies `work` to all items, in `num_processes` processes which hold one each, under a progress bar.
+
+    Args:
+        description: what is being done, "converting".
+        unit: what an item is.
+        progress: whether the bar is shown.
+
+    Returns:
+        Each item with its result, in any order.
 
     Raises:
-        MemoryError: if a worker process was killed.
+        UserError: if a process was killed.
     """
-    progress = partial(tqdm, total=len(cases), desc=description, unit="case")
-    num_processes = min(num_processes, len(cases))
+    num_processes = min(num_processes, len(items))
+    bar = partial(tqdm, total=len(items), desc=description, unit=unit, disable=not progress)
     if num_processes <= 1:
-        yield from map(work, progress(cases))
+        for item in bar(items):
+            yield item, work(item)
         return
     executor = ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), initializer=_follow_parent)
     try:
-        for future in progress(as_completed([executor.submit(work, case) for case in cases])):
-            yield future.result()
+        futures = {executor.submit(work, item): item for item in items}
+        for future in bar(as_completed(futures)):
+            yield futures[future], future.result()
     except BrokenProcessPool as error:
-        raise MemoryError(
-            f"a worker process ended unexpectedly while {description}, most likely for lack of memory; "
-            f"use fewer than {num_processes} processes"
+        raise UserError(
+            f"A process ended unexpectedly while {description}, most likely for lack of memory: give fewer than "
+            f"{num_processes} by -np"
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
@@ -63,7 +79,7 @@ def for_each_case(
 
 def exit_on_signal(number: int, _frame: FrameType | None) -> None:
     """A signal handler which ends the program as an exception does, so that it cleans up."""
-    raise SystemExit(128 + number)
+    raise SystemExit(128 + number)  # the exit status that shells show
 
 
 @contextmanager

@@ -1,0 +1,21 @@
+"""Errors of the user's, told in a sentence. Everything else that is raised is a bug, and shows its traceback."""
+
+import sys
+
+
+class UserError(SystemExit):
+    """What was found, what was expected and what to do.
+
+    A program that nobody catches it in ends by the sentence, without a traceback: so do nnU-Net's own commands, with
+    status 1. Ours end with status 2, as argparse does for wrong arguments, see `tell`.
+
+    Example:
+        >>> raise UserError("scan.nii has 2 channels, the network takes 1: give one of them")
+        Traceback (most recent call last):
+        nnunetv2_cafr.errors.UserError: scan.nii has 2 channels, the network takes 1: give one of them
+    """
+
+    def tell(self) -> None:
+        """Prints the sentence to stderr, and makes 2 the exit status. For the `main` of a command, which raises on."""
+        print(self, file=sys.stderr)
+        self.code = 2
