@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from speed import conditions
 from tqdm import tqdm
 
 from nnunetv2_cafr.benchmark.jobs import installed
 from nnunetv2_cafr.evaluation.overlap import overlap
-from nnunetv2_cafr.speed import conditions
 
 STOCK, SAME, FLOAT32, ONNX, BF16 = "nnU-Net, nnUNetv2_predict", "nnUNetv2_predict", "float32", "float32, onnx", "bf16"
 
