@@ -3,13 +3,7 @@
 import argparse
 import platform
 
-import numpy as np
-import torch
-
-from nnunetv2_cafr.benchmark.forward_pass import measure, networks_from_plans, plain_conv_unet, table
 from nnunetv2_cafr.commands import options
-from nnunetv2_cafr.network import CAFRNet
-from nnunetv2_cafr.network.convolution import strides_of_tokens
 
 EXAMPLES = """examples:
   nnUNetv2_cafr cost                          256x256, 1 channel, 20 classes: the paper's table
@@ -61,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import numpy as np
+    import torch
+
+    from nnunetv2_cafr.benchmark.forward_pass import measure, networks_from_plans, plain_conv_unet, table
+    from nnunetv2_cafr.network import CAFRNet
+    from nnunetv2_cafr.network.convolution import strides_of_tokens
+
     if arguments.d and arguments.size:
         raise SystemExit("Give either -d (patch from the plans) or --size, not both")
     if arguments.d:
