@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from nnunetv2_cafr.speed import conditions
+from speed import conditions
 from tqdm import tqdm
 
 from nnunetv2_cafr.benchmark.jobs import installed

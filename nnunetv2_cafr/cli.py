@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 
 from dataset_conversion.environment import fault_of_arguments
@@ -53,13 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with status 2, for wrong arguments and for every other error of the user's (`UserError`).
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
+    argv = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_cafr",
         description="CAFR-Net for nnU-Net v2: everything that is not nnU-Net's own command.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    if argv == ["--version"]:
+        from importlib.metadata import version
+
+        print(version("nnunetv2-cafr"))
+        return 0
+    if "-h" in argv or "--help" in argv:
+        warnings.simplefilter("ignore")  # those of the packages that a verb imports
+    parser.add_argument("--version", action="store_true", help="print the version, and end")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, summary in VERBS.items():
         verb = verbs.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -3,14 +3,8 @@
 import argparse
 import platform
 
-import numpy as np
-import torch
-
-from nnunetv2_cafr.benchmark.forward_pass import measure, networks_from_plans, plain_conv_unet, table
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.network import CAFRNet
-from nnunetv2_cafr.network.convolution import strides_of_tokens
 
 EXAMPLES = """examples:
   nnUNetv2_cafr cost                          256x256, 1 channel, 20 classes: the paper's table
@@ -64,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import numpy as np
+    import torch
+
+    from nnunetv2_cafr.benchmark.forward_pass import measure, networks_from_plans, plain_conv_unet, table
+    from nnunetv2_cafr.network import CAFRNet
+    from nnunetv2_cafr.network.convolution import strides_of_tokens
+
     if arguments.d and arguments.size:
         raise UserError("Give either -d (patch from the plans) or --size, not both")
     if arguments.d:

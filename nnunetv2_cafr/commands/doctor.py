@@ -9,12 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
 import nnunetv2_cafr
 from dataset_conversion.environment import folder_of
-from nnunetv2_cafr import training
 
 PACKAGES = (
     "nnunetv2-cafr",
@@ -37,6 +33,8 @@ VARIANTS = ("nnUNetTrainer_CAFR_100epochs", "nnUNetTrainer_seed1_budget5x20")
 
 def where_nnunet_finds(trainer: str) -> str | None:
     """Module and file of the class that nnU-Net's own lookup returns for a trainer's name, None if it finds none."""
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
     with contextlib.redirect_stdout(io.StringIO()):  # the lookup prints what it scans
         try:
             found = recursive_find_trainer_class_by_name(trainer)
@@ -59,6 +57,8 @@ def report_versions() -> bool:
 
 
 def report_devices() -> None:
+    import torch
+
     print(f"Device      {os.cpu_count()} CPU cores, {torch.get_num_threads()} torch threads")
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -86,6 +86,8 @@ def report_folders() -> bool:
 
 
 def report_trainers() -> bool:
+    from nnunetv2_cafr import training
+
     print("Trainers    (as nnU-Net looks them up: its own package, then each folder of nnUNet_extTrainer)")
     folder = Path(nnunetv2_cafr.__file__).parent / "trainers"
     searched = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)

@@ -9,22 +9,9 @@ import argparse
 import json
 from pathlib import Path
 
-from nnunetv2.utilities.file_path_utilities import get_output_folder
-
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.deployment.card import read_card
 from nnunetv2_cafr.deployment.description import Description, checksum, description_file
-from nnunetv2_cafr.deployment.export import (
-    describe,
-    ensemble_of,
-    export_compared,
-    load_folds,
-    load_samples,
-    logits_of,
-    refuse_another,
-    refuse_foreign,
-    training_cases,
-)
 from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
 from nnunetv2_cafr.errors import UserError
@@ -52,6 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
+
+    from nnunetv2_cafr.deployment.export import (
+        describe,
+        ensemble_of,
+        export_compared,
+        load_folds,
+        load_samples,
+        logits_of,
+        refuse_another,
+        refuse_foreign,
+        training_cases,
+    )
+
     for name in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(name)
     require_folders("nnUNet_results")

@@ -5,8 +5,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from nnunetv2_cafr.benchmark import collect
-from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE
 from nnunetv2_cafr.errors import UserError
 
 EXAMPLES = """examples:
@@ -19,6 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from nnunetv2_cafr.benchmark import collect
+    from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE
+
     folder = arguments.folder.resolve()
     if not (folder / MATRIX_FILE).is_file():
         raise UserError(f"{folder} holds no benchmark ({MATRIX_FILE} is missing): run nnUNetv2_cafr benchmark first")

@@ -47,7 +47,7 @@ class CheckedTraining(nnUNetTrainer):
         try:
             self.check_requirements()
         except ImportError as error:
-            raise SystemExit(str(error)) from error
+            raise UserError(str(error)) from error
         if faults := list(faults_of(plans, configuration, dataset_json)):
             raise UserError(_words(plans, configuration, faults))
         try:
