@@ -37,7 +37,7 @@ from nnunetv2_cafr.deployment.training_orders import orders_of_training
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import check_place, sha256
 from nnunetv2_cafr.network.convolution import crop_to
-from nnunetv2_cafr.training.checkpoints import refuse_code
+from nnunetv2_cafr.training.checkpoints import OF_PREDICTION, read_checkpoint
 
 TOLERANCE = 1e-4  # largest error that may come from the order of sums, as a share of the largest logit; ours
 CASES_COMPARED = 2
@@ -132,8 +132,8 @@ def load_folds(folder: Path, folds: Sequence[str], checkpoint_name: str) -> nnUN
     """nnU-Net's predictor with the weights of these folds, from checkpoints that hold nothing but values.
 
     Raises:
-        ValueError: if there is no trained model, a fold is missing, a checkpoint is damaged or holds code, or the
-            network reads the prediction of another one.
+        ValueError: if there is no trained model, a fold is missing, a checkpoint is damaged, holds code or is none of
+            nnU-Net's, or the network reads the prediction of another one.
         RuntimeError: if there is no such trainer, or the weights do not fit its network.
     """
     if not (folder / "plans.json").is_file():
@@ -142,7 +142,7 @@ def load_folds(folder: Path, folds: Sequence[str], checkpoint_name: str) -> nnUN
     if missing := [checkpoint for checkpoint in checkpoints if not checkpoint.is_file()]:
         raise ValueError(f"There is no {', no '.join(map(str, missing))}. {_trained(folder, checkpoint_name)}")
     for checkpoint in checkpoints:
-        refuse_code(checkpoint)
+        read_checkpoint(checkpoint, OF_PREDICTION)
     with silent():  # it tells of the device, and where it looks for the trainer
         predictor = nnUNetPredictor(device=torch.device("cpu"))
         predictor.initialize_from_trained_model_folder(str(folder), list(folds), checkpoint_name)

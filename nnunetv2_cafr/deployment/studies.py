@@ -220,9 +220,15 @@ def _picture_for(image: Path, folder: Path, description: Description) -> Path:
         found = f"a file of the format {image.suffix!r}" if not image.is_dir() else "a folder"
         expected = f"{ending}, as the network was trained on"
         raise UnusableStudyError([Problem(image, found, expected, f"convert it to {ending}, without loss")])
-    if image.name.endswith(ending):
+    numbered = re.fullmatch(r"(.+)_\d{4}", stem := image.name[: -len(ending)])
+    if image.name.endswith(ending) and (numbered or description.reader != "Tiff3DIO"):
         return image
-    return Path(shutil.copy(image, folder / f"{len(list(folder.iterdir()))}{ending}"))
+    number = len(list(folder.iterdir()))
+    # Tiff3DIO looks for the spacing in a JSON file that it names after the image, less the number of the channel.
+    spacing = image.with_name(f"{numbered[1] if numbered else stem}.json")
+    if description.reader == "Tiff3DIO" and spacing.is_file():
+        shutil.copy(spacing, folder / f"{number}.json")
+    return Path(shutil.copy(image, folder / f"{number}_0000{ending}"))
 
 
 def _check_image(path: Path, image: np.ndarray, properties: dict[str, Any], description: Description) -> Problem | None:

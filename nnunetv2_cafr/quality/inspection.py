@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.verify_dataset_integrity import check_cases, verify_labels
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from dataset_conversion.geometry import orientation_of
 from dataset_conversion.reading import ENDINGS, NO_ORIENTATION, read_volume
@@ -185,13 +187,26 @@ def _read(path: Path, report: CaseReport, dataset: RawDataset) -> sitk.Image | N
         ]
         return None if volume is None else volume.image
     try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        found = f"a file that SimpleITK cannot read ({str(error).strip().splitlines()[-1].strip()})"
+        # SimpleITK takes the pages of a TIFF for colours where they are three or four, and knows no spacing of them.
+        image = _read_pages(path) if dataset.reader is Tiff3DIO else sitk.ReadImage(str(path))
+    except Exception as error:  # tifffile raises nearly anything
+        reader = "nnU-Net's Tiff3DIO" if dataset.reader is Tiff3DIO else "SimpleITK"
+        found = f"a file that {reader} cannot read ({(str(error).strip().splitlines() or ['?'])[-1].strip()})"
         remedy = "export it again, or leave the case out"
         report.findings.append(source.finding(Severity.ERROR, "unusable file", found, "an image", remedy))
         return None
     return sitk.JoinSeries(image) if image.GetDimension() == 2 else image
+
+
+def _read_pages(path: Path) -> sitk.Image:
+    """A TIFF of several pages (z, y, x), with the spacing of the JSON file beside it; as nnU-Net reads it."""
+    reader = Tiff3DIO()
+    is_image = re.fullmatch(r".+_[0-9]{4}", path.stem)  # of which the JSON file's name leaves the channel out
+    with contextlib.redirect_stdout(io.StringIO()):
+        (array,), properties = reader.read_images([str(path)]) if is_image else reader.read_seg(str(path))
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing([float(step) for step in properties["spacing"][::-1]])
+    return image
 
 
 def _in_order_of(image: Path, mask: sitk.Image) -> sitk.Image:

@@ -10,7 +10,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.training.preflight import refuse
 
 TERMINATED = 128 + signal.SIGTERM  # the exit status that shells and SLURM show for a terminated program
 
@@ -30,6 +31,14 @@ HARMLESS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")),
 ]
+
+# What nnU-Net writes into every checkpoint, as far as a prediction, and --c or --val, read it.
+OF_PREDICTION = ("network_weights", "init_args.configuration", "trainer_name")
+OF_TRAINING = (
+    "network_weights",
+    *(f"init_args.{name}" for name in ("plans", "configuration", "dataset_json")),
+    *("current_epoch", "logging", "_best_ema", "optimizer_state"),
+)
 
 
 class Terminated(Exception):  # noqa: N818 - an exit, not an error
@@ -80,11 +89,6 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     )
 
 
-def refuse_code(checkpoint: Path) -> None:
-    """Makes sure that a checkpoint is whole and holds values only; raises ValueError as `read_values`."""
-    read_values(checkpoint)
-
-
 def read_values(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint's content on the CPU, as far as it is looked at, if it is whole and holds nothing that could run.
 
@@ -106,6 +110,34 @@ def read_values(checkpoint: Path) -> dict[str, Any]:
         ) from error
 
 
+def read_checkpoint(file: Path, entries: Sequence[str]) -> dict[str, Any]:
+    """A checkpoint's content by `read_values`, with these of nnU-Net's entries.
+
+    Raises:
+        ValueError: as `read_values`, and if any is missing; names them, and what is there.
+    """
+    content: Any = read_values(file)
+    missing = [entry for entry in entries if not _holds(content, entry)]
+    if missing:
+        there = list(content) if isinstance(content, Mapping) else []
+        shown = ", ".join(map(str, there[:5])) + (", ..." if there[5:] else "")
+        held = f"has {shown}" if shown else f"is a {type(content).__name__}"
+        raise ValueError(
+            f"{file} is no checkpoint of nnU-Net v2 and was not loaded: it lacks {', '.join(missing)}; it {held}. "
+            "Expected is the file as nnUNetv2_train wrote it: put that in its place, or move it away"
+        )
+    return content
+
+
+def _holds(content: Any, entry: str) -> bool:
+    """Whether an entry is there, its path given as names with dots between them."""
+    for name in entry.split("."):
+        if not isinstance(content, Mapping) or name not in content:
+            return False
+        content = content[name]
+    return True
+
+
 class SafeCheckpoints(nnUNetTrainer):
     """Mixin: no checkpoint is ever lost or half-written.
 
@@ -116,7 +148,7 @@ class SafeCheckpoints(nnUNetTrainer):
       holds the state at the start of the running epoch: `--c` repeats that epoch, so that a training in pieces has
       exactly as many iterations as one in a piece.
     - `checkpoint_latest` is written every 10 epochs (ours; nnU-Net: 50).
-    - A checkpoint that holds more than values is not loaded.
+    - A checkpoint that is damaged, holds more than values or lacks an entry is refused by name.
 
     Attributes:
         best_is_trustworthy: whether this epoch may replace `checkpoint_best`; others set it to False.
@@ -170,7 +202,10 @@ class SafeCheckpoints(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         if not isinstance(filename_or_checkpoint, dict):
-            refuse_code(Path(filename_or_checkpoint))
+            try:
+                read_checkpoint(Path(filename_or_checkpoint), OF_TRAINING)
+            except ValueError as error:
+                refuse(self, str(error))
         super().load_checkpoint(filename_or_checkpoint)
 
     def on_epoch_start(self) -> None:

@@ -171,12 +171,19 @@ def test_exports_of_other_trainings_stay(regions, small_network, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
 
 
-def test_checkpoint_with_code_is_refused(regions, models: Models, tmp_path):
+def test_checkpoint_with_code_or_none_of_nnunets_is_refused(regions, models: Models, tmp_path):
     folder, _ = regions
     copied = Path(shutil.copytree(folder, models.folder("Dataset903_Code", "nnUNetTrainer", "2d")))
-    torch.save({"network_weights": exit}, copied / "fold_0" / "checkpoint_final.pth")
-    with pytest.raises(SystemExit, match="could run a stranger's code"):
-        export_regions(copied, tmp_path / "model.onnx")
+    for content, words in (
+        ({"network_weights": exit}, "could run a stranger's code"),
+        (
+            {"network_weights": {}},
+            r"fold_0/checkpoint_final\.pth is no .* lacks init_args.configuration, trainer_name; it has network",
+        ),
+    ):
+        torch.save(content, copied / "fold_0" / "checkpoint_final.pth")
+        with pytest.raises(SystemExit, match=words):
+            export_regions(copied, tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])

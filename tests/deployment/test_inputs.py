@@ -4,6 +4,7 @@ Every case builds its own small files. No network runs: what a study is refused 
 """
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from skimage import io
 
 from .files import SAGITTAL, VOXELS, describe, image_of, write
@@ -184,3 +186,14 @@ def test_networks_of_other_images(predict: Callable[..., int], tmp_path: Path, c
     write(tmp_path / "slice.nii.gz", VOXELS[0])
     assert predict(tmp_path / "slice.nii.gz", tmp_path / "flat", model=flat) == 0
     assert sitk.ReadImage(tmp_path / "flat" / "slice.nii.gz").GetSize() == (24, 30)
+
+
+@pytest.mark.parametrize("name", ["x_0000.tiff", "x.tiff", "x_0000.TIFF"])
+def test_spacing_beside_a_tiff_is_found_by_any_name(predict: Callable[..., int], tmp_path: Path, name: str) -> None:
+    model = describe(tmp_path / "tiff.onnx", image_reader_writer="Tiff3DIO")
+    rewrite(model.with_suffix(".json"), lambda b: b.replace(b'"file_ending": ".nii.gz"', b'"file_ending": ".tiff"'))
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / name, VOXELS)
+    (tmp_path / "images" / "x.json").write_text('{"spacing": [4.4, 0.8, 0.7]}')
+    assert predict(tmp_path / "images", tmp_path / "out", model=model) == 0
+    assert json.loads((tmp_path / "out" / "x.json").read_text()) == {"spacing": [4.4, 0.8, 0.7]}

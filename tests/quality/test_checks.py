@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.crossval_split import generate_crossval_split
@@ -409,6 +410,25 @@ def test_colour_pictures_hold_three_channels_each(tmp_path):
     assert findings == []
     assert {case.geometry.orientation for case in cases} == {"2-D"}
     assert [outline.name for outline in cases[0].picture.outlines] == ["cell"]
+
+
+def test_tiff_is_read_as_nnunet_does(tmp_path):
+    """Four pages, which SimpleITK takes for the colours of one; the spacing is in a file beside."""
+    rng = np.random.default_rng(0)
+    for name, numbered in (("imagesTr", "_0000"), ("labelsTr", "")):
+        (tmp_path / name).mkdir()
+        for case in "abcde":
+            voxels = (rng.normal(100, 20, (4, 20, 30)) if numbered else rng.random((4, 20, 30)) > 0.5).astype(np.uint8)
+            tifffile.imwrite(tmp_path / name / f"{case}{numbered}.tiff", voxels)
+            (tmp_path / name / f"{case}.json").write_text('{"spacing": [9, 2, 3]}')
+    description = {"labels": {"background": 0, "cell": 1}, "file_ending": ".tiff", "numTraining": 5}
+    (tmp_path / "dataset.json").write_text(json.dumps({**description, "channel_names": {"0": "MR"}}))
+    _, cases, findings = check_dataset(tmp_path, 1)
+    assert {finding.check for finding in findings} <= {"islands"}
+    assert {(case.geometry.size, case.geometry.spacing) for case in cases} == {((30, 20, 4), (3, 2, 9))}
+    with (tmp_path / "imagesTr" / "a_0000.tiff").open("r+b") as file:
+        file.truncate(1000)
+    assert [f.file for f in check_dataset(tmp_path, 1)[2] if f.check == "unusable file"] == ["imagesTr/a_0000.tiff"]
 
 
 def test_nnunets_own_check_has_the_last_word(tmp_path):

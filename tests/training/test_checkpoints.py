@@ -16,7 +16,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_cafr.training.checkpoints import TERMINATED, on_sigterm, refuse_code
+from nnunetv2_cafr.training.checkpoints import TERMINATED, on_sigterm, read_values
 
 TRAINER = "nnUNetTrainer_CAFR_budget2x2"
 
@@ -71,7 +71,7 @@ def test_killed_at_any_moment_while_saving_the_checkpoint_loads(construct):
         time.sleep(chance.uniform(0, 0.5))
         process.kill()
         process.join()
-        refuse_code(target)
+        read_values(target)
         resumed.load_checkpoint(str(target))
         assert resumed.current_epoch > 1  # the child's, not the parent's
 
@@ -104,7 +104,7 @@ def test_a_folder_without_fsync_stops_no_training_and_is_told_once(construct, mo
     monkeypatch.setattr(os, "fsync", refuse)
     for name in ("checkpoint_latest.pth", "checkpoint_best.pth"):
         trainer.save_checkpoint(str(Path(trainer.output_folder) / name))
-        refuse_code(Path(trainer.output_folder) / name)
+        read_values(Path(trainer.output_folder) / name)
     log = Path(trainer.log_file).read_text()
     assert log.count("fsync is refused") == 1 and "ALARM" not in log
 
@@ -187,7 +187,7 @@ class Stranger:
 def test_a_checkpoint_with_code_is_refused_before_it_runs(construct, tmp_path, monkeypatch):
     monkeypatch.setenv("STRANGERS_FOLDER", str(tmp_path / "made"))
     torch.save({"network_weights": {}, "init_args": Stranger()}, tmp_path / "checkpoint.pth")
-    with pytest.raises(ValueError, match="stranger's code"):
+    with pytest.raises(SystemExit, match="stranger's code"):
         construct(TRAINER).load_checkpoint(str(tmp_path / "checkpoint.pth"))
     assert not (tmp_path / "made").exists()
 
@@ -197,8 +197,25 @@ def test_a_damaged_checkpoint_is_named(construct):
     target = Path(trainer.output_folder) / "checkpoint_latest.pth"
     trainer.save_checkpoint(str(target))
     os.truncate(target, target.stat().st_size // 2)
-    with pytest.raises(ValueError, match=r"checkpoint_latest\.pth is damaged"):
+    with pytest.raises(SystemExit, match=r"checkpoint_latest\.pth is damaged"):
         trainer.load_checkpoint(str(target))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"state_dict": {}}, "network_weights, init_args.plans, .*, current_epoch, logging, .*; it has state_dict"),
+        ([1, 2], "network_weights, .* is a list"),
+        (
+            {"network_weights": {}, "init_args": {"plans": {}}},
+            "init_args.configuration, .*; it has network_weights, init",
+        ),
+    ],
+)
+def test_a_checkpoint_that_is_none_of_nnunets_is_refused_with_what_it_lacks(content, words, construct, tmp_path):
+    torch.save(content, tmp_path / "checkpoint_latest.pth")
+    with pytest.raises(SystemExit, match=rf"checkpoint_latest\.pth is no checkpoint of nnU-Net v2 .* lacks {words}"):
+        construct(TRAINER).load_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
 
 
 @pytest.mark.parametrize("receiver", ["process", "group"])
@@ -225,4 +242,4 @@ def test_the_real_command_saves_and_says_how_to_go_on(receiver, phantom_dataset)
     assert "go on with:" in rest
     assert f"-tr {trainer}" in rest
     fold = phantom_dataset.results / "Dataset511_SpineMRI" / f"{trainer}__nnUNetPlans__2d" / "fold_0"
-    refuse_code(fold / "checkpoint_latest.pth")
+    read_values(fold / "checkpoint_latest.pth")
