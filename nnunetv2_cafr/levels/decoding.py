@@ -26,7 +26,9 @@ from nnunetv2_cafr.levels.path import (
 )
 from nnunetv2_cafr.spine import SACRUM, Spine
 
-THRESHOLD = 0.25  # confidence below which a study is flagged and left as it is
+THRESHOLD = (
+    0.2  # confidence below which a study is flagged and left as it is; documentation/levels.md has what chose it
+)
 UNCERTAIN, TRANSITIONAL, LOWER_END, MISSED, BEYOND = (
     "levels uncertain",
     "transitional anatomy",
