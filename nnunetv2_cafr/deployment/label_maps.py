@@ -109,10 +109,12 @@ class LabelMaps:
         if len(studies) != 1:
             raise FileExistsError(f"-o {self.file} names one file, for {len(studies)} studies: give a folder")
         assert self.file is not None
-        if os.path.lexists(self.file):
-            raise FileExistsError(
-                f"{self.file} is there, nothing is overwritten: move it away, or give another name by -o"
-            )
+        beside = [self.file.with_suffix(".json")] * (self.description.reader == "Tiff3DIO")  # which holds the spacing
+        for path in (self.file, *beside):
+            if os.path.lexists(path):
+                raise FileExistsError(
+                    f"{path} is there, nothing is overwritten: move it away, or give another name by -o"
+                )
         check_place(self.file)
 
     def _may_hold(self, name: str, key: str) -> bool:
@@ -175,8 +177,8 @@ class LabelMaps:
             files = {target.with_name(_renamed(file.name, target, self.ending)): file for file in beside.iterdir()}
             if self.file is None:
                 self._note(files)
-            elif os.path.lexists(target):
-                raise FileExistsError(f"{target} has come into being meanwhile; it was left as it is")
+            elif there := [final for final in files if os.path.lexists(final)]:
+                raise FileExistsError(f"{there[0]} has come into being meanwhile; it was left as it is")
             for final, file in files.items():
                 file.replace(final)
         finally:

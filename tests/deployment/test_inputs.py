@@ -188,6 +188,17 @@ def test_networks_of_other_images(predict: Callable[..., int], tmp_path: Path, c
     assert sitk.ReadImage(tmp_path / "flat" / "slice.nii.gz").GetSize() == (24, 30)
 
 
+def test_spacing_file_of_others_beside_a_new_tiff_is_kept(predict: Callable[..., int], tmp_path: Path) -> None:
+    model = describe(tmp_path / "tiff.onnx", image_reader_writer="Tiff3DIO")
+    rewrite(model.with_suffix(".json"), lambda b: b.replace(b'"file_ending": ".nii.gz"', b'"file_ending": ".tiff"'))
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / "x_0000.tiff", VOXELS)
+    (tmp_path / "out.json").write_text("theirs")
+    with pytest.raises(SystemExit, match=r"out\.json is there, nothing is overwritten"):
+        predict(tmp_path / "images", tmp_path / "out.tiff", model=model)
+    assert (tmp_path / "out.json").read_text() == "theirs"
+
+
 @pytest.mark.parametrize("name", ["x_0000.tiff", "x.tiff", "x_0000.TIFF"])
 def test_spacing_beside_a_tiff_is_found_by_any_name(predict: Callable[..., int], tmp_path: Path, name: str) -> None:
     model = describe(tmp_path / "tiff.onnx", image_reader_writer="Tiff3DIO")

@@ -31,7 +31,7 @@ class _Description:
 @pytest.mark.parametrize("transpose", [[0, 1, 2], [1, 2, 0]])
 @pytest.mark.parametrize("by_slice", [True, False])
 def test_sampled_logits_decode_as_all_probabilities_do(transpose, by_slice):
-    """Labels are shifted in the middle, which the labels alone cannot settle; the logits can."""
+    """Labels are shifted in the middle, which the labels alone say with less confidence than the logits."""
     _, mask = make_case(1, size=(128, 96, 8))
     truth = sitk.GetArrayFromImage(mask).astype(np.uint8)
     geometry = {"direction": mask.GetDirection(), "spacing": mask.GetSpacing(), "origin": mask.GetOrigin()}
@@ -42,7 +42,7 @@ def test_sampled_logits_decode_as_all_probabilities_do(transpose, by_slice):
     spine = LevelDecoder(_Description([0, 1, 2])).spine  # type: ignore[arg-type]
     expected = decode(wrong, spine, grid_of({"sitk_stuff": geometry}), Evidence.of_volume(wrong, probabilities))
     assert expected.changed
-    assert not decode(wrong, spine, grid_of({"sitk_stuff": geometry})).changed
+    assert decode(wrong, spine, grid_of({"sitk_stuff": geometry})).confidence < expected.confidence - 0.1
 
     forward = [transpose.index(axis) for axis in range(3)]
     # The image has a border that was cropped away; the network's grid is half as fine, which blurs probabilities.
