@@ -51,6 +51,13 @@ ARMS = {
             plans="nnUNetResEncUNetMPlans",
         ),
         _arm(
+            "ResEncM-AdamW",
+            "nnUNetTrainer_LevelSafe_AdamW",
+            LEVEL_SAFE,
+            f"nnU-Net's ResidualEncoderUNet, plans M, under CAFR's recipe; {_ADAMW}",
+            plans="nnUNetResEncUNetMPlans",
+        ),
+        _arm(
             "ResEncL",
             "nnUNetTrainer_LevelSafe",
             LEVEL_SAFE,
@@ -100,6 +107,18 @@ ARMS = {
             "nnUNetTrainer_CAFR_noTransformer",
             LEVEL_SAFE,
             f"CAFR-Net without its Transformer; {_ADAMW}",
+        ),
+        _arm(
+            "CAFR-hardCLR",
+            "nnUNetTrainer_CAFR_hardCLR",
+            LEVEL_SAFE,
+            f"CAFR-Net, CLR with anchors where it is wrong; {_ADAMW}",
+        ),
+        _arm(
+            "CAFR-orderedCLR",
+            "nnUNetTrainer_CAFR_orderedCLR",
+            LEVEL_SAFE,
+            f"CAFR-Net, CLR that knows the order of the levels; {_ADAMW}",
         ),
         _arm(
             "CAFR-paperRecipe",

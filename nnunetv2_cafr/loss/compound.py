@@ -86,7 +86,7 @@ class DiceCECLRLoss(nn.Module):
         if embedding is None:
             clr = nothing
         else:
-            clr = self.contrastive(embedding, target)
+            clr = self.contrastive(embedding, target, logits)
             total = total + self.clr_weight * clr
         self.last_terms = {"dice": dice, "ce": ce, "clr": clr.detach()}
         return total

@@ -41,7 +41,7 @@ class DeepSupervisionCLRLoss(nn.Module):
         """
         logits, embedding = output if isinstance(output, tuple) else (output, None)
         nothing = torch.zeros((), device=logits[0].device)
-        clr = nothing if embedding is None else self.contrastive(embedding, target[0])
+        clr = nothing if embedding is None else self.contrastive(embedding, target[0], logits[0])
         total = self.clr_weight * clr
         dice, ce = nothing, nothing
         for weight, scale_logits, scale_target in zip(self.scale_weights, logits, target, strict=True):

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 # Classes of regions are bit patterns in an int64, whose sign bit stays free.
 _MAX_REGIONS = 63
 _UNUSED = -1
+HARD_WITHIN = 2  # places along the spine: the next vertebra, the disc beside
+WITHOUT_PLACE = 4.0  # how far away a class counts that has no place, such as background
 
 
 class SampledPairs(NamedTuple):
@@ -52,6 +54,11 @@ class PixelInfoNCE(nn.Module):
     - A negative is drawn in two steps, a class uniformly among the others, then a cell uniformly in it. With
       `num_negatives=None` the negatives are instead all cells drawn of other classes, hundreds instead of five (as in
       Wang et al. 2021, "Exploring Cross-Image Pixel Contrast for Semantic Segmentation", arXiv 2101.11939).
+    - With `hard_anchors` every second anchor of a class is drawn where the network is wrong, if it is wrong anywhere in
+      that class (half of them, as Wang et al.). Without, and in the paper, all are drawn alike.
+    - With `level_distance` what is confused counts most (ours): a negative d places away on the spine weighs 1 / d, a
+      class without a place as one 4 places away, the mean over an anchor's negatives being 1. Hard anchors are then
+      only those where the network names a class at most 2 places away: the next vertebra, the disc beside.
 
     Random numbers come from torch's default generator of the labels' device: `torch.manual_seed` makes a call
     repeatable.
@@ -72,6 +79,10 @@ class PixelInfoNCE(nn.Module):
             Labels are nnU-Net's regions (overlapping, one channel each) instead of a label map. The class of a cell is
             then the combination of regions that it lies in. A cell outside all regions is never used: it can be
             background or padding, and the regions do not tell which.
+        hard_anchors:
+            Draw half of the anchors where the prediction is wrong; calls then need the logits.
+        level_distance:
+            (c, c), places along the spine between two labels; 0 where one has none. A buffer that no checkpoint holds.
         last_negative_cosine:
             Mean cosine between anchors and negatives of the last call, a detached scalar; NaN where there were none.
             Near 1 all vectors are alike: the embedding has collapsed.
@@ -93,6 +104,8 @@ class PixelInfoNCE(nn.Module):
         *,
         ignore_label: int | None = None,
         regions: bool = False,
+        hard_anchors: bool = False,
+        level_distance: Tensor | None = None,
     ) -> None:
         super().__init__()
         if not (temperature > 0 and math.isfinite(temperature)):
@@ -102,11 +115,16 @@ class PixelInfoNCE(nn.Module):
         _require_whole_number("anchors_per_class", anchors_per_class, least=1)
         if ignore_label is not None:
             _require_whole_number("ignore_label", ignore_label, least=0)
+        if regions and (hard_anchors or level_distance is not None):
+            raise ValueError("hard anchors and level distances need a label map: regions overlap")
         self.temperature = temperature
         self.num_negatives = num_negatives
         self.anchors_per_class = anchors_per_class
         self.ignore_label = ignore_label
         self.regions = regions
+        self.hard_anchors = hard_anchors
+        self.level_distance: Tensor | None
+        self.register_buffer("level_distance", level_distance, persistent=False)
         self.last_negative_cosine = torch.tensor(math.nan)
 
     def extra_repr(self) -> str:
@@ -115,7 +133,7 @@ class PixelInfoNCE(nn.Module):
             f"anchors_per_class={self.anchors_per_class}, ignore_label={self.ignore_label}, regions={self.regions}"
         )
 
-    def forward(self, embedding: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, embedding: Tensor, labels: Tensor, logits: Tensor | None = None) -> Tensor:
         """Compute the loss in float32, also inside autocast.
 
         Args:
@@ -128,6 +146,8 @@ class PixelInfoNCE(nn.Module):
                 every axis cells = ceil(size / factor) for a whole factor, which may differ from axis to axis (the
                 smallest one is meant, where several fit: a factor of 4 is clear from 10 pixels on). A border cell that
                 reaches over the edge is judged by the pixels it has.
+            logits:
+                (b, c, *size), the network's at full resolution; read for hard anchors only.
 
         Returns:
             A scalar. Where there is nothing to pair (no pure cell, a single class, no class with two cells) it is 0,
@@ -144,7 +164,12 @@ class PixelInfoNCE(nn.Module):
             raise ValueError(
                 f"embedding holds {embedding.shape[0]} samples and labels {labels.shape[0]}: both need the same batch"
             )
-        pairs = self.sample_pairs(labels, embedding.shape[2:])
+        hard = None
+        if self.hard_anchors:
+            if logits is None:
+                raise ValueError("hard anchors are drawn where the prediction is wrong: logits are needed")
+            hard = self._mistaken(labels, logits)
+        pairs = self.sample_pairs(labels, embedding.shape[2:], hard)
         if len(pairs.anchor) == 0:
             self.last_negative_cosine = torch.tensor(math.nan)
             # An empty slice: a product with 0 would turn an inf or NaN anywhere in the embedding into NaN.
@@ -154,6 +179,8 @@ class PixelInfoNCE(nn.Module):
         with torch.autocast(embedding.device.type, enabled=False):
             positive, negatives = self._similarities(embedding, pairs)
             self.last_negative_cosine = negatives.detach().mean()
+            if self.level_distance is not None:
+                negatives = negatives + self.temperature * self._log_weights(pairs, labels, embedding.shape[2:])
             similarity = torch.cat([positive[:, None], negatives], dim=1)
             return F.cross_entropy(similarity / self.temperature, torch.zeros_like(pairs.anchor))
 
@@ -179,12 +206,32 @@ class PixelInfoNCE(nn.Module):
         return similarity[:, 0], similarity[:, 1:]
 
     @torch.no_grad()
-    def sample_pairs(self, labels: Tensor, cell_shape: Sequence[int]) -> SampledPairs:
+    def _mistaken(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """(b, 1, *size), where the network names another class; with level distances, one at most 2 places away."""
+        truth = labels.view(len(labels), *labels.shape[-(logits.ndim - 2) :]).long()
+        named = logits.argmax(dim=1)
+        if self.level_distance is None:
+            return (named != truth)[:, None]
+        distance = self.level_distance[truth.clamp(0, len(self.level_distance) - 1), named]
+        return ((distance > 0) & (distance <= HARD_WITHIN))[:, None]
+
+    @torch.no_grad()
+    def _log_weights(self, pairs: SampledPairs, labels: Tensor, cell_shape: Sequence[int]) -> Tensor:
+        """Logarithm of each negative's weight, (p, n)."""
+        assert self.level_distance is not None
+        label = self._classes_of_pure_cells(labels, cell_shape).flatten()
+        distance = self.level_distance[label[pairs.anchor][:, None], label[pairs.negatives]]
+        weight = 1 / torch.where(distance > 0, distance, WITHOUT_PLACE)
+        return (weight / weight.mean(dim=1, keepdim=True)).log()
+
+    @torch.no_grad()
+    def sample_pairs(self, labels: Tensor, cell_shape: Sequence[int], hard: Tensor | None = None) -> SampledPairs:
         """Draw anchors with a positive and negatives each.
 
         Args:
             labels: As in `forward`.
             cell_shape: The embedding's spatial size.
+            hard: (b, 1, *size), pixels whose cells every second anchor of a class is drawn from; None draws all alike.
 
         Returns:
             `anchors_per_class` anchors for each class that has two cells or more, the classes one after the other;
@@ -210,6 +257,8 @@ class PixelInfoNCE(nn.Module):
         # The same number of cells from each class. Those of classes with two cells or more are anchors.
         drawn_class = torch.arange(num_classes, device=device).repeat_interleave(self.anchors_per_class)
         drawn = class_start[drawn_class] + _draw_below(class_count[drawn_class])
+        if hard is not None:
+            drawn = self._with_hard_half(drawn, drawn_class, class_start, _any_in_cell(hard, cell_shape)[cell_at_rank])
         is_anchor = class_count[drawn_class] > 1
         anchor, anchor_class = drawn[is_anchor], drawn_class[is_anchor]
         if num_classes < 2 or len(anchor) == 0:
@@ -237,6 +286,18 @@ class PixelInfoNCE(nn.Module):
         negatives = class_start[negative_class] + _draw_below(class_count[negative_class])
 
         return SampledPairs(cell_at_rank[anchor], cell_at_rank[positive], cell_at_rank[negatives])
+
+    @staticmethod
+    def _with_hard_half(drawn: Tensor, drawn_class: Tensor, class_start: Tensor, hard: Tensor) -> Tensor:
+        """`drawn` ranks with every second one drawn anew from the hard ranks of its class, where that has any."""
+        ranks = hard.nonzero()[:, 0]
+        start = torch.searchsorted(ranks, class_start.contiguous())
+        count = torch.cat([start[1:], start.new_tensor([len(ranks)])]) - start
+        redrawn = (torch.arange(len(drawn), device=drawn.device) % 2 == 1) & (count[drawn_class] > 0)
+        of_class = drawn_class[redrawn]
+        result = drawn.clone()
+        result[redrawn] = ranks[start[of_class] + _draw_below(count[of_class])]
+        return result
 
     def _classes_of_pure_cells(self, labels: Tensor, cell_shape: Sequence[int]) -> Tensor:
         """The class of each cell, (b, cells) int64, `_UNUSED` where pixels differ, are padding or are ignored."""
@@ -284,6 +345,13 @@ class PixelInfoNCE(nn.Module):
                 + (" followed by the ignore channel" if self.ignore_label is not None else "")
             )
         return labels.float()
+
+
+def _any_in_cell(pixels: Tensor, cell_shape: Sequence[int]) -> Tensor:
+    """For each cell of the batch, whether any of its pixels is marked; pixels (b, 1, *size)."""
+    factors = _factors(pixels.shape[2:], cell_shape)
+    pool = F.max_pool2d if len(cell_shape) == 2 else F.max_pool3d
+    return pool(pixels.float(), kernel_size=factors, stride=factors, ceil_mode=True).flatten() > 0
 
 
 def _factors(size: Sequence[int], cell_shape: Sequence[int]) -> tuple[int, ...]:

@@ -34,6 +34,23 @@ class nnUNetTrainer_CAFR_noTransformer(nnUNetTrainer_CAFR):
     use_transformer = False
 
 
+class nnUNetTrainer_CAFR_hardCLR(nnUNetTrainer_CAFR):
+    """InfoNCE of weight 0.1, half of its anchors where the network is wrong (Wang et al. 2021, arXiv 2101.11939)."""
+
+    clr_weight = 0.1
+    clr_hard_anchors = True
+
+
+class nnUNetTrainer_CAFR_orderedCLR(nnUNetTrainer_CAFR):
+    """InfoNCE of weight 0.1 that knows the order of levels: neighbours weigh most, anchors lie where they are confused.
+
+    For labels that are levels of the spine; others are refused before the first epoch.
+    """
+
+    clr_weight = 0.1
+    clr_by_level = True
+
+
 class nnUNetTrainer_LevelSafe_CLR(ContrastiveTraining, nnUNetTrainer_LevelSafe):
     """nnUNetTrainer_LevelSafe with CAFR-Net's contrastive loss: what that loss does for nnU-Net's own network.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
@@ -16,6 +17,8 @@ from nnunetv2.utilities.collate_outputs import collate_outputs
 from torch import distributed as dist
 
 from nnunetv2_cafr.loss import DeepSupervisionCLRLoss, DiceCECLRLoss, PixelInfoNCE
+from nnunetv2_cafr.spine import Spine, read_spine
+from nnunetv2_cafr.training.preflight import refuse
 
 TERMS = ("dice", "ce", "clr")
 
@@ -32,6 +35,8 @@ class ContrastiveTraining(nnUNetTrainer):
     clr_warmup = 0.1  # fraction of the epochs
     clr_negatives: int | None = None  # all cells drawn of other classes; the paper has 5 for each positive
     clr_anchors = 32  # of each class and step
+    clr_hard_anchors = False
+    clr_by_level = False  # hard anchors and weights of the negatives by the distance along the spine
     loss: DiceCECLRLoss | DeepSupervisionCLRLoss
 
     def initialize(self) -> None:
@@ -50,10 +55,18 @@ class ContrastiveTraining(nnUNetTrainer):
             anchors_per_class=self.clr_anchors,
             ignore_label=self.label_manager.ignore_label,
             regions=self.label_manager.has_regions,
-        )
+            hard_anchors=self.clr_hard_anchors or self.clr_by_level,
+            level_distance=self._level_distance() if self.clr_by_level else None,
+        ).to(self.device)
         if isinstance(stock, DeepSupervisionWrapper):
             return DeepSupervisionCLRLoss(stock.loss, stock.weight_factors, contrastive, clr_weight=0.0)
         return DiceCECLRLoss(stock, contrastive, clr_weight=0.0)
+
+    def _level_distance(self) -> torch.Tensor:
+        try:
+            return level_distance(read_spine(self.dataset_json["labels"]), self.label_manager.num_segmentation_heads)
+        except ValueError as error:
+            refuse(self, f"{type(self).__name__} needs labels that are levels of the spine: {error}")
 
     @classmethod
     def get_training_transforms(cls, *args: Any, **kwargs: Any) -> BasicTransform:
@@ -126,3 +139,11 @@ class ContrastiveTraining(nnUNetTrainer):
         figure.tight_layout()
         figure.savefig(Path(self.output_folder) / "loss_terms.png")
         plt.close(figure)
+
+
+def level_distance(spine: Spine, num_classes: int) -> torch.Tensor:
+    """Places along the spine between each two labels, (c, c); 0 between a label and itself, or one without a place."""
+    place = torch.full((num_classes,), torch.nan)
+    for label, position in spine.positions.items():
+        place[label] = position
+    return (place[:, None] - place).abs().nan_to_num(0.0)

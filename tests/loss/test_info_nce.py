@@ -158,7 +158,58 @@ def test_defaults_are_those_of_the_paper_and_ours() -> None:
     assert "temperature=0.1" in repr(loss_fn)
 
 
+@pytest.mark.parametrize("num_negatives", [3, None])
+def test_negatives_weigh_by_their_distance_along_the_spine(num_negatives: int | None) -> None:
+    """Held against sums in which every negative has its weight by hand; class 0 has no place."""
+    labels, embedding, temperature = make_labels("blocks", (16, 24)), unit_embedding(3, (4, 6)), 0.1
+    distance = torch.tensor([[0.0 if 0 in (i, j) else float(abs(i - j)) for j in range(10)] for i in range(10)])
+    loss_fn = PixelInfoNCE(temperature, num_negatives, anchors_per_class=6, level_distance=distance)
+    torch.manual_seed(1)
+    pairs = loss_fn.sample_pairs(labels, (4, 6))
+    torch.manual_seed(1)
+    loss = loss_fn(embedding, labels)
+
+    classes = classes_by_hand(labels, (4, 4))
+    cells = embedding.flatten(2).movedim(1, 2).flatten(0, 1)
+    losses = []
+    for anchor, positive, negatives in zip(*(index.tolist() for index in pairs), strict=True):
+        weights = [
+            1 / 4 if 0 in (classes[anchor], classes[n]) else 1 / abs(classes[anchor] - classes[n]) for n in negatives
+        ]
+        mean = sum(weights) / len(weights)
+        terms = [
+            w / mean * math.exp(cells[anchor] @ cells[n] / temperature) for w, n in zip(weights, negatives, strict=True)
+        ]
+        match = math.exp(cells[anchor] @ cells[positive] / temperature)
+        losses.append(-math.log(match / (match + sum(terms))))
+    assert loss.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert set(loss_fn.state_dict()) == set()
+
+
 # --- the sampling ---
+
+
+@pytest.mark.parametrize("by_level", [False, True])
+def test_every_second_anchor_is_drawn_where_the_prediction_is_wrong(by_level: bool) -> None:
+    """Class 1 is called 2 in one of its cells and 3 in another; with levels, only the next one counts as hard."""
+    labels = torch.ones(2, 1, 16, 16, dtype=torch.int16)
+    labels[..., 8:] = 2
+    named = labels[:, 0].long()
+    named[0, 0, 0], named[1, 15, 0] = 2, 3  # cells 0 and 28
+    logits = F.one_hot(named, 4).movedim(-1, 1).float()
+    distance = torch.tensor([[0.0, 0, 0, 0], [0, 0, 2, 4], [0, 2, 0, 2], [0, 4, 2, 0]]) if by_level else None
+    loss_fn = PixelInfoNCE(anchors_per_class=400, hard_anchors=True, level_distance=distance)
+    drawn = []
+    loss_fn.sample_pairs = lambda *given: drawn.append(PixelInfoNCE.sample_pairs(loss_fn, *given)) or drawn[0]  # type: ignore[method-assign, assignment, func-returns-value]
+    loss_fn(unit_embedding(2, (4, 4)), labels, logits)
+
+    of_class_1, of_class_2 = drawn[0].anchor[:400], drawn[0].anchor[400:]
+    assert set(of_class_1[1::2].tolist()) == ({0} if by_level else {0, 28})
+    assert len(set(of_class_1[::2].tolist())) == 16
+    assert len(set(of_class_2[1::2].tolist())) == 16  # right everywhere
+    assert (drawn[0].anchor != drawn[0].positive).all()
+    with pytest.raises(ValueError, match="logits are needed"):
+        PixelInfoNCE(hard_anchors=True)(unit_embedding(2, (4, 4)), labels)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -48,7 +48,7 @@ def test_a_loss_that_did_not_reach_the_weights_is_named_and_training_goes_on(tra
     """As on a GPU, where GradScaler leaves the step out."""
     monkeypatch.setattr(trainer.optimizer, "step", lambda: None)
     monkeypatch.setattr(
-        trainer.loss.contrastive, "forward", lambda embedding, _: embedding.sum() * torch.tensor(math.inf)
+        trainer.loss.contrastive, "forward", lambda embedding, *_: embedding.sum() * torch.tensor(math.inf)
     )
     trainer.train_step(batch_with(trainer))
     alarm = log_of(trainer).rpartition("ALARM")[2]

@@ -19,10 +19,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunetv2_cafr import training
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.lafr import LAFR
 from nnunetv2_cafr.network.transformer import TransformerLayer
 from nnunetv2_cafr.raw_dataset import patients_of
+from nnunetv2_cafr.spine import read_spine
 from nnunetv2_cafr.training.cosine_lr import CosineLRScheduler
 from nnunetv2_cafr.training.level_safe import loaded_patch_size
 from nnunetv2_cafr.training.orientation import superior_inferior_axis
@@ -96,6 +98,31 @@ def test_ablations_leave_out_exactly_one_thing(name, lafr, clr, transformer, con
     assert (has(LAFR), trainer.network.projection is not None, has(TransformerLayer)) == (lafr, clr, transformer)
     trainer.current_epoch = 999
     assert trainer.current_clr_weight() == (0.01 if clr else 0)
+
+
+def test_contrast_by_level_reads_the_order_from_the_label_names(construct):
+    """Phantoms count from L5: a disc is one place from the bodies beside it, a body two from the next."""
+    trainer = construct("nnUNetTrainer_CAFR_orderedCLR")
+    labels, contrastive = trainer.dataset_json["labels"], trainer.loss.contrastive
+    distance = contrastive.level_distance
+    assert distance.shape == (len(labels), len(labels))
+    assert distance[labels["L5"], labels["L4/L5"]] == 1
+    assert distance[labels["L5"], labels["L4"]] == 2
+    assert distance[labels["L3"], labels["L5"]] == 4
+    assert not distance[0].any() and not distance.diagonal().any()
+    assert contrastive.hard_anchors
+    hard = construct("nnUNetTrainer_CAFR_hardCLR").loss.contrastive
+    assert hard.hard_anchors and hard.level_distance is None
+    plain = construct("nnUNetTrainer_CAFR").loss.contrastive
+    assert not plain.hard_anchors and plain.level_distance is None
+
+
+def test_contrast_by_level_refuses_labels_without_order(construct, monkeypatch):
+    monkeypatch.setattr(
+        "nnunetv2_cafr.training.contrastive.read_spine", lambda _: read_spine({"background": 0, "anterior": 1})
+    )
+    with pytest.raises(UserError, match="nnUNetTrainer_CAFR_orderedCLR needs labels that are levels of the spine"):
+        construct("nnUNetTrainer_CAFR_orderedCLR")
 
 
 def test_clr_weight_follows_the_epoch(construct):
