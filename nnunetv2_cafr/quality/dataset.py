@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tifffile
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from dataset_conversion.reading import FILE_ENDINGS, fault_of
@@ -142,6 +144,7 @@ def read_dataset(folder: Path) -> RawDataset:
         listing.reader = _reader(description, [image for case in cases for image in case.images])
     else:
         listing.reader = _reader(description, listing.files("imagesTr"))
+        listing.check_pages(listing.files("imagesTr"))
         cases = listing.cases("imagesTr", "labelsTr", training=True)
     training = len(description.get("dataset", cases))
     cases += listing.cases("imagesTs", "labelsTs", training=False)
@@ -313,6 +316,27 @@ class _Listing:
             CaseFiles(identifier, tuple(path for _, path in sorted(found.items())), masks.get(identifier), training)
             for identifier, found in sorted(images.items())
         ]
+
+    def check_pages(self, images: Sequence[Path]) -> None:
+        """Whether nnU-Net, left to choose the reader, takes the slices of a TIFF volume for channels or colours."""
+        if self.reader is not NaturalImage2DIO or not images or images[0].suffix.lower() not in (".tif", ".tiff"):
+            return
+        try:
+            pages = tifffile.imread(images[0]).shape[0]
+            channels = channels_in(list(images[:1]), self.reader)
+        except (RuntimeError, OSError, ValueError, AssertionError):  # reported when all are read
+            return
+        if channels == pages != self.channels == 1:
+            self.add(
+                "",
+                Severity.ERROR,
+                "reader",
+                f"{pages} pages in a TIFF, which nnU-Net reads as a 2-D picture with {pages} channels",
+                "overwrite_image_reader_writer in dataset.json, where the pages are slices",
+                'add "overwrite_image_reader_writer": "Tiff3DIO" to dataset.json, and the spacing beside each file '
+                "(documentation/dataset_format.md of nnU-Net)",
+                images[0],
+            )
 
     def _check_channels(self, identifier: str, files: Mapping[int, Path]) -> None:
         """Whether the files hold the channels of dataset.json: one each, or several as a colour picture does."""

@@ -431,6 +431,23 @@ def test_tiff_is_read_as_nnunet_does(tmp_path):
     assert [f.file for f in check_dataset(tmp_path, 1)[2] if f.check == "unusable file"] == ["imagesTr/a_0000.tiff"]
 
 
+def test_slices_in_a_tif_that_nnunet_takes_for_channels_are_named(tmp_path):
+    """nnU-Net has two readers for .tif, and left to itself takes the one of 2-D pictures."""
+    for name, numbered in (("imagesTr", "_0000"), ("labelsTr", "")):
+        (tmp_path / name).mkdir()
+        for case in "abcde":
+            voxels = np.arange(4 * 20 * 30, dtype=np.uint8).reshape(4, 20, 30) % (90 if numbered else 2)
+            tifffile.imwrite(tmp_path / name / f"{case}{numbered}.tif", voxels)
+    description = {"labels": {"background": 0, "cell": 1}, "file_ending": ".tif", "numTraining": 5}
+    description["channel_names"] = {"0": "MR"}
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    (finding,) = [f for f in check_dataset(tmp_path, 1)[2] if f.check == "reader"]
+    assert (finding.severity.word, finding.found[:7]) == ("error", "4 pages")
+    assert "Tiff3DIO" in finding.remedy
+    (tmp_path / "dataset.json").write_text(json.dumps({**description, "overwrite_image_reader_writer": "Tiff3DIO"}))
+    assert "reader" not in {f.check for f in check_dataset(tmp_path, 1)[2]}
+
+
 def test_nnunets_own_check_has_the_last_word(tmp_path):
     """Three channels in the files, one in dataset.json: nothing that our own checks look for."""
     write_pictures(tmp_path, {"0": "RGB"})
