@@ -6,6 +6,7 @@ stand in the table; they have no place in the order.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -119,6 +120,21 @@ def disc_of(name: str) -> tuple[str, str] | None:
     return lower, upper
 
 
+def level_names(names: Mapping[int, str]) -> dict[int, str]:
+    """The same label table by SpineMRI's names, whatever it calls its vertebrae and discs; others keep theirs.
+
+    SPIDER's lowest number takes L5's place. Where several labels stand for one level, they keep their names too.
+    """
+    standard: dict[int, str] = {}
+    for label, name in names.items():
+        ends = [vertebra_of(name)] if vertebra_of(name) else [*reversed(disc_of(name) or ())]
+        ranks = [_rank(end) for end in ends if end is not None]
+        if ranks and min(ranks) >= 0 and max(ranks) < len(VERTEBRAE):
+            standard[label] = "/".join(VERTEBRAE[rank] for rank in ranks)
+    counts = Counter(standard.values())
+    return {label: one if counts[one := standard.get(label, name)] == 1 else name for label, name in names.items()}
+
+
 def is_vertebra(name: str) -> bool:
     return name in VERTEBRAE
 
@@ -180,6 +196,7 @@ def colour_of(name: str, label: int) -> tuple[int, int, int]:
 
 def _rank(vertebra: str) -> int:
     """Place of a vertebra above the sacrum; the lowest numbered one has L5's."""
-    if match := NUMBERED.match(vertebra):
-        return VERTEBRAE.index("L5") + int(match[2]) - 1
+    _, _, number = vertebra.partition("_")
+    if number:
+        return VERTEBRAE.index("L5") + int(number) - 1
     return VERTEBRAE.index(vertebra)

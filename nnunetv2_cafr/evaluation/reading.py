@@ -12,7 +12,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.files import grid_of_affine
-from nnunetv2_cafr.spine import Spine, is_spine_table, read_spine
+from nnunetv2_cafr.spine import Spine, is_spine_table, level_names, read_spine
 from nnunetv2_cafr.voxel_order import affine_of, largest_shift, turned_onto
 
 IGNORE = "ignore"  # nnU-Net's name for voxels that nobody annotated
@@ -67,6 +67,9 @@ class Classes:
 
     Args:
         label_names: as `label_table` gives it.
+
+    Attributes:
+        spine: the labels by SpineMRI's names, where they are levels; otherwise empty.
     """
 
     def __init__(self, label_names: Mapping[Any, str]) -> None:
@@ -75,9 +78,10 @@ class Classes:
         self.values = frozenset(member for label in self.names for member in members(label))
         # Levels and junctions ask for labels that exclude one another: none of regions.
         single = {label: name for label, name in self.names.items() if isinstance(label, int)}
-        is_spine = len(single) == len(self.names) and is_spine_table(single.values())
-        self.spine: dict[int, str] = single if is_spine else {}
-        self.order = _order_of(self.spine)
+        standard = level_names(single)
+        is_spine = len(single) == len(self.names) and is_spine_table(standard.values())
+        self.spine: dict[int, str] = standard if is_spine else {}
+        self.order = _order_of(single) if is_spine else None
 
 
 def _order_of(names: Mapping[int, str]) -> Spine | None:

@@ -232,7 +232,7 @@ class _Scorer:
         reference, prediction = maps.reference[band], maps.prediction[band]
         for label in labels:
             masks = reference == label, prediction == label
-            row = {"view": "junctions", "label": label, "name": spine[label]}
+            row = {"view": "junctions", "label": label, "name": self.classes.names[label]}
             yield {**row, **_volumes(*masks, maps.spacing), **overlap(*masks)._asdict()}
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnunetv2_cafr.spine import read_spine
+from nnunetv2_cafr.spine import level_names, read_spine
 
 
 def test_spinemri_and_other_tools_names():
@@ -41,6 +41,14 @@ def test_spiders_numbers_from_the_bottom():
     )
     assert spine.vertebrae == ("vertebra_1", "vertebra_2", "vertebra_3")
     assert [spine.positions[label] for label in (3, 2, 5, 4)] == [-1, 0, 1, 2]
+
+
+def test_names_of_other_tools_by_level():
+    named = level_names({1: "vertebrae_L5", 2: "L4", 3: "disc_L4_L5", 4: "sacrum", 5: "canal", 6: "L5-S1"})
+    assert named == {1: "L5", 2: "L4", 3: "L4/L5", 4: "S", 5: "canal", 6: "L5/S"}
+    numbers = level_names({1: "vertebra_1", 2: "vertebra_2", 3: "disc_1", 4: "disc_2", 5: "vertebra_99", 6: "disc_0"})
+    assert numbers == {1: "L5", 2: "L4", 3: "L5/L6", 4: "L4/L5", 5: "vertebra_99", 6: "L6/S"}
+    assert level_names({1: "S1", 2: "sacrum", 3: "L5"}) == {1: "S1", 2: "sacrum", 3: "L5"}
 
 
 @pytest.mark.parametrize(
