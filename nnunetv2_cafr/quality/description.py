@@ -59,7 +59,7 @@ def _check_channels(channels: Any) -> Iterator[Finding]:
     if not isinstance(channels, Mapping):
         names = ", ".join(f'"{number}": "{name}"' for number, name in enumerate(channels))
         yield _error(
-            "channels", f"channel_names is a {type(channels).__name__}", f"an object: {{{names}}}", "write it so"
+            "channels", f"channel_names is a {type(channels).__name__}", f"an object: {{{names}}}", f"write {{{names}}}"
         )
     elif not channels:
         yield _error("channels", "channel_names is empty", "a name for each channel", "name them")
@@ -105,7 +105,7 @@ def _check_labels(description: Mapping[str, Any]) -> Iterator[Finding]:
                 "labels",
                 f"ignore is {ignore}, the highest label {numbers[-1]}",
                 f"ignore: {numbers[-1] + 1}, one above all others",
-                "give it this value, in dataset.json and in the masks",
+                f"give it the value {numbers[-1] + 1}, in dataset.json and in the masks",
                 "ignore",
             )
     by_value: dict[int, list[str]] = {}
