@@ -54,9 +54,15 @@ class Fusion(nn.Module):
         )
 
     def forward(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
+        # As the paper's concatenation and 1x1 convolution, but without the concatenated map, a tenth of what a training
+        # step keeps: without a bias, a 1x1 convolution may as well come before a linear interpolation.
         finest, *coarser = levels
-        upsampled = [
-            F.interpolate(level, size=finest.shape[2:], mode=self.interpolation, align_corners=False)
-            for level in coarser
-        ]
-        return self.fuse(torch.cat([finest, *upsampled], dim=1))
+        convolution, norm, activation = self.fuse
+        convolve = F.conv2d if finest.ndim == 4 else F.conv3d
+        own, *others = convolution.weight.split([level.shape[1] for level in levels], dim=1)
+        fused = convolve(finest, own)
+        for level, weight in zip(coarser, others, strict=True):
+            fused = fused + F.interpolate(
+                convolve(level, weight), size=finest.shape[2:], mode=self.interpolation, align_corners=False
+            )
+        return activation(norm(fused))

@@ -21,5 +21,7 @@ class LAFR(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         # The gate is computed again for the gradient: at full resolution that takes less time than to keep its maps.
-        gate = checkpoint(self.gate, features, use_reentrant=False, preserve_rng_state=False)
-        return torch.addcmul(features, features, gate)
+        return checkpoint(self._recalibrate, features, use_reentrant=False, preserve_rng_state=False)
+
+    def _recalibrate(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.addcmul(features, features, self.gate(features))

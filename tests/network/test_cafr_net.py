@@ -14,6 +14,7 @@ from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import Pyramid, strides_of_tokens
 from nnunetv2_cafr.network.decoder import Head
 from nnunetv2_cafr.network.dropout import Dropout
+from nnunetv2_cafr.network.hierarchy import Fusion
 from nnunetv2_cafr.network.lafr import LAFR
 from nnunetv2_cafr.network.normalization import InstanceNorm
 from nnunetv2_cafr.network.transformer import TransformerLayer, sine_cosine_positions
@@ -124,6 +125,15 @@ def test_instance_norm_is_torchs_own(shape):
     cell = torch.randn(*shape[:2], *[1] * (len(shape) - 2))
     for mode in (True, False):
         torch.testing.assert_close(ours.train(mode)(cell).flatten(1), ours.bias.expand(shape[0], -1), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("cells", [[(8, 12), (4, 6), (2, 3)], [(2, 8, 7), (2, 4, 4), (1, 2, 2)]])
+def test_fusion_is_the_papers_concatenation_and_convolution(cells):
+    pyramid = Pyramid(strides_of_tokens((16,) * len(cells[0])))
+    fusion = Fusion(pyramid, (5, 4, 3), 6)
+    levels = [torch.randn(2, width, *size) for width, size in zip((5, 4, 3), cells, strict=True)]
+    upsampled = [nn.functional.interpolate(level, cells[0], mode=pyramid.interpolation) for level in levels]
+    torch.testing.assert_close(fusion(levels), fusion.fuse(torch.cat(upsampled, dim=1)), atol=1e-5, rtol=1e-4)
 
 
 def test_the_decoder_sees_transformer_and_pyramid():
