@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("references", type=Path, metavar="REF", help="folder of reference label maps")
     parser.add_argument("predictions", type=Path, metavar="PRED", help="folder of predicted ones, of the same names")
     parser.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json with the labels and the file ending")
-    parser.add_argument("-pfile", metavar="FILE", help="not needed; taken as nnUNetv2_evaluate_folder asks for it")
     parser.add_argument("-o", type=Path, metavar="FOLDER", help="where the tables go (default PRED/evaluation)")
     parser.add_argument(
         "--tolerance",
