@@ -23,9 +23,13 @@ from nnunetv2_cafr import phantom
 
 NNUNET_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# nnU-Net draws all its curves anew after every epoch, which takes longer than the epoch. Fresh processes still do.
+NO_CURVES = ("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
 DATASET_ID = 511
 DATASET = "Dataset511_SpineMRI"
 
+# Else nnU-Net, which reads it once, starts eight processes wherever it validates, each of which imports torch.
+os.environ.setdefault("nnUNet_def_n_proc", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker and for the commands that it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
@@ -125,6 +129,7 @@ class NNUNetFolders:
                 multiprocessing, "get_context", lambda name=None: threads if name == "spawn" else get_context(name)
             )
             patch.setattr(torch, "set_num_threads", lambda _: None)  # the commands take all, and planning none
+            patch.setattr(*NO_CURVES)
             yield patch
 
     def call(self, command: str, *arguments: object) -> str:
@@ -176,6 +181,7 @@ def nnunet_environment(phantom_dataset: NNUNetFolders, tmp_path: Path, monkeypat
         if name.startswith("nnUNet_"):
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("nnUNet_results", str(results))
+    monkeypatch.setattr(*NO_CURVES)
     return results
 
 
