@@ -11,7 +11,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,11 +83,12 @@ def _take_up(target: Path, settings: str) -> tuple[Path | None, BaseFileLock | N
     notes = []
     taken: tuple[Path | None, BaseFileLock | None] = None, None
     for folder in _leftovers(target):
-        if (folder / SETTINGS).is_file():
+        with suppress(OSError):  # no settings: it is nobody's
+            found = (folder / SETTINGS).read_text(encoding="utf-8")
             lock = _lock(folder)
             if lock is None:
                 continue
-            if taken[0] is None and (folder / SETTINGS).read_text(encoding="utf-8") == settings:
+            if taken[0] is None and found == settings and (folder / SETTINGS).is_file():
                 taken = folder, lock
                 continue
             lock.release()
@@ -128,7 +129,8 @@ def staged_directory(target: Path, settings: Mapping[str, Any]) -> Iterator[tupl
         # A second Ctrl-C must not stop the removal.
         with on_signal(signal.SIGINT, signal.SIG_IGN), on_signal(signal.SIGTERM, signal.SIG_IGN):
             if folder is not None:
-                (folder / SETTINGS).unlink(missing_ok=True)
+                with suppress(OSError):
+                    (folder / SETTINGS).unlink()
             if lock is not None:
                 lock.release()
             if folder is not None:
