@@ -1,8 +1,8 @@
-"""`nnUNetv2_cafr predict` beside nnUNetv2_predict, end to end on the CPU, with networks that are trained.
+r"""`nnUNetv2_cafr predict` beside nnUNetv2_predict, end to end on the CPU, with networks that are trained.
 
 For example, with what `nnUNetv2_cafr benchmark -d 4 -c 2d_b8 --arms LevelSafe CAFR --budget 20x50 -f 0` has trained:
 
-    python benchmarks/deployment.py -d 4 -c 2d_b8 -tr nnUNetTrainer_CAFR_seed0_budget20x50 \\
+    python benchmarks/deployment.py -d 4 -c 2d_b8 -tr nnUNetTrainer_CAFR_seed0_budget20x50 \
         --stock nnUNetTrainer_LevelSafe_seed0_budget20x50 -i IMAGES --labels LABELS
 
 Every command runs in a process of its own, in turns: seconds from its start to its end over all images, and the memory

@@ -37,6 +37,8 @@ NUM_CLASSES = 20
 
 @dataclass
 class Patient:
+    """A preprocessed case, slice by slice."""
+
     image: Tensor  # (slices, 1, h, w), z-scored
     labels: Tensor  # (slices, 1, h, w)
 

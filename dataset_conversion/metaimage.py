@@ -1,5 +1,7 @@
-"""MetaImage headers, checked line by line before SimpleITK reads them: of odd numbers in them, it may take memory that
-is not its own, or none at all."""
+"""MetaImage headers, checked line by line before SimpleITK reads them.
+
+Of odd numbers in them, SimpleITK may take memory that is not its own, or none at all.
+"""
 
 from __future__ import annotations
 

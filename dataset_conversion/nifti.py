@@ -99,7 +99,7 @@ def _check_numbers(path: Path, header: nibabel.Nifti1Header) -> Problem | None:
 
 
 def _affine_of(header: nibabel.Nifti1Header) -> np.ndarray:
-    """nibabel's affine (4, 4) in mm.
+    """The affine (4, 4) in mm, as nibabel finds it.
 
     Raises:
         HeaderDataError, ValueError: if there is none.

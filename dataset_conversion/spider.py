@@ -34,8 +34,9 @@ LOWEST = ("L4", "L5", "L6")  # which lumbar vertebra can be the lowest one
 
 
 def make_table(partial: str) -> dict[int, Structure]:
-    """Structures by their number. The order (canal, vertebra 1, disc 1, vertebra 2, ...) lets values stay the same,
-    however far up the masks reach.
+    """Structures by their number.
+
+    The order (canal, vertebra 1, disc 1, vertebra 2, ...) lets values stay the same, however far up the masks reach.
 
     Args:
         partial: `ignore`, or `vertebra`: what partly visible vertebrae become.

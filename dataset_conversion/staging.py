@@ -13,33 +13,28 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 from dataset_conversion.cases import Case
 from dataset_conversion.problems import Problem
 from dataset_conversion.writing import FILE_ENDING, replacing
-from nnunetv2_cafr.files import check_place, refuse_inputs
+from nnunetv2_cafr.files import check_place, refuse_inputs, try_lock
 from nnunetv2_cafr.processes import on_signal
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is taken up there, for want of a lock that ends with its process
-    fcntl = None  # type: ignore[assignment]
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 SETTINGS = ".settings.json"
+LOCK = ".lock"
 RECORDS = ".cases"  # folder of what is known about each finished case
 
 
-def _lock(path: Path) -> IO[str] | None:
-    """Open a file and lock it until it is closed, or until this process ends in any way; None where another has it."""
-    file = path.open("r+", encoding="utf-8")
+def _lock(folder: Path) -> BaseFileLock | None:
+    """Lock a hidden folder until this process ends in any way; None where another has it, or folders know no locks."""
     try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
+        return try_lock(folder / LOCK)
+    except (OSError, NotImplementedError):
         return None
-    return file
 
 
 def _leftovers(target: Path) -> list[Path]:
@@ -68,34 +63,35 @@ def check_target(target: Path, cases: Sequence[Case]) -> list[Problem]:
         for path in taken
     ]
     for folder in _leftovers(target):
-        with suppress(OSError):  # no settings: it is nobody's
-            lock = _lock(folder / SETTINGS)
-            if lock is None:
-                found = "a conversion to the same data set that is running now"
-                remedy = "wait until it ends, or choose another number with -d"
-                problems.append(Problem(folder, found, "one conversion to a data set at a time", remedy))
-            else:
-                lock.close()
+        if not (folder / SETTINGS).is_file():  # it is nobody's
+            continue
+        if lock := _lock(folder):
+            lock.release()
+        else:
+            found = "a conversion to the same data set that is running now"
+            remedy = "wait until it ends, or choose another number with -d"
+            problems.append(Problem(folder, found, "one conversion to a data set at a time", remedy))
     return problems
 
 
-def _take_up(target: Path, settings: str) -> tuple[Path | None, IO[str] | None, list[str]]:
+def _take_up(target: Path, settings: str) -> tuple[Path | None, BaseFileLock | None, list[str]]:
     """Look for the remains of a killed conversion with these settings.
 
     Returns:
         Their folder and its lock, or None; and a note for each one that stays as it is.
     """
     notes = []
-    taken: tuple[Path | None, IO[str] | None] = None, None
+    taken: tuple[Path | None, BaseFileLock | None] = None, None
     for folder in _leftovers(target):
-        with suppress(OSError):
-            lock = _lock(folder / SETTINGS)
+        with suppress(OSError):  # no settings: it is nobody's
+            found = (folder / SETTINGS).read_text(encoding="utf-8")
+            lock = _lock(folder)
             if lock is None:
                 continue
-            if fcntl is not None and taken[0] is None and lock.read() == settings:
+            if taken[0] is None and found == settings and (folder / SETTINGS).is_file():
                 taken = folder, lock
                 continue
-            lock.close()
+            lock.release()
         notes.append(f"{folder} is left over from a conversion with other settings; remove it if nobody needs it")
     return *taken, notes
 
@@ -117,22 +113,28 @@ def staged_directory(target: Path, settings: Mapping[str, Any]) -> Iterator[tupl
         if folder is None:
             folder = target.parent / f".{target.name}.partial-{uuid.uuid4().hex[:8]}"
             folder.mkdir()
+            lock = _lock(folder)
             (folder / SETTINGS).write_text(text, encoding="utf-8")
-            lock = _lock(folder / SETTINGS)
         (folder / RECORDS).mkdir(exist_ok=True)
         yield folder, notes
         if target.exists():
             raise FileExistsError(f"{target} has come into being during the conversion; it was left as it is")
         shutil.rmtree(folder / RECORDS)
-        (folder / SETTINGS).unlink()
+        (folder / SETTINGS).unlink()  # from now on nobody takes it up
+        if lock is not None:
+            lock.release()
+        (folder / LOCK).unlink(missing_ok=True)
         folder.rename(target)
     finally:
         # A second Ctrl-C must not stop the removal.
         with on_signal(signal.SIGINT, signal.SIG_IGN), on_signal(signal.SIGTERM, signal.SIG_IGN):
             if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):
+                    (folder / SETTINGS).unlink()
             if lock is not None:
-                lock.close()
+                lock.release()
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def image_path(folder: Path, case: Case) -> Path:

@@ -1,6 +1,7 @@
 """Errors of the user's, told in a sentence. Everything else that is raised is a bug, and shows its traceback."""
 
 import sys
+from collections.abc import Sequence
 
 
 class UserError(SystemExit):
@@ -19,3 +20,8 @@ class UserError(SystemExit):
         """Prints the sentence to stderr, and makes 2 the exit status. For the `main` of a command, which raises on."""
         print(self, file=sys.stderr)
         self.code = 2
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The names, or the first few and how many there are more."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

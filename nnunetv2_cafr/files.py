@@ -4,15 +4,20 @@ What every verb asks before it computes anything: nothing of the user's is overw
 or letters it is named, and no file or folder that we did not write.
 """
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunetv2_cafr.errors import UserError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 # What network and FUSE folders, and Windows for a folder, answer to fsync: they have no such thing. A full or broken
 # disk answers otherwise.
@@ -63,6 +68,25 @@ def _flush(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def try_lock(file: Path) -> BaseFileLock | None:
+    """Locks `file`, which is made where it is missing, until `release` or the end of this process, whatever ends it.
+
+    Returns:
+        The lock; None where another process holds it.
+
+    Raises:
+        OSError, NotImplementedError: where the folder cannot be written to, or knows no locks.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
 
 
 def describe_failure(target: Path, error: OSError) -> str:

@@ -18,7 +18,7 @@ from nnunetv2.utilities.utils import (
 
 from dataset_conversion.environment import folder_of
 from dataset_conversion.reading import fault_of
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.processes import in_processes
 
@@ -243,8 +243,3 @@ def _values_or_problem(mask: Path, reader: type[BaseReaderWriter], allowed: froz
             "correct the mask, or add the label"
         )
     return frozenset(map(int, values))
-
-
-def shorten(names: Sequence[str]) -> str:
-    """The names, or the first few and how many there are more."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

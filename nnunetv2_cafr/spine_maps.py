@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import check_place, read_json
-from nnunetv2_cafr.raw_dataset import shorten
 from nnunetv2_cafr.spine import Spine, read_spine
 
 

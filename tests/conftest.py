@@ -1,12 +1,19 @@
 """Shared fixtures: a small phantom data set, converted and preprocessed by the real commands."""
 
+import io
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +23,13 @@ from nnunetv2_cafr import phantom
 
 NNUNET_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# nnU-Net draws all its curves anew after every epoch, which takes longer than the epoch. Fresh processes still do.
+NO_CURVES = ("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
 DATASET_ID = 511
 DATASET = "Dataset511_SpineMRI"
 
+# Else nnU-Net, which reads it once, starts eight processes wherever it validates, each of which imports torch.
+os.environ.setdefault("nnUNet_def_n_proc", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker and for the commands that it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
@@ -29,6 +40,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two processes for folders; named files and the slow tests, which use every core themselves, stay in one."""
     only_folders = all(Path(argument).is_dir() for argument in config.args)
     return min(2, os.cpu_count() or 1) if only_folders and config.getoption("markexpr") == "not slow" else 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """File by file, and tests/deployment as one: what its files share, exported networks, takes longer than most."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadFileOrFolder(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder = "tests/deployment/"
+            return folder if nodeid.startswith(folder) else super()._split_scope(nodeid)
+
+    return LoadFileOrFolder(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,7 +69,7 @@ def seeded() -> None:
 
 @dataclass(frozen=True)
 class NNUNetFolders:
-    """nnU-Net's three folders, and its commands run over them in fresh processes."""
+    """nnU-Net's three folders, and its commands over them: in fresh processes, or in this one."""
 
     root: Path
 
@@ -92,6 +116,35 @@ class NNUNetFolders:
             assert result.returncode == 0, f"{command} {arguments}\n{result.stdout[-4000:]}"
         return result
 
+    @contextmanager
+    def in_this_process(self) -> Iterator[pytest.MonkeyPatch]:
+        """nnU-Net over these folders in this process: it loads without workers, and its pools are threads."""
+        get_context = multiprocessing.get_context
+        threads = SimpleNamespace(Pool=ThreadPool)
+        with pytest.MonkeyPatch.context() as patch:
+            for variable, value in {**self.environment, "nnUNet_n_proc_DA": "0"}.items():
+                if variable.startswith("nnUNet_"):
+                    patch.setenv(variable, value)
+            patch.setattr(
+                multiprocessing, "get_context", lambda name=None: threads if name == "spawn" else get_context(name)
+            )
+            patch.setattr(torch, "set_num_threads", lambda _: None)  # the commands take all, and planning none
+            patch.setattr(*NO_CURVES)
+            yield patch
+
+    def call(self, command: str, *arguments: object) -> str:
+        """As `run`, in this process, for what needs none of its own: each takes seconds to import torch.
+
+        Returns its output.
+        """
+        (program,) = entry_points(group="console_scripts", name=command)
+        output = io.StringIO()
+        with self.in_this_process() as patch, redirect_stdout(output), redirect_stderr(output):
+            patch.setattr(sys, "argv", [command, *map(str, arguments)])
+            status = program.load()()
+        assert not status, f"{command} {arguments}\n{output.getvalue()[-4000:]}"
+        return output.getvalue()
+
 
 @pytest.fixture(scope="session")
 def make_nnunet_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], NNUNetFolders]:
@@ -106,14 +159,14 @@ def make_nnunet_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[]
 
 @pytest.fixture(scope="session")
 def phantom_dataset(make_nnunet_folders: Callable[[], NNUNetFolders]) -> NNUNetFolders:
-    """Six tiny phantoms as Dataset511_SpineMRI: converted, planned and preprocessed in 2-D by the commands."""
+    """Six tiny phantoms as Dataset511_SpineMRI: converted, planned and preprocessed in 2-D."""
     folders = make_nnunet_folders()
     # Slices are the thickest axis, as in SpineMRI, so that nnU-Net's 2-D patches are sagittal.
     source = phantom.write_dataset(
         folders.root / "phantom", num_train=6, num_test=1, size=(64, 56, 4), spacing=(4.4, 4.4, 9.0), progress=False
     )
-    folders.run("nnUNetv2_convert_SpineMRI", "-i", source, "-d", DATASET_ID)
-    folders.run(
+    folders.call("nnUNetv2_convert_SpineMRI", "-i", source, "-d", DATASET_ID)
+    folders.call(
         "nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", "2d", "--verify_dataset_integrity", "-np", 1, "-npfp", 1
     )
     return folders
@@ -128,6 +181,7 @@ def nnunet_environment(phantom_dataset: NNUNetFolders, tmp_path: Path, monkeypat
         if name.startswith("nnUNet_"):
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("nnUNet_results", str(results))
+    monkeypatch.setattr(*NO_CURVES)
     return results
 
 

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,11 +59,11 @@ class Environment:
 
 
 @pytest.fixture(scope="module", params=["regular", "editable"])
-def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     environment = Environment(tmp_path_factory.mktemp(request.param) / "venv")
     environment.install(*(["--editable"] if request.param == "editable" else []))
     environment.kind = request.param
-    yield environment
+    return environment
 
 
 def test_trainers_are_found_with_no_variable_set(installed):

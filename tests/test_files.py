@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.files import try_lock, write_atomically
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP])
@@ -29,3 +29,12 @@ def test_a_disk_that_fails_while_it_is_flushed_is_an_error(tmp_path: Path, monke
     with pytest.raises(OSError, match="full"):
         write_atomically(tmp_path / "file", lambda part: part.write_text("after"))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "before"}
+
+
+def test_a_lock_is_held_once_and_given_back(tmp_path):
+    held = try_lock(tmp_path / ".lock")
+    assert held is not None and try_lock(tmp_path / ".lock") is None
+    held.release()
+    again = try_lock(tmp_path / ".lock")
+    assert again is not None
+    again.release()

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "nnunetv2", "pandas", "SimpleITK", "skimage", "matplotlib")
-LIGHT_VERBS = ("cost", "doctor", "report")
+from nnunetv2_cafr.cli import VERBS
+
+HEAVY = ("torch", "scipy", "pandas", "SimpleITK", "nibabel", "skimage", "matplotlib", "batchgenerators")
 CODE = """
 import sys
 from nnunetv2_cafr.cli import main
@@ -28,7 +29,7 @@ def loaded(*arguments: str) -> tuple[str, list[str]]:
     return text, modules.split()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--version"], *([verb, "--help"] for verb in LIGHT_VERBS)])
+@pytest.mark.parametrize("arguments", [[], ["--version"], *([verb, "--help"] for verb in VERBS)])
 def test_help_and_version_import_nothing_heavy(arguments):
     text, modules = loaded(*arguments)
     assert modules == []

@@ -7,15 +7,11 @@ held to data, split and code alone, because it is compared with nothing. In the 
 its own number of epochs, and only that which follows from the measured seconds per step.
 """
 
-import contextlib
-import io
 import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
-
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunetv2_cafr.benchmark.arms import OWN_PLANS, RECIPE
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
@@ -24,6 +20,7 @@ from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
+from nnunetv2_cafr.training.lookup import find_trainer
 from nnunetv2_cafr.training.preflight import CheckedTraining
 from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE, code_digest
 
@@ -223,13 +220,10 @@ def _wrong_splits(matrix: Matrix) -> Iterator[str]:
 def _missing_trainers(matrix: Matrix) -> Iterator[str]:
     for training in {training.arm.name: training for training in matrix.trainings()}.values():
         name = matrix.trainer(training)
-        with contextlib.redirect_stdout(io.StringIO()):  # the lookup prints what it scans
-            try:
-                trainer = recursive_find_trainer_class_by_name(name)
-            except RuntimeError:
-                yield f"nnU-Net does not find {name}: see nnUNetv2_cafr doctor"
-                continue
-        if issubclass(trainer, CheckedTraining):  # nnU-Net's own need nothing
+        trainer = find_trainer(name)
+        if trainer is None:
+            yield f"nnU-Net does not find {name}: see nnUNetv2_cafr doctor"
+        elif issubclass(trainer, CheckedTraining):  # nnU-Net's own need nothing
             try:
                 trainer.check_requirements()
             except ImportError as error:

@@ -9,27 +9,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import BaseFileLock
+
+from nnunetv2_cafr.files import try_lock
 
 
-def take(locks: Path, gpus: Sequence[str]) -> tuple[str, AcquireReturnProxy]:
-    """Waits for a free GPU; it is held as long as the context that comes with it."""
+def take(locks: Path, gpus: Sequence[str]) -> tuple[str, BaseFileLock]:
+    """Waits for a free GPU; it is held until the lock that comes with it is released."""
     locks.mkdir(parents=True, exist_ok=True)
     while True:
         for gpu in gpus:
-            with suppress(Timeout):
-                return gpu, FileLock(locks / gpu).acquire(timeout=0)
+            if (lock := try_lock(locks / gpu)) is not None:
+                return gpu, lock
         time.sleep(1)
 
 
 def main(locks: str, gpus: str, command: str) -> int:
-    gpu, hold = take(Path(locks), gpus.split(","))
-    with hold:
+    gpu, lock = take(Path(locks), gpus.split(","))
+    try:
         print(f"On GPU {gpu}", flush=True)
         return subprocess.call(["bash", "-c", command], env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu})
+    finally:
+        lock.release()
 
 
 if __name__ == "__main__":

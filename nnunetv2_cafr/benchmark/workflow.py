@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from nnunetv2_cafr.benchmark.jobs import Job, missing
 from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import try_lock
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOG_LINES = 15
@@ -111,9 +111,10 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         UserError: if another one is at work there.
     """
+    lock = try_lock(folder / ".lock")
+    if lock is None:
+        raise UserError(f"Another benchmark is at work in {folder}: wait for it, or choose another -o")
     try:
-        lock = FileLock(folder / ".lock").acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"Another benchmark is at work in {folder}: wait for it, or choose another -o") from error
-    with lock:
         yield
+    finally:
+        lock.release()

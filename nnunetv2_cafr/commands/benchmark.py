@@ -15,18 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-
-from nnunetv2_cafr.benchmark import collect, fairness, planning, workflow
 from nnunetv2_cafr.benchmark.arms import ARMS, BUDGETS, parse_budget
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Clock
-from nnunetv2_cafr.benchmark.jobs import jobs_of, missing, timing
 from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE, Matrix, compared
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import check_folder
-from nnunetv2_cafr.raw_dataset import find_dataset, require_folders
-from nnunetv2_cafr.report.page import check_folder as check_report
 
 EXAMPLES = """examples:
   nnUNetv2_cafr benchmark -d 511 --budget smoke --dry-run         the commands, nothing else
@@ -135,6 +129,12 @@ def _percent(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from nnunetv2_cafr.benchmark import collect, fairness, planning, workflow
+    from nnunetv2_cafr.benchmark.jobs import jobs_of, missing, timing
+    from nnunetv2_cafr.raw_dataset import find_dataset, require_folders
+
     require_folders(*ENVIRONMENT)
     matrix = Matrix(
         dataset=find_dataset(arguments.d).name,
@@ -206,6 +206,9 @@ def _claim(folder: Path, matrix: Matrix) -> None:
     Raises:
         UserError: if it holds something else, or a benchmark of other data, plans or budget.
     """
+    from nnunetv2_cafr.benchmark.collect import REPORT
+    from nnunetv2_cafr.report.page import check_folder as check_report
+
     if (folder / MATRIX_FILE).is_file():
         found, wanted = (asdict(one) for one in (Matrix.read(folder), matrix))
         differing = [f"{name} {found[name]}, not {wanted[name]}" for name in FIXED if found[name] != wanted[name]]
@@ -216,7 +219,7 @@ def _claim(folder: Path, matrix: Matrix) -> None:
     try:
         if not (folder / MATRIX_FILE).is_file():
             check_folder(folder, "a benchmark's", {})
-        check_report(folder / collect.REPORT)
+        check_report(folder / REPORT)
     except OSError as error:
         raise UserError(f"{error} (-o). Nothing was touched") from error
     folder.mkdir(parents=True, exist_ok=True)
@@ -225,6 +228,8 @@ def _claim(folder: Path, matrix: Matrix) -> None:
 
 def _gpus(matrix: Matrix, options: Sequence[str]) -> list[str]:
     """Ids of this node's GPUs, for one job each; none where a cluster gives them out."""
+    from nnunetv2_cafr.benchmark.workflow import visible_gpus
+
     if matrix.device != "cuda" or "--executor" in options or "--profile" in options:
         return []
-    return workflow.visible_gpus()
+    return visible_gpus()

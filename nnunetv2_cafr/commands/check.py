@@ -10,28 +10,18 @@ import argparse
 import contextlib
 import time
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dataset_conversion.environment import folder_of
-from nnunetv2_cafr import spine as levels
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, write_atomically
-from nnunetv2_cafr.processes import in_processes
-from nnunetv2_cafr.quality.comparison import compare
-from nnunetv2_cafr.quality.dataset import RawDataset, find_dataset, read_dataset
-from nnunetv2_cafr.quality.findings import (
-    HEADING,
-    Finding,
-    count_severities,
-    exit_status,
-    sort_findings,
-    write_table,
-)
-from nnunetv2_cafr.quality.inspection import CaseReport, inspect_case
-from nnunetv2_cafr.quality.page import GENERATOR, render
+from nnunetv2_cafr.quality.findings import HEADING, Finding, count_severities, exit_status, write_table
+
+if TYPE_CHECKING:
+    from nnunetv2_cafr.quality.inspection import CaseReport
 
 EXAMPLES = """examples:
   nnUNetv2_cafr check -d 511                  writes check_Dataset511_SpineMRI/report.html and findings.csv
@@ -45,30 +35,6 @@ exit status:
 """
 
 PAGE, TABLE = "report.html", "findings.csv"
-PICTURE_SIZE = 480  # pixels of the longer side ...
-CASES_AT_FULL_SIZE = 200  # ... up to so many cases; smaller beyond, so that browsers open the page easily
-
-
-def inspect(dataset: RawDataset, num_processes: int) -> list[CaseReport]:
-    """Reports of all cases in the data set's order; every process holds one case at a time."""
-    size = int(PICTURE_SIZE * min(1.0, (CASES_AT_FULL_SIZE / len(dataset.cases)) ** 0.5))
-    work = partial(inspect_case, dataset=dataset, picture_size=size)
-    reports = dict(in_processes(work, dataset.cases, num_processes, "checking"))
-    return [reports[case] for case in dataset.cases]
-
-
-def check_dataset(folder: Path, num_processes: int) -> tuple[RawDataset, list[CaseReport], list[Finding]]:
-    """Reads and checks a raw data set.
-
-    Raises:
-        UserError: if there is no data set that can be understood.
-    """
-    dataset = read_dataset(folder)
-    cases = inspect(dataset, num_processes)
-    spine = levels.is_spine_table(dataset.labels.names.values())
-    across = compare(cases, spine, dataset.reorients, dataset.description["labels"])
-    findings = [*dataset.findings, *(finding for case in cases for finding in case.findings), *across]
-    return dataset, cases, sort_findings(findings)
 
 
 def check_target(target: Path, dataset: Path) -> None:
@@ -77,6 +43,8 @@ def check_target(target: Path, dataset: Path) -> None:
     Raises:
         OSError: with what is there and what to do.
     """
+    from nnunetv2_cafr.quality.page import GENERATOR
+
     if target.resolve().is_relative_to(dataset.resolve()):
         raise FileExistsError(
             f"{target} lies in the raw data set, which is never written to; give another folder by -o"
@@ -125,6 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from nnunetv2_cafr.quality.checking import check_dataset
+    from nnunetv2_cafr.quality.dataset import find_dataset
+    from nnunetv2_cafr.quality.page import render
+
     try:
         raw = folder_of("nnUNet_raw")
     except ValueError as error:

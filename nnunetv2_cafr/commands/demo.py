@@ -5,6 +5,8 @@ nnUNetv2_cafr relabel -> score and picture. Everything lies in one folder; an in
 The training is far too short for a result: it shows that the chain works and that the network learns.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -17,20 +19,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import torch
 from tqdm import tqdm
 
-from nnunetv2_cafr import phantom
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.evaluation.means import level_summary, per_case, values_by_policy
-from nnunetv2_cafr.evaluation.reading import CasePair, label_table
-from nnunetv2_cafr.evaluation.scoring import evaluate_folders
 from nnunetv2_cafr.files import check_folder
-from nnunetv2_cafr.levels.files import STATISTICS_FILE
-from nnunetv2_cafr.report.pictures import PictureRow, side_by_side
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EXAMPLES = """examples:
   nnUNetv2_cafr demo                          6 minutes on two CPU cores, result in ./cafr_demo
@@ -90,6 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import torch
+
     if arguments.cases[0] < FEWEST_CASES:
         raise UserError(
             f"--cases {arguments.cases[0]} ...: nnU-Net divides {FEWEST_CASES} cases or more into its folds; give at "
@@ -133,6 +133,9 @@ class Demo:
         self.workers = max(1, min(8, (os.cpu_count() or 1) // 2))
 
     def run(self) -> pd.DataFrame:
+        """Takes the steps; returns the scores."""
+        from nnunetv2_cafr.levels.files import STATISTICS_FILE
+
         self._claim_folder()
         epochs = int(self.settings.budget.split("x")[0])
         trainer = self.settings.trainer_with_budget
@@ -199,6 +202,8 @@ class Demo:
         marker.write_text(json.dumps(wanted, indent=2))
 
     def _draw_phantoms(self) -> None:
+        from nnunetv2_cafr import phantom
+
         rows, columns, slices = self.settings.size
         for folder, count, seed in (
             (self.phantom, self.settings.num_train, 0),
@@ -260,6 +265,13 @@ class Demo:
 
     def _score(self) -> pd.DataFrame:
         """Writes scores.csv and demo.png, prints the table; returns it."""
+        import pandas as pd
+
+        from nnunetv2_cafr.evaluation.means import level_summary, per_case, values_by_policy
+        from nnunetv2_cafr.evaluation.reading import CasePair, label_table
+        from nnunetv2_cafr.evaluation.scoring import evaluate_folders
+        from nnunetv2_cafr.report.pictures import PictureRow, side_by_side
+
         references = self.held_out / "labelsTr"
         table = label_table(json.loads((self.dataset / "dataset.json").read_text(encoding="utf-8"))["labels"])
         names = sorted(path.name for path in references.glob(f"*{ENDING}"))

@@ -1,8 +1,6 @@
 """`nnUNetv2_cafr doctor`: is this installation fit to train, and will nnU-Net find our trainers?"""
 
 import argparse
-import contextlib
-import io
 import os
 import platform
 import sys
@@ -33,13 +31,11 @@ VARIANTS = ("nnUNetTrainer_CAFR_100epochs", "nnUNetTrainer_seed1_budget5x20")
 
 def where_nnunet_finds(trainer: str) -> str | None:
     """Module and file of the class that nnU-Net's own lookup returns for a trainer's name, None if it finds none."""
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    from nnunetv2_cafr.training.lookup import find_trainer
 
-    with contextlib.redirect_stdout(io.StringIO()):  # the lookup prints what it scans
-        try:
-            found = recursive_find_trainer_class_by_name(trainer)
-        except RuntimeError:
-            return None
+    found = find_trainer(trainer)
+    if found is None:
+        return None
     file = getattr(sys.modules.get(found.__module__), "__file__", "unknown file")
     return f"{found.__module__} ({file})"
 

@@ -10,33 +10,21 @@ Labels are taken from a dataset.json: -djfile, or the one beside the folder of r
 which patient a case is of; without one, each case is a patient of its own.
 """
 
-import argparse
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from __future__ import annotations
 
-import pandas as pd
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from nnunetv2.configuration import default_num_processes
 
 from nnunetv2_cafr.commands import options
-from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.evaluation import means
-from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, SHIFTS, draw_level_shifts
-from nnunetv2_cafr.evaluation.reading import CasePair, label_table
-from nnunetv2_cafr.evaluation.scores import (
-    CLASS_COLUMNS,
-    CLASSES_FILE,
-    DISTANCES,
-    LEVEL_COLUMNS,
-    LEVELS_FILE,
-    METRICS,
-    SETTINGS_FILE,
-    SHIFT_COLUMNS,
-    SHIFTS_FILE,
-    Evaluation,
-)
-from nnunetv2_cafr.evaluation.scoring import TOLERANCE_MM, evaluate_folders
+from nnunetv2_cafr.errors import UserError, shorten
+from nnunetv2_cafr.evaluation import TOLERANCE_MM
 from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, read_json
-from nnunetv2_cafr.raw_dataset import patients_by_provenance, shorten
+
+if TYPE_CHECKING:
+    from nnunetv2_cafr.evaluation.reading import CasePair
 
 EXAMPLES = """examples:
   nnUNetv2_cafr evaluate $nnUNet_raw/Dataset511_SpineMRI/labelsTs PREDICTIONS
@@ -45,14 +33,12 @@ EXAMPLES = """examples:
 """
 
 FIGURE_FILE = "level_shifts.png"
-HEADINGS = {"dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd_mm": "HD", "hd95_mm": "HD95", "assd_mm": "ASSD"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("references", type=Path, metavar="REF", help="folder of reference label maps")
     parser.add_argument("predictions", type=Path, metavar="PRED", help="folder of predicted ones, of the same names")
     parser.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json with the labels and the file ending")
-    parser.add_argument("-pfile", metavar="FILE", help="not needed; taken as nnUNetv2_evaluate_folder asks for it")
     parser.add_argument("-o", type=Path, metavar="FOLDER", help="where the tables go (default PRED/evaluation)")
     parser.add_argument(
         "--tolerance",
@@ -72,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from nnunetv2_cafr.evaluation.level_shifts import SHIFTS, draw_level_shifts
+    from nnunetv2_cafr.evaluation.means import shift_summary
+    from nnunetv2_cafr.evaluation.printed import summary
+    from nnunetv2_cafr.evaluation.reading import label_table
+    from nnunetv2_cafr.evaluation.scores import CLASSES_FILE, LEVELS_FILE, SETTINGS_FILE, SHIFTS_FILE
+    from nnunetv2_cafr.evaluation.scoring import evaluate_folders
+
     _check_folders(arguments.references, arguments.predictions)
     target = arguments.o or arguments.predictions / "evaluation"
     _check_target(target)
@@ -96,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         (target / FIGURE_FILE).unlink(missing_ok=True)
         evaluation.write(target)
         if not evaluation.shifts.empty:
-            draw_level_shifts(means.shift_summary(evaluation)[list(SHIFTS)], target / FIGURE_FILE)
+            draw_level_shifts(shift_summary(evaluation)[list(SHIFTS)], target / FIGURE_FILE)
     except OSError as error:
         raise UserError(describe_failure(target, error)) from error
     print(summary(evaluation))
@@ -137,6 +130,9 @@ def _pairs(references: Path, predictions: Path, ending: str, chill: bool, datase
     Raises:
         UserError: with everything that has no partner.
     """
+    from nnunetv2_cafr.evaluation.reading import CasePair
+    from nnunetv2_cafr.raw_dataset import patients_by_provenance
+
     expected, found = (sorted(file.name for file in folder.glob(f"*{ending}")) for folder in (references, predictions))
     if not expected or not found:
         raise UserError(f"No *{ending} in {predictions if expected else references}; {dataset_json} has this ending")
@@ -173,6 +169,16 @@ def _pairs(references: Path, predictions: Path, ending: str, chill: bool, datase
 
 def _check_target(target: Path) -> None:
     """Refuses a target that is neither new, nor empty, nor an earlier evaluation."""
+    from nnunetv2_cafr.evaluation.scores import (
+        CLASS_COLUMNS,
+        CLASSES_FILE,
+        LEVEL_COLUMNS,
+        LEVELS_FILE,
+        SETTINGS_FILE,
+        SHIFT_COLUMNS,
+        SHIFTS_FILE,
+    )
+
     ours = {
         CLASSES_FILE: begins_with(",".join(CLASS_COLUMNS)),
         LEVELS_FILE: begins_with(",".join(LEVEL_COLUMNS)),
@@ -184,85 +190,3 @@ def _check_target(target: Path) -> None:
         check_folder(target, "an earlier evaluation's", ours)
     except OSError as error:
         raise UserError(str(error)) from error
-
-
-def summary(evaluation: Evaluation) -> str:
-    """Plain text: classes, means by every policy, levels."""
-    return "\n".join(
-        [*_class_lines(evaluation), "", *_mean_lines(evaluation), *_level_lines(evaluation), *_shift_lines(evaluation)]
-    )
-
-
-def _class_lines(evaluation: Evaluation) -> Iterator[str]:
-    table = means.class_table(evaluation)
-    width = max(10, *(len(name) for name in table.index))
-    settings = evaluation.settings
-    yield (
-        f"{settings['cases']} cases, in 3-D. Overlaps are means over the cases that hold the class, a missed one "
-        f"counting 0; NSD at {settings['tolerance_mm']:g} mm."
-    )
-    yield "Distances in mm are means over those that are not missed. false: predicted, but not in the reference.\n"
-    yield f"{'':<{width}}{'cases':>7}{'missed':>7}{'false':>7}" + _headings()
-    for name, row in table.iterrows():
-        counts = "".join(f"{row[column]:>7.0f}" for column in ("cases", "missed", "false"))
-        yield f"{name:<{width}}{counts}" + _cells(row)
-
-
-def _mean_lines(evaluation: Evaluation) -> Iterator[str]:
-    yield f"{'means over cases':<46}" + _headings()
-    low_contrast = means.low_contrast_names(evaluation)
-    rows: list[tuple[str, means.Policy, Sequence[str] | None, str]] = [
-        ("classes present; missed = image diagonal", "present", None, "volume"),
-        ("all classes; absent = perfect", "all", None, "volume"),
-        ("classes that both hold", "found", None, "volume"),
-        ("classes present, slice by slice", "present", None, "slices"),
-        ("all structures as one", "present", None, "foreground"),
-    ]
-    if low_contrast:
-        rows.append((f"low contrast, present ({' '.join(low_contrast)})", "present", low_contrast, "volume"))
-    if (evaluation.classes["view"] == "junctions").any():
-        rows.append(("junctions of vertebra and disc, present", "present", None, "junctions"))
-    for title, policy, names, view in rows:
-        values = {metric: means.per_case(evaluation, metric, policy, names, view).mean() for metric in METRICS}
-        yield f"{title:<46}" + _cells(pd.Series(values))
-    overlaps = {metric: means.nnunet_means(evaluation, metric)[1] for metric in ("dice", "iou")}
-    yield f"{'nnU-Net: per class, then over classes':<46}" + _cells(pd.Series(overlaps).reindex(METRICS))
-
-
-def _level_lines(evaluation: Evaluation) -> Iterator[str]:
-    levels = means.level_summary(evaluation)
-    if levels:
-        yield (
-            f"\n{levels['vertebrae']:.0f} vertebrae: {levels['found']:.1%} found whatever their label (instance Dice "
-            f"{levels['instance_dice']:.3f}), {levels['right_level']:.1%} at the right level,"
-        )
-        yield (
-            f"{levels['shifted_up']:.1%} one too high, {levels['shifted_down']:.1%} one too low; all right in "
-            f"{levels['patients_all_right']:.1%} of {levels['patients']:.0f} patients"
-        )
-
-
-def _shift_lines(evaluation: Evaluation) -> Iterator[str]:
-    table = means.shift_summary(evaluation)
-    if table.empty:
-        return
-    yield f"\n{'vertebrae by level shift':<26}" + "".join(f"{shift:>8}" for shift in SHIFTS) + f"{'Dice':>8}"
-    for name, row in table.iterrows():
-        yield f"{name:<26}" + "".join(f"{row[shift]:>8.0f}" for shift in SHIFTS) + f"{row['dice']:>8.3f}"
-    decoded = table.loc[CONSISTENT]
-    yield (
-        "Level-consistent is the same after nnUNetv2_cafr relabel, from the labels alone: "
-        f"{decoded['better']:.0f} cases better, {decoded['worse']:.0f} worse, {decoded['flagged']:.0f} flagged."
-    )
-
-
-def _headings() -> str:
-    return "".join(f"{title:>8}" for title in HEADINGS.values())
-
-
-def _cells(values: pd.Series) -> str:
-    cells = []
-    for metric in HEADINGS:
-        digits = 2 if metric in DISTANCES else 3
-        cells.append(f"{'-':>8}" if pd.isna(values[metric]) else f"{values[metric]:>8.{digits}f}")
-    return "".join(cells)

@@ -10,13 +10,8 @@ import json
 from pathlib import Path
 
 from nnunetv2_cafr.commands import options
-from nnunetv2_cafr.deployment.card import read_card
-from nnunetv2_cafr.deployment.description import Description, checksum, description_file
-from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
-from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import describe_failure, write_atomically
-from nnunetv2_cafr.raw_dataset import require_folders
 
 EXAMPLES = """examples:
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
@@ -41,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from nnunetv2.utilities.file_path_utilities import get_output_folder
 
+    from nnunetv2_cafr.deployment.card import read_card
+    from nnunetv2_cafr.deployment.description import Description, checksum, description_file
     from nnunetv2_cafr.deployment.export import (
         describe,
         ensemble_of,
@@ -52,6 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_foreign,
         training_cases,
     )
+    from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
+    from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
+    from nnunetv2_cafr.raw_dataset import require_folders
 
     for name in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(name)

@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from dataset_conversion.reading import ENDINGS
-from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.measurements.label_map import read_label_map
-from nnunetv2_cafr.measurements.study import StudyMeasurements
-from nnunetv2_cafr.measurements.study import measure as measure_study
-from nnunetv2_cafr.measurements.tables import JSON_FILE, TABLE_FILE, write_tables
-from nnunetv2_cafr.raw_dataset import shorten
+from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.spine_maps import add_labels_argument, check_target, read_spine_maps
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, write_colours
+
+if TYPE_CHECKING:
+    from nnunetv2_cafr.measurements.study import StudyMeasurements
 
 EXAMPLES = """examples:
   nnUNetv2_cafr measure -i MAPS -o MEASUREMENTS
@@ -48,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from nnunetv2_cafr.measurements.label_map import read_label_map
+    from nnunetv2_cafr.measurements.study import measure
+    from nnunetv2_cafr.measurements.tables import JSON_FILE, TABLE_FILE, write_tables
+
     source, target = arguments.i, arguments.o
     found = read_spine_maps(source, arguments.labels, "Nothing can be measured")
     labels, maps = found.labels, found.maps
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             label_map = read_label_map(path, allowed, images.get(case))
             try:
-                studies[case] = measure_study(label_map, found.spine)
+                studies[case] = measure(label_map, found.spine)
             except ValueError as error:
                 raise ValueError(f"{path} cannot be measured: found {error}") from error
         except (ValueError, OSError, MemoryError) as error:
@@ -88,6 +90,8 @@ def _images(folder: Path | None, cases: list[str], ending: str) -> dict[str, Pat
     Raises:
         UserError: with the cases that have none.
     """
+    from dataset_conversion.reading import ENDINGS
+
     if folder is None:
         return {}
     found = {}

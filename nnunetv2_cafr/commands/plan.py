@@ -4,25 +4,26 @@ In place of nnUNetv2_plan_experiment, whose -pl finds no planner outside nnU-Net
 the data set's fingerprint. Where nnUNetPlans preprocess a configuration alike, both share that data.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import io
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, maybe_convert_to_dataset_name
 
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import read_json
-from nnunetv2_cafr.planning.architecture import token_size
-from nnunetv2_cafr.planning.memory import CONTEXT_BYTES, GB
-from nnunetv2_cafr.planning.planner import OWN_PLANS, STOCK_PLANS, CAFRPlanner
+from nnunetv2_cafr.planning import CONTEXT_BYTES, GB
 from nnunetv2_cafr.plans_fields import description_faults
-from nnunetv2_cafr.raw_dataset import require_folders
+
+if TYPE_CHECKING:
+    from nnunetv2_cafr.planning.planner import CAFRPlanner
 
 FINGERPRINT = (  # what the planner takes from it
     "foreground_intensity_properties_per_channel",
@@ -54,6 +55,10 @@ def find_dataset(dataset: str) -> str:
     Raises:
         UserError: if there is none, or something is missing that the planner needs.
     """
+    from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, maybe_convert_to_dataset_name
+
+    from nnunetv2_cafr.raw_dataset import require_folders
+
     require_folders("nnUNet_raw", "nnUNet_preprocessed")
     try:
         name = maybe_convert_to_dataset_name(dataset)
@@ -77,6 +82,8 @@ def check_documents(dataset: str) -> None:
     Raises:
         UserError: if a document is damaged, or the plans of another planner have our name.
     """
+    from nnunetv2_cafr.planning.planner import OWN_PLANS, STOCK_PLANS, CAFRPlanner
+
     preprocessed = Path(str(nnUNet_preprocessed)) / dataset
     description = Path(str(nnUNet_raw)) / dataset / "dataset.json"
     if faults := list(description_faults(read_json(description))):
@@ -108,6 +115,8 @@ def is_preprocessed(planner: CAFRPlanner, configuration: dict[str, Any]) -> bool
 
 def table(planner: CAFRPlanner, configurations: dict[str, dict[str, Any]]) -> str:
     """Plain text table of what was planned, one configuration a line."""
+    from nnunetv2_cafr.planning.architecture import token_size
+
     lines = [f"{'configuration':<16}{'patch':<14}{'batch':>5}{'tokens':>8}{'GB':>7}{'GB plain':>10}  data"]
     for name, configuration in configurations.items():
         patch_size, spacing = configuration["patch_size"], configuration["spacing"]
@@ -127,6 +136,10 @@ def table(planner: CAFRPlanner, configurations: dict[str, dict[str, Any]]) -> st
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+
+    from nnunetv2_cafr.planning.planner import CAFRPlanner
+
     dataset = find_dataset(arguments.d)
     check_documents(dataset)
     planner = CAFRPlanner(dataset, arguments.gpu_memory_target)

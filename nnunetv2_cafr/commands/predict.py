@@ -11,14 +11,8 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_cafr.commands import options
-from nnunetv2_cafr.deployment.description import Description
-from nnunetv2_cafr.deployment.label_maps import LabelMaps
-from nnunetv2_cafr.deployment.library import find_model
-from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
 from nnunetv2_cafr.deployment.runtime import PRECISIONS, RUNTIMES
-from nnunetv2_cafr.deployment.studies import find_studies
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.levels.files import Record
 from nnunetv2_cafr.spine import read_spine
 
 EXAMPLES = """examples:
@@ -60,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from nnunetv2_cafr.deployment.description import Description
+    from nnunetv2_cafr.deployment.label_maps import LabelMaps
+    from nnunetv2_cafr.deployment.library import find_model
+    from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
+    from nnunetv2_cafr.deployment.studies import find_studies
+    from nnunetv2_cafr.levels.files import Record
+
     # All that can be refused is refused here, before torch is imported.
     try:
         arguments.m = find_model(arguments.m)

@@ -8,36 +8,25 @@ and named. What cannot be seen is a shift of all levels alike, unless the sacrum
 A label map that cannot be read does not stop the others: it is listed at the end, and the exit status is 1.
 """
 
+from __future__ import annotations
+
 import argparse
 import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.reader_writer_registry import (
-    determine_reader_writer_from_dataset_json,
-    recursive_find_reader_writer_by_name,
-)
 from tqdm import tqdm
 
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json, write_atomically
-from nnunetv2_cafr.levels.decoding import decode
-from nnunetv2_cafr.levels.files import (
-    STATISTICS_FILE,
-    TABLE_FILE,
-    Record,
-    copy_atomically,
-    grid_of,
-    read_labels,
-    read_probabilities,
-)
-from nnunetv2_cafr.raw_dataset import shorten
 from nnunetv2_cafr.spine import IGNORE
 from nnunetv2_cafr.spine_maps import add_labels_argument, check_target, read_spine_maps
+
+if TYPE_CHECKING:
+    import numpy as np
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 EXAMPLES = """examples:
   nnUNetv2_predict -d 511 -c 2d -f 0 -i IN -o MAPS --save_probabilities
@@ -56,6 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from nnunetv2.imageio.reader_writer_registry import (
+        determine_reader_writer_from_dataset_json,
+        recursive_find_reader_writer_by_name,
+    )
+
+    from nnunetv2_cafr.levels.decoding import decode
+    from nnunetv2_cafr.levels.files import (
+        STATISTICS_FILE,
+        TABLE_FILE,
+        Record,
+        copy_atomically,
+        grid_of,
+        read_labels,
+        read_probabilities,
+    )
+
     source, target = arguments.i, arguments.o
     found = read_spine_maps(source, arguments.labels, "Levels cannot be decoded")
     file, labels, ending, maps = found.file, found.labels, found.ending, found.maps

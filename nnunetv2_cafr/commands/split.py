@@ -10,36 +10,31 @@ and patients are divided by the labels that their masks hold: of 172 SpineMRI ca
            the data set that it is made from stays as it is
 """
 
+from __future__ import annotations
+
 import argparse
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, find_candidate_datasets
 
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.raw_dataset import Case, Dataset, find_dataset, read_dataset
-from nnunetv2_cafr.splits.few_cases import few_cases
-from nnunetv2_cafr.splits.stratification import part_sizes, stratify
-from nnunetv2_cafr.splits.writing import SPLITS_FILE, Parts, Split, new_dataset, write_splits
+from nnunetv2_cafr.splits import DEFAULT_SEED, SCHEMES
+
+if TYPE_CHECKING:
+    from nnunetv2_cafr.raw_dataset import Case, Dataset
+    from nnunetv2_cafr.splits.writing import Parts
 
 EXAMPLES = """examples:
   nnUNetv2_cafr split -d 511                         5 folds
   nnUNetv2_cafr split -d 511 --scheme holdout        one fold, which holds a quarter out
   nnUNetv2_cafr split -d 511 --scheme paper -t 512   70/15/15 as Dataset512_..._paper
 """
-
-SCHEMES = {  # parts, and how the patients are shared out among them
-    "folds": {f"fold {fold}": 1 for fold in range(5)},
-    "holdout": {"training": 3, "held out": 1},
-    "paper": {"training": 70, "validation": 15, "test": 15},
-}
-DEFAULT_SEED = 12345  # nnU-Net's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,45 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"processes that read masks (default {default_num_processes})",
     )
-
-
-def divide(dataset: Dataset, scheme: str, seed: int) -> dict[str, list[str]]:
-    """Sorted identifiers of the cases of each part; a patient's cases stay together.
-
-    Raises:
-        UserError: if there are too few patients.
-    """
-    weights = list(SCHEMES[scheme].values())
-    patients = sorted({case.patient for case in dataset.cases.values()})
-    if not part_sizes(len(patients), weights).all():
-        needed = next(n for n in range(len(patients), 100) if part_sizes(n, weights).all())
-        instead = few_cases(len(dataset.cases), len(patients), dataset.folder.name)
-        raise UserError(
-            f"{dataset.folder.name} has {len(patients)} patients, --scheme {scheme} needs at least {needed}. If you "
-            "expected more, look at 'patient' in its provenance.json." + (f" {instead}." if instead else "")
-        )
-    row = {patient: index for index, patient in enumerate(patients)}
-    holds = np.zeros((len(patients), len(dataset.labels)), bool)
-    cases = np.zeros(len(patients), int)
-    for case in dataset.cases.values():
-        holds[row[case.patient]] |= [label in case.labels for label in dataset.labels]
-        cases[row[case.patient]] += 1
-    part_of = stratify(holds, cases, weights, seed)
-    return {
-        name: [identifier for identifier, case in sorted(dataset.cases.items()) if part_of[row[case.patient]] == part]
-        for part, name in enumerate(SCHEMES[scheme])
-    }
-
-
-def cross_validation(parts: Parts) -> list[Split]:
-    """Folds that validate on one part each, and train on all others."""
-    everything = {identifier for part in parts.values() for identifier in part}
-    return [{"train": sorted(everything - set(part)), "val": list(part)} for part in parts.values()]
-
-
-def one_fold(parts: Parts) -> list[Split]:
-    """The only fold of `--scheme holdout`."""
-    return [{"train": list(parts["training"]), "val": list(parts["held out"])}]
 
 
 def table(dataset: Dataset, parts: Parts) -> str:
@@ -142,6 +98,8 @@ def warnings(dataset: Dataset, parts: Parts, scheme: str) -> list[str]:
 
 def _new_folder(dataset: Path, dataset_id: int | None) -> Path:
     """Where the data set of `--scheme paper` goes."""
+    from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+
     if dataset_id is None:
         raise UserError("--scheme paper makes a new data set: give it a free id by -t, for example -t 512")
     if not 1 <= dataset_id <= 999:
@@ -166,6 +124,12 @@ def _describe(dataset: Dataset) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+
+    from nnunetv2_cafr.raw_dataset import find_dataset, read_dataset
+    from nnunetv2_cafr.splits.division import cross_validation, divide, one_fold
+    from nnunetv2_cafr.splits.writing import SPLITS_FILE, new_dataset, write_splits
+
     scheme, seed = arguments.scheme, arguments.seed
     if scheme != "paper" and arguments.t is not None:
         raise UserError("-t belongs to --scheme paper; other schemes are written for the data set itself")

@@ -15,17 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from nnunetv2_cafr.deployment.description import Description, description_file
 from nnunetv2_cafr.deployment.studies import Study
 from nnunetv2_cafr.files import FULL, begins_with, check_place, refuse_inputs, sha256, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 RECORD, FORMAT = "predict.json", "nnunetv2_cafr predict 1"
 DOCUMENTS = {"dataset.json": "dataset_json", "plans.json": "plans"}  # where nnUNetv2_predict leaves them
@@ -244,12 +241,12 @@ def _last_line(error: Exception) -> str:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keeps other processes that predict into this folder from writing the record meanwhile, where that can be done."""
-    descriptor = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    lock = FileLock(folder / f".{RECORD}.lock")
+    with contextlib.suppress(OSError, NotImplementedError):  # some network folders know no locks
+        lock.acquire()
     try:
-        if descriptor is not None:
-            with contextlib.suppress(OSError):  # some network folders know no locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
+        with contextlib.suppress(OSError):  # Windows keeps what is open
+            Path(lock.lock_file).unlink()
+        lock.release()

@@ -1,5 +1,6 @@
-"""Right shape, wrong level: what Dice hides, because a vertebra that is outlined well and called L3 instead of L4
-scores 0 twice.
+"""Right shape, wrong level: what Dice hides.
+
+A vertebra that is outlined well and called L3 instead of L4 scores 0 twice.
 
 The shapes are first matched without their labels. A *piece* is a 26-connected part of one predicted vertebra label. It
 belongs to the reference vertebra that it shares most voxels with, and the pieces of a reference vertebra are its

@@ -35,7 +35,7 @@ def values_by_policy(
     Args:
         metric: one of METRICS.
         names: of classes; all without it.
-        view: one of VIEWS.
+        view: of the classes, see scores.py.
     """
     if metric not in METRICS or policy not in get_args(Policy):
         raise ValueError(f"metric {metric!r}, policy {policy!r}: expected one of {METRICS} and of {get_args(Policy)}")

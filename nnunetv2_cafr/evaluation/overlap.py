@@ -9,6 +9,8 @@ import numpy as np
 
 
 class Overlap(NamedTuple):
+    """Both from 0 to 1, or NaN where neither mask holds a voxel."""
+
     dice: float
     iou: float
 

@@ -15,6 +15,9 @@ from nnunetv2_cafr.evaluation.level_shifts import SHIFTS
 # One row per case, view and class. A class that neither label map holds has NaN in every metric; one that only one of
 # them holds has Dice, IoU and NSD 0 and infinite distances. `label` is the number, for a region its text "(1, 2)", and
 # 0 in the view "foreground". Volumes are areas in mm^2 where an image has a single slice.
+# The views: "volume", the label in 3-D; "slices", mean over the slices that hold the class in either map, each scored
+# in 2-D; "junctions", Dice and IoU in 3-D of the voxels near a vertebra-disc junction of the reference, where the
+# labels are spine levels; "foreground", all labels as one.
 CLASS_COLUMNS = (
     "case",
     "patient",
@@ -32,10 +35,6 @@ CLASS_COLUMNS = (
 )
 OVERLAPS, DISTANCES = ("dice", "iou", "nsd"), ("hd_mm", "hd95_mm", "assd_mm")
 METRICS = (*OVERLAPS, *DISTANCES)
-# "volume": the label in 3-D. "slices": mean over the slices that hold the class in either map, each scored in 2-D.
-# "junctions": Dice and IoU in 3-D of the voxels near a vertebra-disc junction of the reference, where the labels are
-# spine levels. "foreground": all labels as one.
-VIEWS = ("volume", "slices", "junctions", "foreground")
 # One row per case; `vertebrae` counts those of the reference, `right_level` those of them that carry the right level.
 # `all_right` is 1 or 0; it and `instance_dice` are NaN in a case whose reference holds no vertebra. `structures` counts
 # vertebrae and discs of the reference, `own_label_wins` those of them whose own label has most voxels.

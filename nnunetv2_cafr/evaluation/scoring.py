@@ -18,6 +18,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from scipy.ndimage import find_objects
 
 from dataset_conversion.reading import fault_of
+from nnunetv2_cafr.evaluation import TOLERANCE_MM
 from nnunetv2_cafr.evaluation.junctions import BAND_MM, junction_band, junctions
 from nnunetv2_cafr.evaluation.level_errors import FOUND_DICE, level_accuracy, level_errors
 from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, PREDICTED, level_shifts
@@ -35,7 +36,6 @@ from nnunetv2_cafr.evaluation.surface import surface_scores
 from nnunetv2_cafr.levels.decoding import decode
 from nnunetv2_cafr.processes import in_processes
 
-TOLERANCE_MM = 1.0
 FOREGROUND = 0  # `label` of all classes as one
 TOOLS = ("nnunetv2-cafr", "nnunetv2", "surface-distance", "connected-components-3d", "numpy", "scipy")
 DEFINITIONS = {

@@ -26,6 +26,8 @@ from surface_distance import lookup_tables
 
 
 class SurfaceScores(NamedTuple):
+    """Distances in mm, and the normalised surface Dice, 0 to 1."""
+
     hd_mm: float
     hd95_mm: float
     assd_mm: float

@@ -36,11 +36,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.planning import CONTEXT_BYTES
 
-GB = 10**9
-
-# Assumed, not measured: the CUDA context with its kernels, and the workspaces of cuDNN and cuBLAS.
-CONTEXT_BYTES = GB
 # CUDA's autocast keeps layer norms and interpolation in float32 where a CPU's does not: 7 to 9 % more after the forward
 # pass, traced on fake CUDA tensors (whose backward pass needs a device). The rest is assumed, for the allocator's gaps.
 CUDA_FACTOR = 1.12

@@ -18,8 +18,9 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.planning import CONTEXT_BYTES, GB
 from nnunetv2_cafr.planning.architecture import cafr_architecture, token_size
-from nnunetv2_cafr.planning.memory import CONTEXT_BYTES, GB, TrainingMemory, training_memory
+from nnunetv2_cafr.planning.memory import TrainingMemory, training_memory
 
 STOCK_PLANS, OWN_PLANS = "nnUNetPlans", "nnUNetCAFRPlans"
 # Two configurations that agree in these are preprocessed to the same files.

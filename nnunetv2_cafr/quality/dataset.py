@@ -18,7 +18,7 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from dataset_conversion.reading import FILE_ENDINGS, fault_of
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.quality.description import (
     ask_label_manager,
@@ -27,7 +27,6 @@ from nnunetv2_cafr.quality.description import (
     reader_of,
 )
 from nnunetv2_cafr.quality.findings import Finding, Severity
-from nnunetv2_cafr.raw_dataset import shorten
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.voxel_order import REORIENTING_READERS
 

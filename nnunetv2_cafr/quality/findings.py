@@ -52,7 +52,7 @@ def count_severities(findings: Iterable[Finding]) -> dict[Severity, int]:
 
 
 def exit_status(findings: Sequence[Finding]) -> int:
-    """0: nothing but notes, 1: errors, 3: warnings and no errors. (2, of a UserError: it was not checked.)"""
+    """0: nothing but notes, 1: errors, 3: warnings and no errors; 2, of a UserError: it was not checked."""
     worst = max((finding.severity for finding in findings), default=Severity.NOTE)
     return {Severity.NOTE: EXIT_CLEAN, Severity.WARNING: EXIT_WARNINGS, Severity.ERROR: EXIT_ERRORS}[worst]
 

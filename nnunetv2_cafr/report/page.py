@@ -154,8 +154,10 @@ class _Verdict:
 
 @dataclass(frozen=True)
 class _Power:
-    """What the tests of a family can find: the least p after Holm, and the difference in points of Dice found in four
-    of five studies."""
+    """What the tests of a family can find.
+
+    The least p after Holm, and the difference in points of Dice found in four of five studies.
+    """
 
     family: str
     reference: str

@@ -1,11 +1,14 @@
 """A comparison of several trained networks, as the report reads it: plain values, no nnU-Net, no checkpoints."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnunetv2_cafr.evaluation.scores import Evaluation
+if TYPE_CHECKING:
+    from nnunetv2_cafr.evaluation.scores import Evaluation
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import describe_failure, partial_of
+from nnunetv2_cafr.files import describe_failure, partial_of, write_atomically
 from nnunetv2_cafr.raw_dataset import Dataset
 
 SPLITS_FILE = "splits_final.json"
@@ -27,16 +27,14 @@ def write_splits(splits: Sequence[Split], targets: Sequence[Path]) -> list[Path]
         UserError: if a target exists with other content, or if writing fails.
     """
     new = [target for target in targets if not _holds(target, splits)]
+    text = json.dumps(splits, indent=4) + "\n"
     written: list[Path] = []
-    partials = [partial_of(target) for target in new]
     try:
-        for partial in partials:
-            partial.write_text(json.dumps(splits, indent=4) + "\n", encoding="utf-8")
-        for partial, target in zip(partials, new, strict=True):
-            partial.rename(target)
+        for target in new:
+            write_atomically(target, lambda partial: partial.write_text(text, encoding="utf-8"))
             written.append(target)
     except BaseException as error:
-        for path in (*partials, *written):
+        for path in written:
             path.unlink(missing_ok=True)
         if isinstance(error, OSError):
             failure = describe_failure(Path(error.filename or new[0]), error)

@@ -1,5 +1,7 @@
-"""Notices a training that has gone wrong while it runs, and says where: a loss that is no number, an embedding that
-has collapsed."""
+"""Notices a training that has gone wrong while it runs, and says where.
+
+A loss that is no number, an embedding that has collapsed.
+"""
 
 import math
 from pathlib import Path

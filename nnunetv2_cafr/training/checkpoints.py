@@ -19,6 +19,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.processes import on_signal
 from nnunetv2_cafr.training.preflight import refuse
 
 TERMINATED = 128 + signal.SIGTERM  # the exit status that shells and SLURM show for a terminated program
@@ -56,13 +57,12 @@ def on_sigterm(react: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows handlers in the main thread only
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: react()), _reacts_to_sigterm
-    _reacts_to_sigterm = True
+    before, _reacts_to_sigterm = _reacts_to_sigterm, True
     try:
-        yield
+        with on_signal(signal.SIGTERM, lambda number, frame: react()):
+            yield
     finally:
-        signal.signal(signal.SIGTERM, before[0])
-        _reacts_to_sigterm = before[1]
+        _reacts_to_sigterm = before
 
 
 # A child inherits the handler, and Python drops what reaches the child before its first line: a pool of nnU-Net's that

@@ -83,11 +83,11 @@ class UnitRange(nnUNetBaseDataset):
 
 
 class UnitRangeBlosc2(UnitRange, nnUNetDatasetBlosc2):
-    pass
+    """Of data stored by blosc2."""
 
 
 class UnitRangeNumpy(UnitRange, nnUNetDatasetNumpy):
-    pass
+    """Of data stored as npz or npy."""
 
 
 UNIT_RANGE = {nnUNetDatasetBlosc2: UnitRangeBlosc2, nnUNetDatasetNumpy: UnitRangeNumpy}

@@ -1,5 +1,6 @@
-"""Trainers of another length, seed or share of the data, by name alone: `<trainer>_<E>epochs`, `_budget<E>x<I>`,
-`_seed<S>`, `_train<P>percent`.
+"""Trainers of another length, seed or share of the data, by name alone.
+
+The name is `<trainer>_<E>epochs`, `_budget<E>x<I>`, `_seed<S>` or `_train<P>percent`.
 
 nnU-Net finds a trainer by the name of its class, asks every module that it scans for that name, and writes the name
 into the output folder and the checkpoint. So a name that carries a length or a seed reaches training, continuation and
@@ -18,9 +19,7 @@ Shares of the data are nested (10 % is part of 25 %), take whole patients, and a
 that names a seed or a share gets what RobustTraining gives, which changes no result.
 """
 
-import contextlib
 import functools
-import io
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -28,9 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunetv2_cafr.raw_dataset import patients_of
+from nnunetv2_cafr.training.lookup import find_trainer
 from nnunetv2_cafr.training.robust import RobustTraining
 
 SHARE_SEED = 12345  # as nnU-Net's splits
@@ -42,13 +41,8 @@ _LENGTH = re.compile(r"(?P<base>nnUNetTrainer\w*?)_(?:(?P<epochs>[1-9]\d*)epochs
 def trainer_variant(name: str) -> type[nnUNetTrainer] | None:
     """The trainer class that `name` describes; None where it names no length, seed or share, or its base is unknown."""
     match = _LENGTH.fullmatch(name) or _SEED.fullmatch(name) or _SHARE.fullmatch(name)
-    if match is None:
+    if match is None or (base := find_trainer(match["base"])) is None:
         return None
-    with contextlib.redirect_stdout(io.StringIO()):  # the lookup prints what it scans
-        try:
-            base = recursive_find_trainer_class_by_name(match["base"])
-        except RuntimeError:
-            return None
     if match.re is _SEED:
         return _of_seed(name, base, int(match["seed"]))
     if match.re is _SHARE:

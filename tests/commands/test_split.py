@@ -297,14 +297,14 @@ def test_never_over_an_existing_file(raw: Path, where: str, content: str) -> Non
 def test_both_files_or_none(raw: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     preprocessed_of(raw)
     before = tree(raw.parents[1])
-    rename = Path.rename
+    replace = Path.replace
 
     def fail_in_preprocessed(self: Path, target: Path) -> Path:
         if "nnUNet_preprocessed" in str(target):
             raise error
-        return rename(self, target)
+        return replace(self, target)
 
-    monkeypatch.setattr(Path, "rename", fail_in_preprocessed)
+    monkeypatch.setattr(Path, "replace", fail_in_preprocessed)
     with pytest.raises((SystemExit, KeyboardInterrupt)):
         run()
     assert tree(raw.parents[1]) == before

@@ -13,11 +13,12 @@ Pair = Callable[..., tuple[sitk.Image, sitk.Image]]
 SIZE = (4, 64, 56)
 
 
-def run(folders: Any, *command: object, **environment: str) -> str:
-    """Run a command in a process of its own; returns what it prints, progress bars in any encoding among it."""
+def convert(folders: Any, module: str, *arguments: object) -> None:
+    """Run a converter in a process of its own, with streams that know ASCII only."""
+    command = (sys.executable, "-m", f"dataset_conversion.{module}", *arguments, "-np", 1)
     result = subprocess.run(
         list(map(str, command)),
-        env={**folders.environment, **environment},
+        env={**folders.environment, "PYTHONIOENCODING": "ascii"},
         encoding="utf-8",
         errors="replace",
         stdout=subprocess.PIPE,
@@ -25,13 +26,6 @@ def run(folders: Any, *command: object, **environment: str) -> str:
         timeout=300,
     )
     assert result.returncode == 0, result.stdout[-4000:]
-    return result.stdout
-
-
-def convert(folders: Any, module: str, *arguments: object) -> None:
-    """Run a converter with streams that know ASCII only."""
-    command = (sys.executable, "-m", f"dataset_conversion.{module}", *arguments, "-np", 1)
-    run(folders, *command, PYTHONIOENCODING="ascii")
 
 
 def write_spider(source: Path, make_pair: Pair) -> Path:
@@ -63,8 +57,8 @@ def test_nnunet_takes_what_converters_write(make_nnunet_folders: Callable[[], An
     folder = write_folder(folders.root / "folder", make_pair)
     convert(folders, "folder", "-i", folder, "--layout", folder / "layout.yaml", "-d", 513, "--labels", "regions")
     numbers = [512, 513]
-    command = Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess"
-    output = run(folders, command, "-d", *numbers, "-c", "2d", "--verify_dataset_integrity", "-np", 1, "-npfp", 1)
+    options = ["-c", "2d", "--verify_dataset_integrity", "-np", 1, "-npfp", 1]
+    output = folders.call("nnUNetv2_plan_and_preprocess", "-d", *numbers, *options)
     assert output.count("verify_dataset_integrity Done") == len(numbers)
     assert "Warning" not in output
     for number, name in zip(numbers, ("SPIDER", "Mine"), strict=True):

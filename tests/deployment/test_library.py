@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_cafr import load_model
+from nnunetv2_cafr.deployment import export
 from nnunetv2_cafr.deployment.card import FIELDS, read_card
 from nnunetv2_cafr.deployment.library import find_model, folder_of_models, installed_models
 from nnunetv2_cafr.files import sha256
@@ -117,7 +118,8 @@ def test_cards_that_are_refused(tmp_path, text, message):
         read_card(tmp_path / "card.yaml")
 
 
-def test_export_fills_the_card(cafr, models: Models, tmp_path, capsys):
+def test_export_fills_the_card(cafr, models: Models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "to_onnx", lambda *_: cafr[1].read_bytes())  # the same network, exported before
     (tmp_path / "table.csv").write_text("arm,Dice\nCAFR,0.81\n")
     (tmp_path / "card.yaml").write_text(json.dumps({**CARD, "metrics": "table.csv"}))
     folder = cafr[0]

@@ -249,7 +249,7 @@ def test_no_trainer_network_or_checkpoint_code_is_loaded():
         "nnunetv2_cafr.training",
         "nnunetv2_cafr.network",
     )
-    modules = "nnunetv2_cafr.commands.predict, nnunetv2_cafr.deployment.prediction"
+    modules = "nnunetv2_cafr.commands.predict, nnunetv2_cafr.deployment.library, nnunetv2_cafr.deployment.prediction"
     code = f"import sys, {modules}; print([m for m in sys.modules if m.startswith({stack})])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert result.stdout.strip() == "[]"

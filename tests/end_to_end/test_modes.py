@@ -1,21 +1,16 @@
 """The modes that nnU-Net's users know, by its real commands: 3-D, low resolution and cascade, regions with an ignore
-label and two channels, the best configuration with ensemble and postprocessing, --npz, --val_best, fold all; where the
-command itself is not the point, by the functions that it calls, since each process takes seconds to import torch."""
+label and two channels, the best configuration with ensemble and postprocessing, --npz, --val_best, fold all."""
 
 import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -61,14 +56,14 @@ def edit_json(path: Path, edit: Callable[[dict], object]) -> None:
 
 
 def train(folders, dataset: str, configuration: str, fold: int | str, *options: object) -> None:
-    folders.run("nnUNetv2_train", dataset, configuration, fold, "-tr", TRAINER, "-device", "cpu", *options)
+    folders.call("nnUNetv2_train", dataset, configuration, fold, "-tr", TRAINER, "-device", "cpu", *options)
 
 
 def predict(folders, dataset: str, configuration: str, target: Path, *options: object, folds=(0,)) -> np.ndarray:
     """The prediction of the test case."""
     images = folders.raw / dataset / "imagesTs"
     which = ["-d", dataset, "-c", configuration, "-tr", TRAINER, "-f", *folds, "-i", images, "-o", target]
-    folders.run("nnUNetv2_predict", *which, "-device", "cpu", "-npp", 0, "-nps", 0, *options)
+    folders.call("nnUNetv2_predict", *which, "-device", "cpu", "-npp", 0, "-nps", 0, *options)
     return read(target / f"{TEST_CASE}.nii.gz")
 
 
@@ -94,23 +89,6 @@ def assert_learned_from_all_terms(checkpoint: dict, *, least_clr: float = 1e-3) 
     assert curves["train_clr"][1] >= least_clr
 
 
-def side_by_side(*chains: Callable[[], None]) -> None:
-    """Two at a time: most of a small command's time is spent on one core."""
-    with ThreadPoolExecutor(2) as pool:
-        for chain in [pool.submit(chain) for chain in chains]:
-            chain.result()
-
-
-@contextmanager
-def in_this_process(folders) -> Iterator[pytest.MonkeyPatch]:
-    """These folders in this process' environment, and data loading without workers."""
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, value in {**folders.environment, "nnUNet_n_proc_DA": "0"}.items():
-            if variable.startswith("nnUNet_"):
-                patch.setenv(variable, value)
-        yield patch
-
-
 def make_trainer(dataset: str, configuration: str, name: str = TRAINER, plans: str = "nnUNetPlans") -> nnUNetTrainer:
     trainer = get_trainer_from_args(dataset, configuration, 0, name, plans, device=torch.device("cpu"))
     trainer.initialize()
@@ -119,13 +97,11 @@ def make_trainer(dataset: str, configuration: str, name: str = TRAINER, plans: s
 
 def prepare(folders, dataset: str, configurations: list[str], edit_plans: Callable[[dict], None]) -> None:
     """Planned, the plans edited as users edit them, preprocessed, and split in two folds."""
-    number, preprocessed = int(dataset[7:10]), folders.preprocessed / dataset
-    with in_this_process(folders) as patch:
-        patch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net's planner reads its number of threads there
-        extract_fingerprints([number], num_processes=1)
-        plan_experiments([number])
-        edit_json(preprocessed / "nnUNetPlans.json", lambda plans: edit_plans(plans["configurations"]))
-        preprocess([number], configurations=configurations, num_processes=[1] * len(configurations))
+    number, preprocessed = dataset[7:10], folders.preprocessed / dataset
+    folders.call("nnUNetv2_extract_fingerprint", "-d", number, "-np", 1)
+    folders.call("nnUNetv2_plan_experiment", "-d", number)
+    edit_json(preprocessed / "nnUNetPlans.json", lambda plans: edit_plans(plans["configurations"]))
+    folders.call("nnUNetv2_preprocess", "-d", number, "-c", *configurations, "-np", 1)
     (preprocessed / "splits_final.json").write_text(json.dumps(SPLITS))
 
 
@@ -178,22 +154,17 @@ def trained(datasets):
     """The low resolution of fold all, which predicts every case for the next stage, and its cascade; fold 0 of 3-D with
     probabilities; the regions."""
 
-    def cascade() -> None:
-        train(datasets, THICK, "3d_lowres", "all")
-        train(datasets, THICK, "3d_cascade_fullres", 0)
-
-    side_by_side(
-        cascade,
-        lambda: train(datasets, THICK, "3d_fullres", 0, "--npz"),
-        lambda: train(datasets, REGIONS, "2d", 0),
-    )
+    train(datasets, THICK, "3d_lowres", "all")
+    train(datasets, THICK, "3d_cascade_fullres", 0)
+    train(datasets, THICK, "3d_fullres", 0, "--npz")
+    train(datasets, REGIONS, "2d", 0)
     return datasets
 
 
 @pytest.fixture(scope="module")
 def weights(datasets) -> Path:
     """The final checkpoint of 2-D, one channel, which was not validated: only its weights are asked for."""
-    with in_this_process(datasets):
+    with datasets.in_this_process():
         trainer = make_trainer(THICK, "2d")
         trainer.run_training()
     return Path(trainer.output_folder) / "checkpoint_final.pth"
@@ -202,7 +173,7 @@ def weights(datasets) -> Path:
 @pytest.fixture
 def in_process(datasets, tmp_path: Path) -> Iterator[Callable[..., nnUNetTrainer]]:
     """Makes an initialised trainer in this process, without workers and with results of its own."""
-    with in_this_process(datasets) as patch:
+    with datasets.in_this_process() as patch:
         patch.setenv("nnUNet_results", str(tmp_path))
         yield make_trainer
 
@@ -270,10 +241,8 @@ def test_best_configuration_ensemble_and_postprocessing(trained, tmp_path):
 
     members = [tmp_path / "2d", tmp_path / "3d_fullres"]
 
-    def predict_member(member: Path) -> None:
+    for member in members:
         predict(folders, THICK, member.name, member, "--save_probabilities", folds=(0, 1))
-
-    side_by_side(*(partial(predict_member, member) for member in members))
     together = tmp_path / "together"
     folders.run("nnUNetv2_ensemble", "-i", *members, "-o", together, "-np", 1)
     mean = np.mean([np.load(member / f"{TEST_CASE}.npz")["probabilities"] for member in members], axis=0)

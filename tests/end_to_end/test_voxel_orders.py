@@ -65,7 +65,7 @@ def folders(phantom_dataset, make_nnunet_folders):
     source = phantom_dataset.raw / "Dataset511_SpineMRI"
     write_mixed(folders.raw, source)
     write_pictures(folders.raw, source)
-    folders.run("nnUNetv2_plan_and_preprocess", "-d", 521, 522, "-c", "2d", "-np", 1, "-npfp", 1)
+    folders.call("nnUNetv2_plan_and_preprocess", "-d", 521, 522, "-c", "2d", "-np", 1, "-npfp", 1)
     return folders
 
 
@@ -75,7 +75,7 @@ def fold_folder(folders, dataset: str) -> Path:
 
 def predict(folders, dataset: str, images: Path, target: Path) -> list[Path]:
     which = ("-d", dataset, "-c", "2d", "-f", 0, "-tr", TRAINER, "-i", images, "-o", target)
-    folders.run("nnUNetv2_predict", *which, *ON_CPU, "-npp", 0, "-nps", 0)
+    folders.call("nnUNetv2_predict", *which, *ON_CPU, "-npp", 0, "-nps", 0)
     return sorted(path for path in target.iterdir() if path.suffix != ".json")
 
 
@@ -86,7 +86,7 @@ def predict(folders, dataset: str, images: Path, target: Path) -> list[Path]:
 )  # fmt: skip
 def test_without_a_common_up_and_down(dataset, said, folders, tmp_path):
     """Trains, validates and predicts, without mirroring; predicts also with a checkpoint that holds () for that."""
-    output = folders.run("nnUNetv2_train", dataset, "2d", 0, "-tr", TRAINER, *ON_CPU).stdout
+    output = folders.call("nnUNetv2_train", dataset, "2d", 0, "-tr", TRAINER, *ON_CPU)
     assert said in output
     assert "no mirroring" in output
     fold = fold_folder(folders, dataset)
@@ -96,7 +96,7 @@ def test_without_a_common_up_and_down(dataset, said, folders, tmp_path):
     change_checkpoint(fold, lambda checkpoint: checkpoint.update(inference_allowed_mirroring_axes=()))
     if dataset == MIXED:  # validates with it as well
         shutil.rmtree(fold / "validation")
-        folders.run("nnUNetv2_train", dataset, "2d", 0, "-tr", TRAINER, *ON_CPU, "--val")
+        folders.call("nnUNetv2_train", dataset, "2d", 0, "-tr", TRAINER, *ON_CPU, "--val")
         assert (fold / "validation" / "summary.json").is_file()
     images = folders.raw / dataset / "imagesTr"
     predicted = predict(folders, dataset, images, tmp_path / "out")
@@ -105,7 +105,7 @@ def test_without_a_common_up_and_down(dataset, said, folders, tmp_path):
 
 def test_any_voxel_order_gives_the_same_labels(phantom_dataset, tmp_path):
     """A converted data set, by stock commands alone: trained, and predicted from files of every order."""
-    output = phantom_dataset.run("nnUNetv2_train", 511, "2d", 0, "-tr", TRAINER, *ON_CPU).stdout
+    output = phantom_dataset.call("nnUNetv2_train", 511, "2d", 0, "-tr", TRAINER, *ON_CPU)
     assert "Voxel order: PIR (6 cases), all turned to RAS by SimpleITKIOWithReorient" in output
     assert "up/down is patch axis 0, mirroring axes (1,)" in output
     dataset = "Dataset511_SpineMRI"

@@ -97,7 +97,7 @@ def test_the_labels_are_found_or_asked_for(folders: tuple[str, str], tmp_path: P
         else:
             message = refusal(references, predictions)
     assert "Give it by -djfile" in message and str(tmp_path / "predictions" / "dataset.json") in message
-    assert evaluate(references, predictions, "-djfile", source, "-pfile", "plans.json", "-o", tmp_path / "two") == 0
+    assert evaluate(references, predictions, "-djfile", source, "-o", tmp_path / "two") == 0
     assert (tmp_path / "one" / "classes.csv").read_text() == (tmp_path / "two" / "classes.csv").read_text()
 
     source.write_text(json.dumps({"labels": {"S": "one"}, "file_ending": ".nii.gz"}))

@@ -16,7 +16,7 @@ from nnunetv2_cafr.evaluation.junctions import junction_band
 from nnunetv2_cafr.evaluation.means import nnunet_means
 from nnunetv2_cafr.evaluation.overlap import overlap
 from nnunetv2_cafr.evaluation.reading import CasePair, label_table
-from nnunetv2_cafr.evaluation.scores import CLASS_COLUMNS, DISTANCES, LEVEL_COLUMNS, METRICS, VIEWS, Evaluation
+from nnunetv2_cafr.evaluation.scores import CLASS_COLUMNS, DISTANCES, LEVEL_COLUMNS, METRICS, Evaluation
 from nnunetv2_cafr.evaluation.scoring import EvaluationError, evaluate_folders
 from nnunetv2_cafr.evaluation.surface import surface_scores
 
@@ -174,7 +174,7 @@ def test_levels_and_junctions_of_a_spine(make_pairs: MakePairs) -> None:
 
 def test_labels_that_are_no_levels_have_neither(make_pairs: MakePairs) -> None:
     evaluation = evaluate(make_pairs({"x": (blobs(0), blobs(1))}))
-    assert set(evaluation.classes["view"]) == set(VIEWS) - {"junctions"}
+    assert set(evaluation.classes["view"]) == {"volume", "slices", "foreground"}
     assert tuple(evaluation.classes) == CLASS_COLUMNS
     assert evaluation.levels[list(LEVEL_COLUMNS[3:])].isna().all(axis=None)
 

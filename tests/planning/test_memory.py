@@ -8,9 +8,9 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
 from nnunetv2_cafr.network import CAFRNet
-from nnunetv2_cafr.planning import memory
+from nnunetv2_cafr.planning import GB, memory
 from nnunetv2_cafr.planning.architecture import cafr_architecture
-from nnunetv2_cafr.planning.memory import GB, TrainingMemory, traced_peak, training_memory
+from nnunetv2_cafr.planning.memory import TrainingMemory, traced_peak, training_memory
 
 FLAT = cafr_architecture((1.0, 1.0))
 CLASSES = 20

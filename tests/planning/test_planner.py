@@ -14,9 +14,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_cafr.cli import main
 from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.planning import GB
 from nnunetv2_cafr.planning import planner as planner_module
 from nnunetv2_cafr.planning.architecture import cafr_architecture
-from nnunetv2_cafr.planning.memory import GB, TrainingMemory, training_memory
+from nnunetv2_cafr.planning.memory import TrainingMemory, training_memory
 from nnunetv2_cafr.planning.planner import CAFRPlanner
 
 DATASET = "Dataset007_Written"

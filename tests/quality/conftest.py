@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from dataset_conversion import spinemri
 from nnunetv2_cafr import phantom
-from nnunetv2_cafr.commands.check import check_dataset
+from nnunetv2_cafr.quality.checking import check_dataset
 from nnunetv2_cafr.quality.findings import Finding
 
 NAME = "Dataset511_SpineMRI"

@@ -14,8 +14,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunetv2_cafr import spine as levels
-from nnunetv2_cafr.commands.check import check_dataset
 from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.quality.checking import check_dataset
 from nnunetv2_cafr.quality.checks import Source, check_discs, check_grey_values
 from nnunetv2_cafr.quality.dataset import LabelTable, read_dataset
 from nnunetv2_cafr.quality.description import check_description

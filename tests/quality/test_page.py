@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from markupsafe import escape
 
-from nnunetv2_cafr.commands.check import check_dataset
+from nnunetv2_cafr.quality.checking import check_dataset
 from nnunetv2_cafr.quality.page import render
 
 from .conftest import VALUES, Copy

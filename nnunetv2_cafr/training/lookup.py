@@ -1,0 +1,16 @@
+"""Trainers by name, as nnU-Net's commands find them."""
+
+import contextlib
+import io
+
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+
+def find_trainer(name: str) -> type | None:
+    """The class that nnU-Net's own lookup returns for this name; None if it finds none."""
+    with contextlib.redirect_stdout(io.StringIO()):  # the lookup prints what it scans
+        try:
+            trainer: type = recursive_find_trainer_class_by_name(name)
+        except RuntimeError:
+            return None
+    return trainer
