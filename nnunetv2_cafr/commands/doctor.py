@@ -5,8 +5,9 @@ import contextlib
 import io
 import os
 import platform
+import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import nnunetv2_cafr
@@ -27,7 +28,17 @@ EXAMPLES = """examples:
 
 exit status: 0 training can start, 1 something is missing
 """
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+FOLDERS = {
+    "nnUNet_raw": "data sets: conversion, check, planning",
+    "nnUNet_preprocessed": "what training reads: planning, split, training",
+    "nnUNet_results": "trained networks: training, nnUNetv2_predict, export",
+}
+EXTRAS = {
+    "baselines": "U-Net and Attention U-Net",
+    "cluster": "benchmark, which Snakemake runs (Python 3.11)",
+    "docs": "the documentation as a site",
+    "export": "export, predict, load_model",
+}
 VARIANTS = ("nnUNetTrainer_CAFR_100epochs", "nnUNetTrainer_seed1_budget5x20")
 
 
@@ -56,6 +67,28 @@ def report_versions() -> bool:
     return complete
 
 
+def report_extras() -> None:
+    print("Extras      (optional; pip install 'nnunetv2-cafr[NAME]')")
+    for extra, purpose in EXTRAS.items():
+        missing = [package for package in packages_of(extra) if not is_installed(package)]
+        state = f"not installed, lacks {', '.join(missing)}" if missing else "installed"
+        print(f"  {extra:<10} {state}; for {purpose}")
+
+
+def packages_of(extra: str) -> list[str]:
+    """Names of the packages that an extra of this package asks for."""
+    wanted = re.compile(rf"([\w.-]+)[^;]*;.*extra == ['\"]{extra}['\"]")
+    return [match[1] for requirement in requires("nnunetv2-cafr") or () if (match := wanted.match(requirement))]
+
+
+def is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def report_devices() -> None:
     import torch
 
@@ -70,7 +103,7 @@ def report_devices() -> None:
 def report_folders() -> bool:
     print("Folders")
     usable = True
-    for name in FOLDERS:
+    for name, purpose in FOLDERS.items():
         try:
             folder = folder_of(name)
         except ValueError as error:
@@ -81,7 +114,7 @@ def report_folders() -> bool:
                 finding, usable = f"{folder}  DOES NOT EXIST: create it", False
             elif not os.access(folder, os.W_OK):
                 finding, usable = f"{folder}  NOT WRITABLE", False
-        print(f"  {name:<22} {finding}")
+        print(f"  {name:<22} {finding}\n  {'':<22} for {purpose}")
     return usable
 
 
@@ -118,6 +151,7 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 def run(_arguments: argparse.Namespace) -> int:
     """Prints the report; 0 when training can start, 1 when something is missing."""
     results = [report_versions()]
+    report_extras()
     report_devices()
     results += [report_folders(), report_trainers()]
     print("All is well." if all(results) else "Something is missing, see above.")
