@@ -134,9 +134,9 @@ def report_trainers() -> bool:
         print("  To do:")
         if str(folder) not in searched:
             print(
-                "    The start-up file nnunetv2_cafr.pth did not run: it belongs in site-packages beside this "
-                "installation.\n    Reinstall (pip install --force-reinstall --no-deps nnunetv2-cafr), check that "
-                "Python does not run with -S,\n"
+                "    The start-up file nnunetv2_cafr.pth (.start since Python 3.15) did not run: it belongs in "
+                "site-packages beside this\n    installation. Reinstall (pip install --force-reinstall --no-deps "
+                "nnunetv2-cafr), check that Python does not run with -S,\n"
                 f"    or set it yourself: export nnUNet_extTrainer={folder}"
             )
         else:
