@@ -1,9 +1,9 @@
 """A folder of DICOM files as one volume, or the reason why it cannot be one.
 
 Hospitals send whole examinations: several series in nested folders, with reports, presentation states, contours and
-screen shots beside them, slices twice, files without preamble. What is no image is left out and named, the series of
-most slices is taken where it is clear which that is, and positions are looked at slice by slice: gaps, doubled places
-and slices that fan out would give a volume of wrong geometry.
+screen shots beside them, slices twice, files without preamble. What is not an image is skipped and named, the series
+with most slices is read if it stands out, and positions are checked slice by slice: gaps, duplicate positions and
+slices that fan out would give a volume of wrong geometry.
 
 pydicom reads headers and rescales each slice by its own slope and intercept. GDCM, in SimpleITK, only decompresses: its
 own rescaling casts all slices to the pixel type of the first, and turns MONOCHROME1 around within 16 bits.

@@ -1,4 +1,4 @@
-"""Labels: what the values in a source's masks mean, and which values nnU-Net shall see instead.
+"""Labels: what the values in a source's masks mean, and which values nnU-Net sees instead.
 
 A source gives one table from mask values to structures, each of a kind (vertebrae, discs, ...). Every label scheme
 follows from that table.

@@ -1,9 +1,9 @@
-"""NIfTI headers that can be understood in two ways, of which readers choose one each: SimpleITK, nibabel and viewers.
+"""NIfTI headers that can be read in two ways, of which SimpleITK, nibabel and viewers each choose one.
 
 A NIfTI header can say twice where its axes run, in the qform and in the sform, and gives its spacing once more in
-`pixdim`. Where these contradict each other, one of them turns the patient, in the worst case left to right. And of a
-header that breaks the rules (a spacing that is no number, an intercept without a slope), SimpleITK repairs without a
-word what nibabel refuses, or repairs otherwise. So what SimpleITK made of a header is held against nibabel.
+`pixdim`. Where these contradict each other, one of them turns the patient, in the worst case left to right. And in a
+header that breaks the rules (a spacing that is not a number, an intercept without a slope), SimpleITK silently repairs
+what nibabel refuses, or repairs differently. So SimpleITK's reading of a header is compared with nibabel's.
 """
 
 from __future__ import annotations

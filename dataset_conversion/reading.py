@@ -1,9 +1,9 @@
 """Reading one volume completely, or saying what is wrong with its file.
 
-SimpleITK alone does not do. Of a truncated NIfTI file it returns the missing part as zeros or noise, with no more than
-a warning on stderr; of NaN and infinity in it, it makes 0 without a word; of two orientations in one header it takes
-one; and headers of other formats can point to files elsewhere. So the content is looked at here first. Converters and
-prediction read alike.
+SimpleITK alone is not enough. It returns the missing part of a truncated NIfTI file as zeros or noise, with no more
+than a warning on stderr; it silently turns NaN and infinity into 0; of two orientations in one header it takes one; and
+headers of other formats can point to files elsewhere. So the content is checked here first. Converters and prediction
+read alike.
 """
 
 from __future__ import annotations

@@ -5,15 +5,14 @@ finds by name are in `nnunetv2_cafr.training`. Source: "CAFR-Net: A transformer-
 spinal MRI segmentation via global-local synergy", PLOS ONE 20(7), 2025, doi 10.1371/journal.pone.0327642.
 """
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # without typing, since Python 3.15 imports this package at every start (startup.py)
 if TYPE_CHECKING:
     from nnunetv2_cafr.deployment.model import load_model
 
 __all__ = ["load_model"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Imports `load_model`, and torch with it, when it is asked for: nnU-Net's lookup imports this package too."""
     if name == "load_model":
         from nnunetv2_cafr.deployment.model import load_model

@@ -1,4 +1,4 @@
-"""Errors of the user's, told in a sentence. Everything else that is raised is a bug, and shows its traceback."""
+"""Errors that the user can correct, told in a sentence. Everything else is a bug, and shows its traceback."""
 
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""May I write here, and writing completely or not at all; reading an object from a JSON file.
+"""Checks before writing, writing completely or not at all, and reading an object from a JSON file.
 
-What every verb asks before it computes anything: nothing of the user's is overwritten, no input, by whatever path, link
-or letters it is named, and no file or folder that we did not write.
+Every verb checks before it computes anything: nothing of the user's is overwritten, no input, under whatever path, link
+or spelling, and no file or folder that we did not write.
 """
 
 from __future__ import annotations

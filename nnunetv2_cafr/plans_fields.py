@@ -1,7 +1,7 @@
-"""What plans.json and dataset.json must hold before anything rests on them, field by field and all of it at once.
+"""Checks plans.json and dataset.json field by field before anything relies on them, and reports all problems at once.
 
-nnU-Net takes them on trust: of a field that is missing or of another type it makes a KeyError or TypeError somewhere
-later, of a wrong one perhaps nothing at all. Needs neither torch nor nnU-Net, so that a command can answer at once.
+nnU-Net trusts them: a missing field, or one of another type, becomes a KeyError or TypeError somewhere later; a wrong
+value may pass unnoticed. Needs neither torch nor nnU-Net, so that a command can answer at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training cases of a raw data set: their files, the labels that each mask holds, and whose they are."""
+"""The training cases of a raw data set: their files, the labels that each mask holds, and their patients."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

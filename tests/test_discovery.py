@@ -86,6 +86,15 @@ def test_the_users_own_folders_come_first_and_stay(installed):
     assert installed.run(VARIABLE, nnUNet_extTrainer=folder).strip() == folder
 
 
+def test_the_entry_point_of_python_3_15_does_the_same(installed):
+    """As PEP 829 says: lines of a .start file, but blank ones and comments, are resolved and called."""
+    file = installed.site_packages / "nnunetv2_cafr.start"
+    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    (entry,) = (line for line in lines if line.strip() and not line.startswith("#"))
+    call = f"import os, pkgutil; os.environ.pop('nnUNet_extTrainer'); pkgutil.resolve_name('{entry}')(); {VARIABLE}"
+    assert installed.run(call) == installed.run(VARIABLE)
+
+
 def test_start_up_survives_a_half_removed_package_and_uninstalling_leaves_nothing(tmp_path):
     environment = Environment(tmp_path / "venv")
     before = set(environment.site_packages.rglob("*"))

@@ -1,7 +1,7 @@
 """Seconds per training step, from which the lengths of trainings of equal seconds follow.
 
 They are measured once, before these trainings, in turns (see stepping.py), and kept in the benchmark's folder: a
-training that ran beside other work is no clock, and a second measurement would give other lengths. An arm that joins
+training that shares the machine is no clock, and a second measurement would give other lengths. An arm that joins
 later is measured in turns with one that was there, and its seconds are scaled by what that one took the first time, so
 no length changes.
 """

@@ -2,7 +2,7 @@
 
 Every training leaves a record of what made it (training/record.py). Within a report all arms must agree in budget,
 data, split, preprocessing, patch, batch, augmentation (per family), code, library versions and device. Two exceptions,
-both told in the report: arms with plans of their own may have another patch and batch, and the paper's own recipe is
+both stated in the report: arms with plans of their own may have another patch and batch, and the paper's own recipe is
 held to data, split and code alone, because it is compared with nothing. In the comparison at equal seconds each arm has
 its own number of epochs, and only that which follows from the measured seconds per step.
 """

@@ -3,8 +3,9 @@
 import argparse
 import os
 import platform
+import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import nnunetv2_cafr
@@ -25,7 +26,17 @@ EXAMPLES = """examples:
 
 exit status: 0 training can start, 1 something is missing
 """
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+FOLDERS = {
+    "nnUNet_raw": "data sets: conversion, check, planning",
+    "nnUNet_preprocessed": "what training reads: planning, split, training",
+    "nnUNet_results": "trained networks: training, nnUNetv2_predict, export",
+}
+EXTRAS = {
+    "baselines": "U-Net and Attention U-Net",
+    "cluster": "benchmark, which Snakemake runs (Python 3.11)",
+    "docs": "the documentation as a site",
+    "export": "export, predict, load_model",
+}
 VARIANTS = ("nnUNetTrainer_CAFR_100epochs", "nnUNetTrainer_seed1_budget5x20")
 
 
@@ -52,6 +63,28 @@ def report_versions() -> bool:
     return complete
 
 
+def report_extras() -> None:
+    print("Extras      (optional; pip install 'nnunetv2-cafr[NAME]')")
+    for extra, purpose in EXTRAS.items():
+        missing = [package for package in packages_of(extra) if not is_installed(package)]
+        state = f"not installed, lacks {', '.join(missing)}" if missing else "installed"
+        print(f"  {extra:<10} {state}; for {purpose}")
+
+
+def packages_of(extra: str) -> list[str]:
+    """Names of the packages that an extra of this package asks for."""
+    wanted = re.compile(rf"([\w.-]+)[^;]*;.*extra == ['\"]{extra}['\"]")
+    return [match[1] for requirement in requires("nnunetv2-cafr") or () if (match := wanted.match(requirement))]
+
+
+def is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def report_devices() -> None:
     import torch
 
@@ -66,7 +99,7 @@ def report_devices() -> None:
 def report_folders() -> bool:
     print("Folders")
     usable = True
-    for name in FOLDERS:
+    for name, purpose in FOLDERS.items():
         try:
             folder = folder_of(name)
         except ValueError as error:
@@ -77,7 +110,7 @@ def report_folders() -> bool:
                 finding, usable = f"{folder}  DOES NOT EXIST: create it", False
             elif not os.access(folder, os.W_OK):
                 finding, usable = f"{folder}  NOT WRITABLE", False
-        print(f"  {name:<22} {finding}")
+        print(f"  {name:<22} {finding}\n  {'':<22} for {purpose}")
     return usable
 
 
@@ -97,9 +130,9 @@ def report_trainers() -> bool:
         print("  To do:")
         if str(folder) not in searched:
             print(
-                "    The start-up file nnunetv2_cafr.pth did not run: it belongs in site-packages beside this "
-                "installation.\n    Reinstall (pip install --force-reinstall --no-deps nnunetv2-cafr), check that "
-                "Python does not run with -S,\n"
+                "    The start-up file nnunetv2_cafr.pth (.start since Python 3.15) did not run: it belongs in "
+                "site-packages beside this\n    installation. Reinstall (pip install --force-reinstall --no-deps "
+                "nnunetv2-cafr), check that Python does not run with -S,\n"
                 f"    or set it yourself: export nnUNet_extTrainer={folder}"
             )
         else:
@@ -114,6 +147,7 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 def run(_arguments: argparse.Namespace) -> int:
     """Prints the report; 0 when training can start, 1 when something is missing."""
     results = [report_versions()]
+    report_extras()
     report_devices()
     results += [report_folders(), report_trainers()]
     print("All is well." if all(results) else "Something is missing, see above.")

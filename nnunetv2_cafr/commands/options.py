@@ -1,4 +1,4 @@
-"""Types of our verbs' options for argparse: a value that can mean nothing is refused before any work."""
+"""Types of our verbs' options for argparse: a meaningless value is refused before any work."""
 
 import argparse
 import math

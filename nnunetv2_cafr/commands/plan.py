@@ -1,7 +1,7 @@
 """`nnUNetv2_cafr plan`: plans for CAFR-Net (nnUNetCAFRPlans) that fit a GPU's memory.
 
-In place of nnUNetv2_plan_experiment, whose -pl finds no planner outside nnU-Net's own package, so not this one. Needs
-the data set's fingerprint. Where nnUNetPlans preprocess a configuration alike, both share that data.
+Replaces nnUNetv2_plan_experiment, whose -pl finds only planners inside nnU-Net's own package. Needs the data set's
+fingerprint. If nnUNetPlans preprocess a configuration in the same way, both share that data.
 """
 
 from __future__ import annotations

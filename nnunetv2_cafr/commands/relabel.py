@@ -1,9 +1,9 @@
 """`nnUNetv2_cafr relabel`: consistent spine levels in a folder of label maps, nnU-Net's or another tool's.
 
-Vertebrae and discs are put in a row along the spine, and the numbering of the whole row that the labels (with -p: the
-network's probabilities) speak for is given to whole structures. Borders stay as they are, and so does a study that is
-consistent already. A study whose numbering stays doubtful, or that may have a vertebra more or less, is left as it is
-and named. What cannot be seen is a shift of all levels alike, unless the sacrum is labelled.
+Vertebrae and discs are put in a row along the spine, and whole structures get the numbering of the row that fits the
+labels (with -p: the network's probabilities) best. Borders stay as they are, and so does a study that is already
+consistent. A study whose numbering remains doubtful, or that may have one vertebra more or less, is left as it is and
+named. A shift of all levels alike cannot be detected, unless the sacrum is labelled.
 
 A label map that cannot be read does not stop the others: it is listed at the end, and the exit status is 1.
 """

@@ -1,1 +1,1 @@
-"""The right level: one consistent numbering of a spine from a network's label map, whatever network it was."""
+"""Level decoding: one consistent numbering of a spine, from any network's label map."""

@@ -1,11 +1,11 @@
-"""One consistent numbering for one study: whole structures get the level that the row of them speaks for.
+"""One consistent numbering for one study: whole structures get the levels that fit their row best.
 
 Borders are left as the network drew them, and so is a study that is consistent already. A study whose numbering is
 doubtful is left as it is and flagged:
   levels uncertain      another shift of the whole row explains the votes nearly as well, or there is no row
   transitional anatomy  one vertebra more or less (L6, T13, sacralised L5) explains them better
-No step of this kind can see that every label is shifted by one: only the sacrum, where it is labelled, and the place of
-the lowest vertebra in the image (flag `lower end`) speak against that.
+No step of this kind can detect that every label is shifted by one: only a labelled sacrum, and the position of the
+lowest vertebra in the image (flag `lower end`), are evidence against it.
 """
 
 import math

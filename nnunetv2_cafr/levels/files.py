@@ -1,4 +1,4 @@
-"""Label maps on disk: how they lie in the patient, the network's probabilities beside them, and what is told of both.
+"""Label maps on disk: their orientation, the network's probabilities beside them, and what is reported of both.
 
 Label maps are read and written by nnU-Net's own readers, so every file ending that nnU-Net knows will do.
 """

@@ -1,11 +1,11 @@
 """The best numbering of a row of vertebrae and discs: dynamic programming over the order of the levels (Viterbi).
 
 A column is a row of slots from the bottom upwards, S, L5/S, L5, L4/L5, L4 ... Every structure takes a slot, none lower
-than that of the structure below. One slot on is free, all else has a price: a slot left out (a missed structure), or
-taken twice (a structure in two pieces), the more so where the distance in the image speaks against it. Besides the
-usual column there are those of people with one vertebra more or less; they are compared, for a warning.
+than that of the structure below. One slot up is free, all else has a cost: a slot left out (a missed structure), or
+taken twice (a structure in two pieces), more so where the distance in the image contradicts it. The columns of people
+with one vertebra more or less are compared with the usual one, for a warning.
 
-This is VERIDAH's search (arXiv 2601.14066) with discs as states of their own and with distances. Prices are ours, in
+This is VERIDAH's search (arXiv 2601.14066) with discs as states of their own and with distances. Costs are ours, in
 units of the logarithm of a probability.
 """
 

@@ -35,8 +35,14 @@ class DiceCECLRLoss(nn.Module):
         TypeError: On a call, if the output is neither logits nor (logits, embedding).
 
     Examples:
-        >>> loss_fn = DiceCECLRLoss(DC_and_CE_loss({...}, {}), PixelInfoNCE())
-        >>> loss = loss_fn(network(image), target)  # network in train(): (logits, embedding); in eval(): logits
+        >>> from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+        >>> loss_fn = DiceCECLRLoss(DC_and_CE_loss({}, {}), PixelInfoNCE())
+        >>> target = torch.zeros(2, 1, 32, 32)
+        >>> target[:, :, 16:] = 1
+        >>> embedding = torch.nn.functional.normalize(torch.randn(2, 256, 8, 8), dim=1)
+        >>> loss = loss_fn((torch.randn(2, 2, 32, 32), embedding), target)
+        >>> list(loss_fn.last_terms)
+        ['dice', 'ce', 'clr']
     """
 
     def __init__(self, dice_ce: nn.Module, contrastive: PixelInfoNCE, clr_weight: float = 0.1) -> None:

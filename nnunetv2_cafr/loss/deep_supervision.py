@@ -17,6 +17,16 @@ class DeepSupervisionCLRLoss(nn.Module):
         scale_weights: Weight of each resolution, finest first; one of weight 0 is not computed.
         contrastive, clr_weight: As in `DiceCECLRLoss`.
         last_terms: As in `DiceCECLRLoss`; 'dice' and 'ce' are the weighted sums.
+
+    Examples:
+        >>> from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+        >>> loss_fn = DeepSupervisionCLRLoss(DC_and_CE_loss({}, {}), (2 / 3, 1 / 3), PixelInfoNCE())
+        >>> target = torch.zeros(2, 1, 32, 32)
+        >>> target[:, :, 16:] = 1
+        >>> logits = [torch.randn(2, 2, 32, 32), torch.randn(2, 2, 16, 16)]
+        >>> embedding = torch.nn.functional.normalize(torch.randn(2, 256, 8, 8), dim=1)
+        >>> loss_fn((logits, embedding), [target, target[..., ::2, ::2]]).shape
+        torch.Size([])
     """
 
     def __init__(

@@ -91,9 +91,11 @@ class PixelInfoNCE(nn.Module):
         ValueError: If an argument is out of its range.
 
     Examples:
-        >>> loss_fn = PixelInfoNCE()
-        >>> logits, embedding = network(image)  # image (b, c, h, w), embedding (b, 256, h / 4, w / 4)
-        >>> loss = loss_fn(embedding, target)  # target (b, 1, h, w), full resolution
+        >>> target = torch.zeros(2, 1, 32, 32, dtype=torch.long)  # (b, 1, h, w), full resolution
+        >>> target[:, :, 16:] = 1
+        >>> embedding = torch.nn.functional.normalize(torch.randn(2, 256, 8, 8), dim=1)  # one cell for 4x4 pixels
+        >>> PixelInfoNCE()(embedding, target).shape
+        torch.Size([])
     """
 
     def __init__(

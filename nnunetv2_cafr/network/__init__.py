@@ -1,9 +1,9 @@
-"""CAFR-Net and what it is compared with as plain torch modules: no plans, no files, nothing of nnU-Net's training.
+"""CAFR-Net and the networks it is compared with, as plain torch modules: no plans, no files, no trainers.
 
-What a network can do stands on its class, where export and prediction ask for it:
+A network's class says what it can do, where export and prediction look for it:
 
-- `size_multiple`: the sizes per axis whose multiples it works on; it pads to them inside.
-- `free_sizes = False`: torch.export follows it for one size of patches only.
+- `size_multiple`: sizes per axis; the network pads its input to multiples of them.
+- `free_sizes = False`: torch.export works for one patch size only.
 """
 
 from nnunetv2_cafr.network.cafr_net import CAFRNet

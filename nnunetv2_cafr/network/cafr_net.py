@@ -61,6 +61,15 @@ class CAFRNet(nn.Module):
 
     Raises:
         ValueError: on an unfit argument, or an input with other channels or another number of axes.
+
+    Examples:
+        >>> import torch
+        >>> network = CAFRNet(input_channels=1, num_classes=20)
+        >>> logits, embedding = network(torch.zeros(2, 1, 64, 48))
+        >>> logits.shape, embedding.shape
+        (torch.Size([2, 20, 64, 48]), torch.Size([2, 256, 16, 12]))
+        >>> network.eval()(torch.zeros(2, 1, 64, 48)).shape
+        torch.Size([2, 20, 64, 48])
     """
 
     def __init__(

@@ -31,6 +31,14 @@ class ContrastiveUNet(nn.Module):
 
     Raises:
         ValueError: if `network` has no UNetDecoder, or ends before 1/4.
+
+    Examples:
+        >>> import torch
+        >>> from dynamic_network_architectures.architectures.unet import PlainConvUNet
+        >>> unet = PlainConvUNet(1, 3, (8, 16, 32), torch.nn.Conv2d, 3, (1, 2, 2), 1, 4, 1)
+        >>> logits, embedding = ContrastiveUNet(unet)(torch.zeros(2, 1, 32, 32))
+        >>> logits.shape, embedding.shape
+        (torch.Size([2, 4, 32, 32]), torch.Size([2, 256, 8, 8]))
     """
 
     def __init__(self, network: nn.Module, embedding_dim: int = 256) -> None:

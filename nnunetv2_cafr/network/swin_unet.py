@@ -154,6 +154,12 @@ class SwinUNet(nn.Module):
         heads: of the attention at each resolution (Swin-T).
         depth: blocks at each resolution, encoder and decoder.
         drop_path: of the deepest block, rising linearly from 0; 0.2 is the authors' configuration.
+
+    Examples:
+        >>> import torch
+        >>> network = SwinUNet(input_channels=1, num_classes=20)
+        >>> network(torch.zeros(2, 1, 64, 48)).shape
+        torch.Size([2, 20, 64, 48])
     """
 
     free_sizes = False  # torch.export does not come to an end with windows in an unknown size

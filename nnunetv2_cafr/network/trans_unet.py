@@ -71,6 +71,12 @@ class TransUNet(nn.Module):
         num_heads: of its attention, 12 (ViT-B).
         widths: five, of the decoder from 1/16 to 1/1 (paper).
         dropout: in the Transformer, 0.1 (the authors' configuration).
+
+    Examples:
+        >>> import torch
+        >>> network = TransUNet(input_channels=1, num_classes=20, embed_dim=96, num_layers=2, num_heads=4)
+        >>> network(torch.zeros(2, 1, 64, 48)).shape
+        torch.Size([2, 20, 64, 48])
     """
 
     size_multiple = (PATCH, PATCH)

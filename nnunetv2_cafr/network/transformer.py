@@ -5,8 +5,8 @@ LayerNorm, multi-head self-attention and a two-layer FFN with ReLU. Ours, as the
 layers, 12 heads, fixed sine-cosine positions, dropout on both residual branches and inside the FFN but not on the
 attention weights (which would cost the fused attention kernels). Ours too: the Transformer is as small as D, tokens and
 taps of the paper allow, with heads 16 wide instead of D / 12 = 64, an FFN of D / 2, and dropout 0.1 instead of the
-paper's 0.3. What it does, telling the levels by their order, it did as well with half the multiply-accumulates, and the
-other half bought more in the pyramid (documentation/recipe.md).
+paper's 0.3. It told the levels by their order as well with half the multiply-accumulates, and the other half gained
+more in the pyramid (documentation/recipe.md).
 """
 
 import torch

@@ -17,8 +17,8 @@ sample and layer, several times over. Traced at batch 2, 20 classes, mixed preci
     16x320x320 at 4.4 x 0.34 x 0.34 mm     6400    4.82   21.80
     128x128x64 isotropic                    256    1.97    1.99
 
-Planning with the plain kernel would shrink such patches to a fraction for memory that nobody takes. The plain figure is
-given beside the planned one, for devices without a fused kernel.
+Planning with the plain kernel would shrink such patches to a fraction, for memory that is never used. The plain figure
+is given beside the planned one, for devices without a fused kernel.
 """
 
 from collections.abc import Mapping, Sequence

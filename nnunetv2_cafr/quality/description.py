@@ -1,7 +1,7 @@
-"""What nnU-Net will refuse or misread in a dataset.json: asked of nnU-Net's own classes, before any image is opened.
+"""What nnU-Net will refuse or misread in a dataset.json, checked with nnU-Net's own classes before any image is opened.
 
-LabelManager ends at the first thing that it dislikes. So what is known to be refused is looked for here, all of it at
-once, and LabelManager has the last word.
+LabelManager stops at the first error. So everything that it is known to refuse is looked for here first, all at once,
+and LabelManager has the last word.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the paper prints, to be held against what was measured (PLOS ONE 20(7), 2025, doi 10.1371/journal.pone.0327642).
+"""What the paper prints, to compare with what was measured (PLOS ONE 20(7), 2025, doi 10.1371/journal.pone.0327642).
 
 Its Table 4 and most of its Table 3 could not be recovered: what stands here comes from its text. Other networks' Dice
 follows from the differences that the text states, and is marked as derived. What could not be recovered is None. The

@@ -1,4 +1,4 @@
-"""How sure a comparison of networks is: all of it paired by patient, who is the unit of every test and interval.
+"""How certain a comparison of networks is: paired by patient, who is the unit of every test and interval.
 
   interval     expanded percentile bootstrap of the mean (Hesterberg, The American Statistician 69, 371, 2015): patients
                are drawn with replacement, and the percentiles widened as Student's t is for few of them

@@ -10,32 +10,52 @@ from nnunetv2_cafr.training.level_safe import nnUNetTrainer_LevelSafe
 
 
 class nnUNetTrainer_CAFR_noLAFR(nnUNetTrainer_CAFR):
-    """Skips enter the decoder without recalibration."""
+    """Skips enter the decoder without recalibration.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_noLAFR`
+    """
 
     use_lafr = False
 
 
 class nnUNetTrainer_CAFR_noCLR(nnUNetTrainer_CAFR):
-    """Dice + CE alone; the network has no contrastive head."""
+    """Dice + CE alone; the network has no contrastive head.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_noCLR`
+    """
 
     use_clr = False
 
 
 class nnUNetTrainer_CAFR_noLAFR_noCLR(nnUNetTrainer_CAFR):
-    """Neither recalibration nor contrastive loss."""
+    """Neither recalibration nor contrastive loss.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_noLAFR_noCLR`
+    """
 
     use_lafr = False
     use_clr = False
 
 
 class nnUNetTrainer_CAFR_noTransformer(nnUNetTrainer_CAFR):
-    """The hierarchy reads the patch embedding itself: no attention, no context beyond the convolutions."""
+    """The hierarchy reads the patch embedding itself: no attention, no context beyond the convolutions.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_noTransformer`
+    """
 
     use_transformer = False
 
 
 class nnUNetTrainer_CAFR_hardCLR(nnUNetTrainer_CAFR):
-    """InfoNCE of weight 0.1, half of its anchors where the network is wrong (Wang et al. 2021, arXiv 2101.11939)."""
+    """InfoNCE of weight 0.1, half of its anchors where the network is wrong (Wang et al. 2021, arXiv 2101.11939).
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_hardCLR`
+    """
 
     clr_weight = 0.1
     clr_hard_anchors = True
@@ -45,6 +65,9 @@ class nnUNetTrainer_CAFR_orderedCLR(nnUNetTrainer_CAFR):
     """InfoNCE of weight 0.1 that knows the order of levels: neighbours weigh most, anchors lie where they are confused.
 
     For labels that are levels of the spine; others are refused before the first epoch.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_orderedCLR`
     """
 
     clr_weight = 0.1
@@ -56,6 +79,9 @@ class nnUNetTrainer_LevelSafe_CLR(ContrastiveTraining, nnUNetTrainer_LevelSafe):
 
     Network, deep supervision, optimiser and schedule are nnU-Net's, under its own plans of any kind, ResEnc's too. A
     projection head on the decoder's features at 1/4 is added, and run in training only (network/contrastive_unet.py).
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_LevelSafe_CLR`
     """
 
     @classmethod

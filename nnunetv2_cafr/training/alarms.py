@@ -1,7 +1,4 @@
-"""Notices a training that has gone wrong while it runs, and says where.
-
-A loss that is no number, an embedding that has collapsed.
-"""
+"""Detects a training that goes wrong, and says where: a loss that is not finite, an embedding that has collapsed."""
 
 import math
 from pathlib import Path

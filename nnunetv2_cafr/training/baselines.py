@@ -91,6 +91,9 @@ class nnUNetTrainer_UNet(BaselineTraining):
 
     Unlike in 2015, convolutions are padded and followed by batch norm, as in all its descendants; dropout is left out.
     SGD with momentum 0.99 and He initialisation are the paper's; it gives no learning rate: 1e-2, nnU-Net's, is ours.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_UNet`
     """
 
     learning_rate = 1e-2
@@ -114,6 +117,9 @@ class nnUNetTrainer_AttentionUNet(BaselineTraining):
 
     MONAI's halves the resolution by strided convolutions, where the paper pools, and has no deep supervision. Adam is
     the paper's; 1e-4 and weight decay 1e-6 are those of its authors' code.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_AttentionUNet`
     """
 
     learning_rate = 1e-4
@@ -138,6 +144,9 @@ class nnUNetTrainer_SwinUNet(BaselineTraining):
     """Swin-Unet (Cao et al. 2022) from scratch, 2-D: see network/swin_unet.py.
 
     SGD with learning rate 0.05, momentum 0.9 and weight decay 1e-4 as in its authors' code, there for a batch of 24.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_SwinUNet`
     """
 
     learning_rate = 0.05
@@ -157,6 +166,9 @@ class nnUNetTrainer_TransUNet(BaselineTraining):
     """TransUNet (Chen et al. 2021) from scratch, 2-D: see network/trans_unet.py.
 
     SGD with learning rate 0.01, momentum 0.9 and weight decay 1e-4 as in its authors' code, there for a batch of 24.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_TransUNet`
     """
 
     learning_rate = 0.01

@@ -81,6 +81,9 @@ class nnUNetTrainer_CAFR_nnUNetDA(AdamWRecipe, CAFRTraining):
 
     Patch and batch size, folds, foreground oversampling, epochs and iterations are nnU-Net's. The loss is
     Dice + CE + InfoNCE (see ContrastiveTraining), the optimiser AdamW (see AdamWRecipe).
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_nnUNetDA`
     """
 
 
@@ -89,8 +92,15 @@ class nnUNetTrainer_CAFR(LevelSafeAugmentation, nnUNetTrainer_CAFR_nnUNetDA):
 
     Its fair counterparts are nnUNetTrainer_LevelSafe, and nnUNetTrainer_LevelSafe_AdamW under the same recipe: the same
     augmentation, epochs, iterations and inference.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR`
     """
 
 
 class nnUNetTrainer_CAFR_paperRecipe(PaperRecipe, LevelSafeAugmentation, CAFRTraining):
-    """nnUNetTrainer_CAFR under the paper's optimiser and schedule: what the recipe alone does."""
+    """nnUNetTrainer_CAFR under the paper's optimiser and schedule: what the recipe alone does.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_paperRecipe`
+    """

@@ -1,6 +1,6 @@
-"""A training goes on with what it began, or it is refused by name.
+"""A training continues with what it began with, or is refused with the reason.
 
-nnU-Net's `--c` loads weights into whatever plans, data and code it finds, and validates that without a word. A
+nnU-Net's `--c` loads weights into whatever plans, data and code it finds, and silently validates the result. A
 checkpoint holds the plans and the dataset.json of its training, and the record beside it (record.py) split, data,
 network and versions: both are compared with what is there now.
 """

@@ -119,8 +119,16 @@ class LevelSafeAugmentation(OrientedCases):
 
 
 class nnUNetTrainer_LevelSafe(LevelSafeAugmentation, RobustTraining, nnUNetTrainer):
-    """Stock nnU-Net under the level-safe augmentation: what nnUNetTrainer_CAFR is held against."""
+    """Stock nnU-Net under the level-safe augmentation: what nnUNetTrainer_CAFR is held against.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_LevelSafe`
+    """
 
 
 class nnUNetTrainer_LevelSafe_AdamW(AdamWRecipe, nnUNetTrainer_LevelSafe):
-    """nnU-Net's own network under CAFR-Net's recipe, so that nobody takes the optimiser's gain for the network's."""
+    """nnU-Net's own network under CAFR-Net's recipe, so that nobody takes the optimiser's gain for the network's.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_LevelSafe_AdamW`
+    """

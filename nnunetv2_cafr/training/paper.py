@@ -109,6 +109,9 @@ class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe):
 
     Not possible without a second preprocessing: the paper's own resampling, which it does not state, and CLAHE as a
     step before training (here it is an augmentation, as the paper lists it).
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_paper`
     """
 
     deep_supervision = False

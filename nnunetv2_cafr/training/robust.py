@@ -1,4 +1,4 @@
-"""All that a training of days needs beside its method, in one mixin."""
+"""All that a training of several days needs besides its method, in one mixin."""
 
 from nnunetv2_cafr.training.alarms import AlarmedTraining
 from nnunetv2_cafr.training.checkpoints import SafeCheckpoints
