@@ -54,5 +54,6 @@ card = {  # JSON is YAML
 (out / "card.yaml").write_text(json.dumps(card, indent=2))
 END
 nnUNetv2_cafr export -d 531 -c 2d_small -f 0 -tr "$trainer" -o "$out/spider_slices.onnx" --card "$out/card.yaml"
+rm -f "$out/spider_slices.zip" # an earlier one of this script
 nnUNetv2_cafr model pack "$out/spider_slices.onnx" -o "$out/spider_slices.zip"
 nnUNetv2_cafr model show "$out/spider_slices.onnx"
