@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
-
-from nnunetv2.configuration import default_num_processes
 
 from dataset_conversion.collection import Collection
 from dataset_conversion.conversion import convert
 from dataset_conversion.environment import fault_of_arguments, folder_of
 from dataset_conversion.labels import SCHEMES
 from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.processes import default_processes
 
 
 def _dataset_number(text: str) -> int:
@@ -53,7 +51,7 @@ def make_parser(command: str, *, description: str, source: str, example: str) ->
         default="levels",
         help="; ".join(f"{name}: {meaning}" for name, meaning in SCHEMES.items()) + "; default: levels",
     )
-    processes = min(default_num_processes, os.cpu_count() or 1)
+    processes = default_processes()
     parser.add_argument(
         "-np",
         type=_num_processes,

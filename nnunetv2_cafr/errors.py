@@ -10,7 +10,7 @@ class UserError(SystemExit):
     A program that nobody catches it in ends by the sentence, without a traceback: so do nnU-Net's own commands, with
     status 1. Ours end with status 2, as argparse does for wrong arguments, see `tell`.
 
-    Example:
+    Examples:
         >>> raise UserError("scan.nii has 2 channels, the network takes 1: give one of them")
         Traceback (most recent call last):
         nnunetv2_cafr.errors.UserError: scan.nii has 2 channels, the network takes 1: give one of them

@@ -22,6 +22,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def default_processes() -> int:
+    """Processes of a command that is not told how many: nnU-Net's number (nnUNet_def_n_proc), at most the cores."""
+    from nnunetv2.configuration import default_num_processes
+
+    return min(default_num_processes, os.cpu_count() or 1)
+
+
 def _follow_parent() -> None:
     """Ctrl-C reaches all processes of a terminal, and the parent alone decides what follows; its end is a worker's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

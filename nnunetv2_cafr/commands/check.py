@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where to write; default ./check_<data set>. New, empty, or an earlier check's, which is renewed",
     )
-    parser.add_argument("-np", type=options.processes, default=2, metavar="N", help="processes (default 2)")
+    options.add_processes(parser, "processes; each holds one case in memory")
 
 
 def run(arguments: argparse.Namespace) -> int:

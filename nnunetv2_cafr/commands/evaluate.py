@@ -16,8 +16,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2.configuration import default_num_processes
-
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.evaluation import TOLERANCE_MM
@@ -30,6 +28,8 @@ EXAMPLES = """examples:
   nnUNetv2_cafr evaluate $nnUNet_raw/Dataset511_SpineMRI/labelsTs PREDICTIONS
   nnUNetv2_cafr evaluate REFERENCES PREDICTIONS -djfile dataset.json -o scores --tolerance 2 -np 4
   nnUNetv2_cafr evaluate labelsTr fold_0/validation --chill     only the cases that were predicted
+
+exit status: 0 scored, 2 the call was refused
 """
 
 FIGURE_FILE = "level_shifts.png"
@@ -48,13 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of the NSD (default {TOLERANCE_MM:g} mm)",
     )
     parser.add_argument("--chill", action="store_true", help="leave out references that have no prediction")
-    parser.add_argument(
-        "-np",
-        type=options.processes,
-        default=default_num_processes,
-        metavar="N",
-        help=f"processes; each holds one case in memory (default {default_num_processes})",
-    )
+    options.add_processes(parser, "processes; each holds one case in memory")
 
 
 def run(arguments: argparse.Namespace) -> int:

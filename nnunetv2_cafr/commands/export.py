@@ -17,6 +17,8 @@ EXAMPLES = """examples:
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
   nnUNetv2_cafr export -d 511 -c 2d -tr nnUNetTrainer -o stock.onnx     all five folds, nnU-Net's own network
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx --card card.yaml   name, data, licence, citation, metrics
+
+exit status: 0 written, 2 the call was refused
 """
 
 FOLDS = ["0", "1", "2", "3", "4"]

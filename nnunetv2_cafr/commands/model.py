@@ -18,6 +18,8 @@ EXAMPLES = """examples:
   nnUNetv2_cafr model install https://example.org/spine.zip --sha256 9f86d08...
   nnUNetv2_cafr model show spine
   nnUNetv2_cafr predict -m spine -i IMAGES -o LABEL_MAPS
+
+exit status: 0 done, 2 the call was refused
 """
 
 

@@ -5,6 +5,8 @@ import math
 import re
 from collections.abc import Callable
 
+from nnunetv2_cafr.processes import default_processes
+
 
 def whole_number(what: str, low: int = 1, high: int | None = None) -> Callable[[str], int]:
     """A type for whole numbers from `low` to `high`; `what` names them in the message."""
@@ -35,6 +37,14 @@ def number(what: str, low: float, high: float = math.inf, *, inclusive: bool = T
 
 
 processes = whole_number("number of processes")
+
+
+def add_processes(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds `-np`, the number of processes that do `what`; the same default for every verb."""
+    number = default_processes()
+    parser.add_argument("-np", type=processes, default=number, metavar="N", help=f"{what} (default here: {number})")
+
+
 fold = whole_number("fold", 0)
 seed = whole_number("seed", 0)
 

@@ -35,6 +35,8 @@ EXAMPLES = """examples:
   nnUNetv2_plan_and_preprocess -d 511 -c 2d       fingerprint, nnU-Net's plans and data, once
   nnUNetv2_cafr plan -d 511                       for 8 GB
   nnUNetv2_cafr plan -d 511 --gpu-memory-target 24
+
+exit status: 0 written, 2 the call was refused
 """
 
 

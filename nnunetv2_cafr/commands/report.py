@@ -9,6 +9,8 @@ from nnunetv2_cafr.errors import UserError
 
 EXAMPLES = """examples:
   nnUNetv2_cafr report benchmark_Dataset511_SpineMRI_short
+
+exit status: 0 written, 2 the call was refused
 """
 
 

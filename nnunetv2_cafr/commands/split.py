@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2.configuration import default_num_processes
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunetv2_cafr.commands import options
@@ -34,6 +33,8 @@ EXAMPLES = """examples:
   nnUNetv2_cafr split -d 511                         5 folds
   nnUNetv2_cafr split -d 511 --scheme holdout        one fold, which holds a quarter out
   nnUNetv2_cafr split -d 511 --scheme paper -t 512   70/15/15 as Dataset512_..._paper
+
+exit status: 0 written, or there already; 2 the call was refused
 """
 
 
@@ -44,13 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scheme", default="folds", choices=SCHEMES, help="default folds")
     parser.add_argument("-t", type=int, metavar="ID", help="id of the new data set (--scheme paper)")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help=f"default {DEFAULT_SEED}")
-    parser.add_argument(
-        "-np",
-        type=options.processes,
-        default=default_num_processes,
-        metavar="N",
-        help=f"processes that read masks (default {default_num_processes})",
-    )
+    options.add_processes(parser, "processes that read masks")
 
 
 def table(dataset: Dataset, parts: Parts) -> str:

@@ -149,7 +149,7 @@ def load_model(
     Raises:
         ValueError: if the network or its description is missing or damaged, or the runtime computes something else.
 
-    Example:
+    Examples:
         >>> from nnunetv2_cafr import load_model
         >>> model = load_model("model.onnx")  # doctest: +SKIP
         >>> prediction = model.predict("scan.nii.gz", levels=True)  # doctest: +SKIP

@@ -9,6 +9,7 @@ sums. The fused map feeds nothing but the contrastive head, so inference does wi
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,8 +59,9 @@ class Fusion(nn.Module):
         # step keeps: without a bias, a 1x1 convolution may as well come before a linear interpolation.
         finest, *coarser = levels
         convolution, norm, activation = self.fuse
+        weights: Any = convolution.weight  # Any: to mypy it may be a module
         convolve = F.conv2d if finest.ndim == 4 else F.conv3d
-        own, *others = convolution.weight.split([level.shape[1] for level in levels], dim=1)
+        own, *others = weights.split([level.shape[1] for level in levels], dim=1)
         fused = convolve(finest, own)
         for level, weight in zip(coarser, others, strict=True):
             fused = fused + F.interpolate(
