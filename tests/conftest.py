@@ -29,7 +29,7 @@ DATASET_ID = 511
 DATASET = "Dataset511_SpineMRI"
 
 # Else nnU-Net, which reads it once, starts eight processes wherever it validates, each of which imports torch.
-os.environ.setdefault("nnUNet_def_n_proc", "1")
+os.environ["nnUNet_def_n_proc"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker and for the commands that it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
@@ -165,7 +165,7 @@ def phantom_dataset(make_nnunet_folders: Callable[[], NNUNetFolders]) -> NNUNetF
     source = phantom.write_dataset(
         folders.root / "phantom", num_train=6, num_test=1, size=(64, 56, 4), spacing=(4.4, 4.4, 9.0), progress=False
     )
-    folders.call("nnUNetv2_convert_SpineMRI", "-i", source, "-d", DATASET_ID)
+    folders.call("nnUNetv2_convert_SpineMRI", "-i", source, "-d", DATASET_ID, "-np", 1)
     folders.call(
         "nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", "2d", "--verify_dataset_integrity", "-np", 1, "-npfp", 1
     )

@@ -53,7 +53,7 @@ sys.exit(workflow.run([first, long], folder, 1, [], []))
 """
     run = [sys.executable, "-c", script]
     process = subprocess.Popen(run, env={**os.environ, "SLEEP": "60"}, start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (tmp_path / "diary").is_file() or len(diary(tmp_path)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -16,7 +16,7 @@ TRAINER = "nnUNetTrainer_CAFR_budget2x3"
 DATASET = "Dataset511_SpineMRI"
 IMAGES = "Dataset512_SpineMRI/imagesTr"  # of the case that is held out
 MODEL = f"{DATASET}/{TRAINER}__nnUNetPlans__2d"
-DEMO = ["--budget", "2x3", "--cases", "5", "1", "--size", "64", "56", "3"]
+DEMO = ["--budget", "2x3", "--cases", "5", "1", "--size", "72", "64", "2"]
 
 
 @pytest.fixture(scope="module")

@@ -84,14 +84,14 @@ def test_a_full_disk_or_a_kill_stops_no_later_check(copy, command, tmp_path, cap
         linked.setattr(check, "check_target", lambda *_: None)  # which takes no link for ours
         for name in ("report.html", "findings.csv"):
             (target / f".{name}.partial").symlink_to("/dev/full")
-            assert command("-d", "511", "-o", str(target)) == NOT_CHECKED
+            assert command("-d", "511", "-o", str(target), "-np", "1") == NOT_CHECKED
             message = capsys.readouterr().err
             assert str(target) in message and "No space left" in message and "Make room" in message
             assert list(target.iterdir()) == []
     for name in ("report.html", "findings.csv"):
         (target / f".{name}.partial").write_text("half a")
     (target / "findings.csv").write_text("case,severity,check,structure,found,expected,remedy,file\r\n")
-    assert command("-d", "511", "-o", str(target)) == EXIT_CLEAN
+    assert command("-d", "511", "-o", str(target), "-np", "1") == EXIT_CLEAN
     assert sorted(path.name for path in target.iterdir()) == ["findings.csv", "report.html"]
 
 

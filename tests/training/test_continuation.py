@@ -27,14 +27,25 @@ def data(nnunet_environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return copy / DATASET
 
 
+@pytest.fixture(scope="module")
+def begun_once(phantom_dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a training that has begun: its checkpoint and record."""
+    results = tmp_path_factory.mktemp("begun")
+    with phantom_dataset.in_this_process() as patch:
+        patch.setenv("nnUNet_results", str(results))
+        trainer = make()
+        trainer.initialize()
+        trainer.on_train_start()
+        trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+    return results
+
+
 @pytest.fixture
-def begun(data: Path) -> Path:
-    """Checkpoint and record of a training that has begun."""
-    trainer = make()
-    trainer.initialize()
-    trainer.on_train_start()
-    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
-    return Path(trainer.output_folder) / "checkpoint_latest.pth"
+def begun(data: Path, begun_once: Path, nnunet_environment: Path) -> Path:
+    """The checkpoint, in results that may be changed."""
+    shutil.copytree(begun_once, nnunet_environment, dirs_exist_ok=True)
+    (checkpoint,) = nnunet_environment.rglob("checkpoint_latest.pth")
+    return checkpoint
 
 
 def make(name: str = TRAINER, continue_training: bool = False) -> nnUNetTrainer:
