@@ -21,10 +21,11 @@ import SimpleITK as sitk
 from dataset_conversion.dicom import holds_images, holds_slices, is_dicom, list_dicom
 from dataset_conversion.geometry import check_same_grid
 from dataset_conversion.problems import Problem, lines_of
-from dataset_conversion.reading import FILE_ENDINGS, Volume, read_volume
+from dataset_conversion.reading import FILE_ENDINGS, NO_ORIENTATION, Volume, read_volume
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.orders import UnknownOrderError, read_in_order
 from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.voxel_order import NO_ORDER
 
 SHOWN = 10  # files left out that are named one by one
 FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
@@ -185,6 +186,10 @@ def _read(image: Path, description: Description, notes: list[str]) -> Volume | N
     ):
         return None
     volume, problems = read_volume(image, flat=description.flat)
+    unplaced = volume is None and len(problems) == 1 and problems[0].found.startswith(NO_ORIENTATION)
+    if unplaced and set(description.training_voxel_orders) == {NO_ORDER} and not image.is_dir():
+        notes.append("no orientation in its header: read as it is stored, as all cases that the network was trained on")
+        return None
     if volume is None or problems:
         raise UnusableStudyError(problems)
     notes += volume.notes

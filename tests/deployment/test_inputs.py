@@ -140,6 +140,26 @@ def test_predicted(predict: Callable[..., int], tmp_path: Path, capsys: pytest.C
     assert labels.GetDirection() == pytest.approx(SAGITTAL, abs=1e-6)
 
 
+def test_scans_without_orientation_by_a_network_of_such_scans(predict, tmp_path: Path, capsys) -> None:
+    network = describe(tmp_path / "unplaced.onnx")
+    orders = {"training_voxel_orders": {"none": 5}}
+    network.with_suffix(".json").write_text(
+        json.dumps({**json.loads(network.with_suffix(".json").read_text()), **orders})
+    )
+    images = tmp_path / "images"
+    images.mkdir()
+    rewrite(
+        write(images / "x.nii.gz"),
+        lambda b: gzip.compress(gzip.decompress(b)[:252] + bytes(4) + gzip.decompress(b)[256:]),
+    )
+    rewrite(write(images / "cut.nii.gz"), half)
+    assert predict(images, tmp_path / "out", model=network) == 1
+    output = capsys.readouterr().out
+    assert "Note on x: no orientation in its header" in output
+    assert "1 of 2 studies failed" in output and "a truncated gzip file" in output
+    assert sitk.ReadImage(tmp_path / "out" / "x.nii.gz").GetSize() == (24, 30, 4)
+
+
 def test_what_is_left_out_is_named(predict: Callable[..., int], tmp_path: Path, capsys) -> None:
     images = tmp_path / "images"
     (images / "papers").mkdir(parents=True)
