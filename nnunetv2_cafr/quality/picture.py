@@ -36,7 +36,7 @@ class Outline:
 
     @property
     def path(self) -> str:
-        """d of an SVG path."""
+        """The attribute d of an SVG path."""
         return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) + "Z" for line in self.lines)
 
     @property
