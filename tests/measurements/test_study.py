@@ -11,7 +11,7 @@ from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.study import HEIGHTS, MEASURES, Level, StudyMeasurements, measure
 from nnunetv2_cafr.spine import read_spine
 
-from .drawn import DEPTH, LABELS, LUMBAR, SPINE, WIDTH, Block, draw, draw_coronal, scoliosis, stack
+from .drawn import DEPTH, LABELS, LUMBAR, SPINE, WEDGE, WIDTH, Block, draw, draw_coronal, scoliosis, stack
 
 
 def measured(image: sitk.Image) -> StudyMeasurements:
@@ -178,7 +178,7 @@ def test_curve_to_the_side(tilt, spacing):
     cobb = measured(draw_coronal(scoliosis(tilt), spacing)).cobb
     degrees = float(np.degrees(np.arctan(spacing[1] / DEPTH)))
     assert cobb.between == "T12-L4"
-    assert cobb.degrees == pytest.approx(2 * abs(tilt), rel=0.05, abs=degrees)
+    assert cobb.degrees == pytest.approx(abs(2 * tilt + WEDGE), rel=0.05, abs=degrees)
     assert cobb.convex == ("right" if tilt > 0 else "left")
 
 
@@ -187,7 +187,7 @@ def test_curve_to_the_side_in_lordosis():
     image = sitk.ConstantPad(draw_coronal(scoliosis(15)), (5, 80, 20), (5, 80, 20))
     middle = image.TransformContinuousIndexToPhysicalPoint([size / 2 for size in image.GetSize()])
     turned = sitk.Resample(image, sitk.Euler3DTransform(middle, np.radians(30), 0, 0), sitk.sitkNearestNeighbor)
-    truth = 2 * np.degrees(np.arctan(np.tan(np.radians(15)) / np.cos(np.radians(30))))
+    truth = 2 * np.degrees(np.arctan(np.tan(np.radians(15 + WEDGE / 2)) / np.cos(np.radians(30))))
     assert measured(turned).cobb.degrees == pytest.approx(truth, rel=0.05)
 
 
