@@ -91,11 +91,15 @@ class _NoImage:
 
 @dataclass(frozen=True)
 class Series:
-    """A volume, SHA-256 over its files in the order of their names, and what was left out or taken for granted."""
+    """A volume, SHA-256 over its files in the order of their names, and what was left out or taken for granted.
+
+    `files` are those of its slices, in their order.
+    """
 
     image: sitk.Image
     sha256: str
     notes: tuple[str, ...]
+    files: tuple[Path, ...]
 
 
 def list_dicom(folder: Path) -> list[Path]:
@@ -195,7 +199,7 @@ def _stack(folder: Path, images: Sequence[_Image], notes: list[str]) -> tuple[Se
     digest = hashlib.sha256()
     for path in sorted(one.path for one in slices):
         digest.update(path.read_bytes())
-    return Series(image, digest.hexdigest(), tuple(notes)), []
+    return Series(image, digest.hexdigest(), tuple(notes), tuple(one.path for one in slices)), []
 
 
 class _UnreadableError(Exception):

@@ -22,7 +22,7 @@ EPILOG = """examples:
   nnUNetv2_cafr predict -m model.onnx -i IN -o OUT --precision bf16
   nnUNetv2_cafr model install spine.zip       a network that somebody hands over, by name from then on
   nnUNetv2_cafr relabel -i MAPS -p MAPS -o OUT  consistent spine levels, after any network
-  nnUNetv2_cafr measure -i MAPS -o OUT        heights, angles, volumes, lordosis; colours for viewers
+  nnUNetv2_cafr measure -i MAPS -o OUT        heights, angles, volumes, lordosis; a page of all studies
   nnUNetv2_cafr doctor                        versions, device, folders, trainers
 
 Training and inference are nnU-Net's own commands: nnUNetv2_train DATASET 2d 0 -tr nnUNetTrainer_CAFR
@@ -43,7 +43,7 @@ VERBS = {
     "predict": "label maps from an exported network, without the training stack",
     "model": "hand a trained network over, install one by name, or say what it is",
     "relabel": "consistent spine levels in label maps, nnU-Net's or another tool's",
-    "measure": "label maps of a spine in mm, ml and degrees, and colours for viewers",
+    "measure": "label maps of a spine in mm, ml and degrees, a page of all studies, colours for viewers",
     "doctor": "versions, device, folders, and whether nnU-Net finds the trainers",
 }
 

@@ -51,6 +51,11 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> bool:
         raise
 
 
+def write_text(target: Path, text: str) -> None:
+    """Writes text in UTF-8, whole or not at all; letters that it has none for, as of damaged file names, are spelt."""
+    write_atomically(target, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
 def _flush(path: Path) -> bool:
     """Waits until `path` is on the disk; False where there is no way to ask for that."""
     try:

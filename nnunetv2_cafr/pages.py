@@ -13,10 +13,12 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, Stric
 def environment(package: str) -> Environment:
     """The templates of `package`, such as "nnunetv2_cafr.report"."""
     shared = PrefixLoader({"shared": PackageLoader(__package__)})
-    return Environment(
+    templates = Environment(
         loader=ChoiceLoader([PackageLoader(package), shared]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["hex"] = lambda colour: "#{:02X}{:02X}{:02X}".format(*colour)
+    return templates

@@ -7,10 +7,7 @@ Import Label Descriptions. Colours are those of the project's own pictures.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 
-from nnunetv2_cafr.files import write_atomically
 from nnunetv2_cafr.spine import BACKGROUND, IGNORE, colour_of
 
 SLICER_FILE, ITKSNAP_FILE = "labels.ctbl", "labels.txt"
@@ -46,9 +43,3 @@ def colour_files(labels: Mapping[str, int]) -> dict[str, str]:
         quoted = name.replace('"', "'")
         snap.append(f'{label:5d} {red:5d} {green:4d} {blue:4d} {1:8d} {1:2d} {1:2d}    "{quoted}"')
     return {SLICER_FILE: "\n".join(slicer) + "\n", ITKSNAP_FILE: ITKSNAP_HEADER + "\n".join(snap) + "\n"}
-
-
-def write_colours(folder: Path, labels: Mapping[str, int]) -> None:
-    """Writes both files, each whole or not at all."""
-    for name, text in colour_files(labels).items():
-        write_atomically(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))

@@ -1,10 +1,12 @@
 """`nnUNetv2_cafr measure`: label maps of a spine in mm, ml and degrees, whatever network or tool they are by.
 
 Per level: volume, height of the body in front, in the middle and behind, width, wedge angle, slip against the level
-below, disc height and disc height index; per study: lumbar lordosis. What an image cannot give (a body that its edge
-cuts, too few voxels, oblique slices) is empty, with the reason beside it. documentation/measurements.md defines all.
+below, disc height and disc height index; per study: lumbar lordosis, and Cobb angle where the series shows the curve.
+What an image cannot give (a body that its edge cuts, too few voxels, oblique slices) is empty, with the reason beside
+it. documentation/measurements.md defines all.
 
-Beside measurements.csv and .json lie names and colours for viewers: labels.ctbl for 3D Slicer, labels.txt for ITK-SNAP.
+Beside measurements.csv and .json lie preview.html, all studies on one page with contours and level names, and names and
+colours for viewers: labels.ctbl for 3D Slicer, labels.txt for ITK-SNAP.
 
 A label map that cannot be measured does not stop the others: it is listed at the end, and the exit status is 1.
 """
@@ -12,21 +14,21 @@ A label map that cannot be measured does not stop the others: it is listed at th
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tqdm import tqdm
 
 from nnunetv2_cafr.errors import UserError, shorten
+from nnunetv2_cafr.files import write_atomically, write_text
 from nnunetv2_cafr.spine_maps import add_labels_argument, check_target, read_spine_maps
-from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, write_colours
-
-if TYPE_CHECKING:
-    from nnunetv2_cafr.measurements.study import StudyMeasurements
+from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, colour_files
 
 EXAMPLES = """examples:
   nnUNetv2_cafr measure -i MAPS -o MEASUREMENTS
   nnUNetv2_cafr measure -i MAPS --images imagesTs -o MAPS              beside the maps; their grids are compared
+  nnUNetv2_cafr measure -i MAPS --images imagesTs -o OUT --png         also a picture of each study
   nnUNetv2_cafr measure -i OTHER_TOOLS_MAPS -o MEASUREMENTS --labels dataset.json
 
 exit status: 0 all studies were measured, 1 some could not be, 2 the call was refused
@@ -39,46 +41,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=Path,
         metavar="IMAGES",
-        help="folder of the images (CASE_0000 or CASE); a map that does not lie on its image's grid is refused",
+        help="folder of the images (CASE_0000 or CASE), which the page shows; a map that does not lie on its image's "
+        "grid is refused",
     )
-    parser.add_argument("-o", type=Path, required=True, metavar="OUT", help="tables, names and colours; may be MAPS")
+    parser.add_argument("-o", type=Path, required=True, metavar="OUT", help="where all is written; may be MAPS")
+    parser.add_argument("--png", action="store_true", help="also a picture of each study, OUT/preview/CASE.png")
     add_labels_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from nnunetv2_cafr.measurements.label_map import read_label_map
-    from nnunetv2_cafr.measurements.study import measure
-    from nnunetv2_cafr.measurements.tables import JSON_FILE, TABLE_FILE, write_tables
+    from nnunetv2_cafr.measurements.tables import JSON_FILE, TABLE_FILE, as_json, table_files
+    from nnunetv2_cafr.preview.page import PAGE_FILE, PICTURES, part_of, render
+    from nnunetv2_cafr.preview.study import NOT_MEASURED, Labels, StudyPreview, preview, read_decodings
 
     source, target = arguments.i, arguments.o
     found = read_spine_maps(source, arguments.labels, "Nothing can be measured")
-    labels, maps = found.labels, found.maps
-    images = _images(arguments.images, list(maps), found.ending)
-    check_target(target, (TABLE_FILE, JSON_FILE, SLICER_FILE, ITKSNAP_FILE))
+    images = _images(arguments.images, list(found.maps), found.ending)
+    check_target(
+        target, (TABLE_FILE, JSON_FILE, SLICER_FILE, ITKSNAP_FILE, PAGE_FILE, *[PICTURES] * bool(arguments.png))
+    )
+    try:
+        decodings = read_decodings(source)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
-    allowed = frozenset(map(int, labels.values()))
-    studies: dict[str, StudyMeasurements] = {}
-    failed = {}
-    for case, path in tqdm(maps.items(), unit="study"):
+    allowed, labels = frozenset(map(int, found.labels.values())), Labels.of(found.description)
+    studies: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    parts = []
+    for case, path in tqdm(found.maps.items(), unit="study"):
         try:
-            label_map = read_label_map(path, allowed, images.get(case))
-            try:
-                studies[case] = measure(label_map, found.spine)
-            except ValueError as error:
-                raise ValueError(f"{path} cannot be measured: found {error}") from error
+            mask, image = read_label_map(path, allowed, images.get(case))
+            one = preview(case, mask, image, labels, decodings.get(case), png=arguments.png)
+            if one.measurements is None:
+                failed[case] = f"{path} cannot be measured: {one.doubts[NOT_MEASURED]}"
+            else:
+                studies[case] = as_json(one.measurements)
         except (ValueError, OSError, MemoryError) as error:
             failed[case] = str(error) or type(error).__name__
+            one = StudyPreview(case, doubts={NOT_MEASURED: failed[case]})
+        parts.append(part_of(one))
+        if one.png:
+            (target / PICTURES).mkdir(parents=True, exist_ok=True)
+            write_atomically(target / PICTURES / f"{case}.png", partial(Path.write_bytes, data=one.png))
     if studies:
         target.mkdir(parents=True, exist_ok=True)
         settings = {"maps": str(source), "images": str(arguments.images or ""), "labels": str(found.file)}
-        write_colours(target, labels)
-        write_tables(target, studies, failed, settings)
-        levels = [level for study in studies.values() for level in study.levels]
-        empty = sum(bool(level.reasons) for level in levels)
+        about = {"Label maps": source, "Images": arguments.images or "not given", "Labels": found.file}
+        page = render(parts, source.resolve().name, about)
+        files = colour_files(found.labels) | table_files(studies, failed, settings) | {PAGE_FILE: page}
+        for name, text in files.items():
+            write_text(target / name, text)
+        levels = [level for study in studies.values() for level in study["levels"]]
+        empty = sum(bool(level["reasons"]) for level in levels)
         print(f"{len(studies)} studies, {len(levels)} levels, of which {empty} have an empty value with its reason")
-        print(f"{TABLE_FILE}, {JSON_FILE}, {SLICER_FILE} and {ITKSNAP_FILE} written to {target}")
+        print(f"{', '.join(sorted(files))} written to {target}")
     if failed:
-        print(f"{len(failed)} of {len(maps)} studies failed:")
+        print(f"{len(failed)} of {len(found.maps)} studies failed:")
         print("\n".join(f"  {case}: {reason}" for case, reason in failed.items()))
         return 1
     return 0

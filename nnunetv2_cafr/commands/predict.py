@@ -5,20 +5,35 @@ preprocessing, sliding window, mirroring and the way back to the image's grid ar
 PyTorch's networks are not needed. Images are checked as by the converters. A study that fails does not stop the others:
 it is listed at the end, and the exit status is 1. Nothing is overwritten but what this network wrote, which
 predict.json knows.
+
+Beside the label maps of a folder lie preview.html, all studies on one page with contours and the doubtful first; of
+spines, measurements.csv and .json (see nnUNetv2_cafr measure --help); names and colours for 3D Slicer and ITK-SNAP.
 """
 
+from __future__ import annotations
+
 import argparse
+import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.deployment.runtime import PRECISIONS, RUNTIMES
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.spine import read_spine
 
+if TYPE_CHECKING:
+    from nnunetv2_cafr.deployment.description import Description
+    from nnunetv2_cafr.deployment.label_maps import LabelMaps
+    from nnunetv2_cafr.deployment.studies import Study
+
 EXAMPLES = """examples:
   nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions
   nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions --levels
   nnUNetv2_cafr predict -m model.onnx -i scan.mha dicom_folder -o predictions --precision bf16
+  nnUNetv2_cafr predict -m model.onnx -i imagesTs -o predictions --png
+  nnUNetv2_cafr predict -m model.onnx -i dicom_folder -o predictions --dicom-seg
   nnUNetv2_cafr predict -m model.onnx -i scan.nii.gz -o labels.nii.gz
 
 exit status: 0 all studies were predicted, 1 some failed, 2 the call was refused
@@ -49,6 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--levels", action="store_true", help="consistent spine levels, see nnUNetv2_cafr relabel --help"
     )
     parser.add_argument(
+        "--png", action="store_true", help="also a picture of each study with contours, FOLDER/preview/STUDY.png"
+    )
+    parser.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="also a DICOM segmentation of each DICOM series, FOLDER/STUDY.seg.dcm, that refers to it; needs "
+        "nnunetv2-cafr[dicom]",
+    )
+    parser.add_argument(
         "--continue_prediction", action="store_true", help="skip studies whose label map is there, by this network"
     )
 
@@ -57,9 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunetv2_cafr.deployment.description import Description
     from nnunetv2_cafr.deployment.label_maps import LabelMaps
     from nnunetv2_cafr.deployment.library import find_model
-    from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
-    from nnunetv2_cafr.deployment.studies import find_studies
-    from nnunetv2_cafr.levels.files import Record
+    from nnunetv2_cafr.deployment.studies import find_studies, series_of
 
     # All that can be refused is refused here, before torch is imported.
     try:
@@ -68,18 +90,36 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     description = Description.read(arguments.m)
     studies = find_studies(arguments.i, description, arguments.o)
+    if arguments.dicom_seg:
+        if importlib.util.find_spec("highdicom") is None:
+            raise UserError("--dicom-seg needs highdicom: pip install 'nnunetv2-cafr[dicom]'")
+        if all(series_of(study) is None for study in studies):
+            raise UserError("--dicom-seg refers to the DICOM series that is read, and none is: give folders with one")
     settings = {name: getattr(arguments, name) for name in ("precision", "disable_tta", "step_size", "levels")}
-    maps = LabelMaps(arguments.o, description, arguments.m, settings)
+    maps = LabelMaps(arguments.o, description, arguments.m, settings, arguments.png, arguments.dicom_seg)
     try:
         todo = maps.choose(studies, arguments.i, arguments.continue_prediction)
     except OSError as error:
         raise UserError(str(error)) from error
     if not todo:
         print(f"All {len(studies)} label maps are in {arguments.o} already")
-        return 0
+    failed = _predict(arguments, description, maps, todo, len(studies) - len(todo)) if todo else {}
+    status = int(bool(failed))
+    if maps.file is None:
+        from nnunetv2_cafr.deployment.beside import write_beside
 
+        status |= write_beside(studies, failed, maps)
+    return status
+
+
+def _predict(
+    arguments: argparse.Namespace, description: Description, maps: LabelMaps, todo: Sequence[Study], done: int
+) -> dict[str, str]:
+    """Predicts the studies that are to be done; returns why some failed."""
     from nnunetv2_cafr.deployment.model import prepare
+    from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
     from nnunetv2_cafr.deployment.prediction import predict_all
+    from nnunetv2_cafr.levels.files import Record
 
     record = None
     if arguments.levels:
@@ -100,4 +140,4 @@ def run(arguments: argparse.Namespace) -> int:
         mirroring=not arguments.disable_tta,
         step_size=arguments.step_size,
     )
-    return predict_all(todo, len(studies) - len(todo), model, maps, record)
+    return predict_all(todo, done, model, maps, record)

@@ -2,24 +2,30 @@
 
 The record, predict.json, lies beside the label maps. Per file it holds the SHA-256 of the network that predicted it and
 of the file itself, so that a label map which somebody has corrected since is known as theirs, and the settings that it
-was predicted with: what is there by others is predicted anew.
+was predicted with: what is there by others is predicted anew. Of what lies beside the label
+maps it holds the SHA-256 too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from nnunetv2_cafr.deployment.description import Description, description_file
-from nnunetv2_cafr.deployment.studies import Study
+from nnunetv2_cafr.deployment.studies import Study, series_of
+from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.files import FULL, begins_with, check_place, refuse_inputs, sha256, write_atomically
+from nnunetv2_cafr.spine import read_spine
+from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +36,9 @@ LEVEL_TABLES = {  # of levels/files.py, and how they are known
     "level_decoding.csv": begins_with("case,confidence,flags"),
     "level_decoding.json": begins_with('"settings": {'),
 }
+PAGE, PICTURES = "preview.html", "preview"  # of preview/page.py
+TABLES = ("measurements.csv", "measurements.json")  # of measurements/tables.py
+SEGMENTATION = ".seg.dcm"
 ROOM = 1 << 20  # bytes; with less left, a disk is full
 
 
@@ -40,12 +49,23 @@ class LabelMaps:
         out: a folder, or a file's name with an ending that the network's writer knows.
         model: the network's ONNX file.
         settings: options that decide about the labels.
+        png: whether each study gets a picture beside its label map.
+        dicom_seg: whether each DICOM series gets a DICOM segmentation.
     """
 
-    def __init__(self, out: Path, description: Description, model: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        description: Description,
+        model: Path,
+        settings: Mapping[str, Any],
+        png: bool = False,
+        dicom_seg: bool = False,
+    ) -> None:
         self.description = description
         self.model = model
         self.settings = dict(settings)
+        self.png, self.dicom_seg = png, dicom_seg
         endings = [description.file_ending]
         if description.reads_volumes:
             endings += [".nii.gz", ".nii"] + [".mha", ".nrrd"] * ("SimpleITK" in description.reader)
@@ -86,8 +106,9 @@ class LabelMaps:
         foreign = [self.folder / name for name, key in DOCUMENTS.items() if not self._may_hold(name, key)]
         there = [target for target in targets if os.path.lexists(target)]
         foreign += [target for target in there if not self._wrote(target, record)]
+        foreign += [self.folder / name for name in self._beside(studies) if self._is_foreign(name)]
         if foreign:
-            names = ", ".join(path.name for path in foreign[:5]) + (f" and {len(foreign) - 5} more" * bool(foreign[5:]))
+            names = shorten([str(path.relative_to(self.folder)) for path in foreign])
             raise FileExistsError(
                 f"{self.folder} holds {names}, which this network did not write, or which was changed since: "
                 "nothing is overwritten or skipped. Give another folder by -o, or move it away"
@@ -105,6 +126,9 @@ class LabelMaps:
     def _check_file(self, studies: Sequence[Study]) -> None:
         if len(studies) != 1:
             raise FileExistsError(f"-o {self.file} names one file, for {len(studies)} studies: give a folder")
+        if self.png or self.dicom_seg:
+            option = "--png" if self.png else "--dicom-seg"
+            raise FileExistsError(f"-o {self.file} names one file, and {option} writes more: give a folder")
         assert self.file is not None
         beside = [self.file.with_suffix(".json")] * (self.description.reader == "Tiff3DIO")  # which holds the spacing
         for path in (self.file, *beside):
@@ -125,6 +149,71 @@ class LabelMaps:
             return False
         return sha256(target) in entry["sha256"]
 
+    def _beside(self, studies: Sequence[Study]) -> list[str]:
+        """Names of what is written beside the label maps."""
+        labels = self.description.dataset_json["labels"]
+        names = [PAGE]
+        if not any(isinstance(value, list | tuple) for value in labels.values()):
+            names += (SLICER_FILE, ITKSNAP_FILE)
+        with contextlib.suppress(ValueError):  # of labels that are no levels of a spine
+            read_spine(labels)
+            names += TABLES
+        for study in studies:
+            names += [f"{PICTURES}/{study.name}.png"] * self.png
+            names += [f"{study.name}{SEGMENTATION}"] * (self.dicom_seg and series_of(study) is not None)
+        return names
+
+    def _is_foreign(self, name: str) -> bool:
+        """Whether a file that lies beside label maps is there, and is not as an earlier call wrote it."""
+        path = self.folder / name
+        if path.parent != self.folder and (path.parent.is_symlink() or path.parent.is_file()):
+            return True
+        if not os.path.lexists(path):
+            return False
+        return path.is_symlink() or not path.is_file() or sha256(path) not in self._read_beside().get(name, [])
+
+    def label_maps(self) -> dict[str, Any]:
+        """What the record holds of each label map, by its file's name."""
+        return self._read_record()
+
+    def read_beside(self, name: str) -> str | None:
+        """What an earlier call wrote beside the label maps; None where there is nothing, or somebody changed it."""
+        return (self.folder / name).read_text(encoding="utf-8") if self.has_beside(name) else None
+
+    def has_beside(self, name: str) -> bool:
+        """Whether an earlier call wrote this beside the label maps, and nobody changed it."""
+        return (self.folder / name).is_file() and not self._is_foreign(name)
+
+    def write_beside(self, files: Mapping[str, bytes]) -> None:
+        """Writes files beside the label maps, by their names in the folder, each whole or not at all.
+
+        Raises:
+            FileExistsError: if one is there that no earlier call wrote.
+            OSError: if they cannot be written.
+        """
+        with _locked(self.folder):
+            for name in files:
+                if self._is_foreign(name):
+                    raise FileExistsError(f"{self.folder / name} has come into being meanwhile; it was left as it is")
+            record, beside = self._read_record(), self._read_beside()
+            for name, content in files.items():
+                path = self.folder / name
+                before = [sha256(path)] if path.exists() else []
+                beside[name] = list(dict.fromkeys([*before, hashlib.sha256(content).hexdigest()]))
+            self._write_record(record, beside)  # first, so that a kill never leaves a file that is not in it
+            for name, content in files.items():
+                (self.folder / name).parent.mkdir(exist_ok=True)
+                write_atomically(self.folder / name, partial(Path.write_bytes, data=content))
+
+    def remove_beside(self, names: Sequence[str]) -> None:
+        """Removes what an earlier call wrote beside the label maps, unless somebody changed it since."""
+        with _locked(self.folder):
+            if ours := [name for name in names if self.has_beside(name)]:
+                for name in ours:
+                    (self.folder / name).unlink()
+                beside = {name: known for name, known in self._read_beside().items() if name not in ours}
+                self._write_record(self._read_record(), beside)
+
     def _read_record(self) -> dict[str, Any]:
         path = self.folder / RECORD
         if not os.path.lexists(path):
@@ -136,6 +225,15 @@ class LabelMaps:
         ):
             raise FileExistsError(f"{path} is there and is no record of nnUNetv2_cafr predict: move it away")
         return record
+
+    def _read_beside(self) -> dict[str, list[str]]:
+        """SHA-256 of what was written beside the label maps, by name."""
+        content = _read_json(self.folder / RECORD)
+        beside = content.get("beside") if isinstance(content, dict) else None
+        return {name: known for name, known in beside.items() if isinstance(known, list)} if beside else {}
+
+    def _write_record(self, record: Mapping[str, Any], beside: Mapping[str, Sequence[str]]) -> None:
+        _write_json(self.folder / RECORD, {"format": FORMAT, "label_maps": record, "beside": beside})
 
     def begin(self) -> None:
         """Makes the folder, with the documents that evaluation and postprocessing ask for.
@@ -208,7 +306,7 @@ class LabelMaps:
                 digests = list(dict.fromkeys([*before, sha256(file)]))
                 model = self.description.content["sha256"]
                 record[final.name] = {"model": model, "settings": self.settings, "sha256": digests}
-            _write_json(self.folder / RECORD, {"format": FORMAT, "label_maps": record})
+            self._write_record(record, self._read_beside())
 
     def is_full(self, error: Exception) -> bool:
         """Whether an error in writing comes from a full disk, where all studies that follow would fail as well."""

@@ -50,10 +50,7 @@ class Prediction:
         Raises:
             ValueError: if the labels are not spine levels, or the image is a single slice.
         """
-        spine = read_spine(self.names)
-        if min(self.labels.GetSize()) < 2:
-            raise ValueError("a single slice cannot be measured: nobody knows whether it shows the middle of a body")
-        return measure_study(LabelMap.of(self.labels), spine)
+        return measure_study(LabelMap.of(self.labels), read_spine(self.names))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from nnunetv2_cafr.files import describe_failure
 from nnunetv2_cafr.levels.files import Record
 
 
-def predict_all(todo: Sequence[Study], done: int, model: Model, maps: LabelMaps, levels: Record | None = None) -> int:
-    """Predicts and writes studies, and tells of those that failed; returns the exit status.
+def predict_all(
+    todo: Sequence[Study], done: int, model: Model, maps: LabelMaps, levels: Record | None = None
+) -> dict[str, str]:
+    """Predicts and writes studies, and tells of those that failed; returns the reason for each of these.
 
     Args:
         done: how many label maps were there before.
@@ -51,10 +53,10 @@ def predict_all(todo: Sequence[Study], done: int, model: Model, maps: LabelMaps,
         print(levels.summary([study.name for study in todo[:begun]]))
     if not failed:
         print(f"{len(todo)} label maps written to {maps.file or maps.folder}, {done} were there")
-        return 0
+        return failed
     print(f"{len(failed)} of {len(todo)} studies failed, the others are in {maps.folder}:")
     for name, reason in failed.items():
         print(f"  {name}: " + reason.replace("\n", "\n  "))
     if begun < len(todo):
         print(f"The disk is full: {len(todo) - begun} studies were not begun. Add --continue_prediction to go on there")
-    return 1
+    return failed

@@ -51,6 +51,12 @@ class Study:
     notes: list[str] = field(default_factory=list)
 
 
+def series_of(study: Study) -> Path | None:
+    """The folder of the DICOM series that a study's first channel is; None where it is a file."""
+    first = study.images[min(study.images)]
+    return first if first.is_dir() else None
+
+
 def find_studies(
     paths: Sequence[Path],
     description: Description,

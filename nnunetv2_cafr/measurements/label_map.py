@@ -31,23 +31,36 @@ class LabelMap:
 
     @classmethod
     def of(cls, image: sitk.Image) -> LabelMap:
-        """From a 3-D image of whole numbers."""
+        """From a 3-D image of whole numbers.
+
+        Raises:
+            ValueError: if it is a single slice.
+        """
+        if min(image.GetSize()) < 2:
+            raise ValueError(
+                f"a single slice of {' x '.join(map(str, image.GetSize()))} voxels, expected a volume: of one slice "
+                "nobody knows whether it shows the middle of a body; give the whole series"
+            )
         turned = sitk.DICOMOrient(image, ORDER)
         left, back, up = turned.GetSpacing()
         normal = np.clip(abs(turned.GetDirection()[0]), 0, 1)
         return cls(sitk.GetArrayFromImage(turned), (up, back, left), float(np.degrees(np.arccos(normal))))
 
 
-def read_label_map(path: Path, allowed: Collection[int], image: Path | None = None) -> LabelMap:
-    """Reads a label map, and makes sure that it lies on the grid of `image` where one is given.
+def read_label_map(
+    path: Path, allowed: Collection[int], image: Path | None = None
+) -> tuple[sitk.Image, sitk.Image | None]:
+    """Reads a label map and its image, where one is given, and makes sure that they lie on one grid.
+
+    Returns:
+        Both of three dimensions; a single slice has one slice.
 
     Raises:
-        ValueError: if a file cannot be read, the label map is no volume or holds other values than `allowed` and 0, or
-            the two grids differ; says what was found, what was expected and what to do.
+        ValueError: if a file cannot be read, the label map holds other values than `allowed` and 0, or the two grids
+            differ; says what was found, what was expected and what to do.
     """
     mask = _read(path)
-    values = sitk.GetArrayViewFromImage(mask)
-    found = np.unique(values)
+    found = np.unique(sitk.GetArrayViewFromImage(mask))
     foreign = [f"{value:g}" for value in found if value != 0 and value not in allowed]
     if foreign:
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
@@ -55,21 +68,20 @@ def read_label_map(path: Path, allowed: Collection[int], image: Path | None = No
             f"{path} holds {', '.join(foreign[:5])}{more}, but the labels are {min(allowed)} to {max(allowed)}. Give "
             "the dataset.json that it belongs to"
         )
-    if min(mask.GetSize()) < 2:
-        raise ValueError(
-            f"{path} is a single slice of {' x '.join(map(str, mask.GetSize()))} voxels, expected is a volume: of one "
-            "slice nobody knows whether it shows the middle of a body. Give the whole series"
-        )
-    if image is not None and (problems := check_same_grid(path, mask, image, _read(image))):
+    labels = sitk.Cast(mask, sitk.sitkUInt8 if found.max() < 256 else sitk.sitkUInt16)
+    if image is None:
+        return labels, None
+    grey = _read(image)
+    if problems := check_same_grid(path, mask, image, grey):
         raise ValueError(_sentence(problems[0]))
-    return LabelMap.of(sitk.Cast(mask, sitk.sitkUInt8 if found.max() < 256 else sitk.sitkUInt16))
+    return labels, grey
 
 
 def _read(path: Path) -> sitk.Image:
-    volume, problems = read_volume(path)
+    volume, problems = read_volume(path, flat=True)
     if volume is None or problems:
         raise ValueError("; ".join(map(_sentence, problems)))
-    return volume.image
+    return sitk.JoinSeries(volume.image) if volume.image.GetDimension() == 2 else volume.image
 
 
 def _sentence(problem: Problem) -> str:

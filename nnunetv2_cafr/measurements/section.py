@@ -103,13 +103,16 @@ class Section:
         return (self.voxels * self.spacing)[:, ::-1]
 
 
-def outline(section: Section, angle: float, kind: str, reach: float | None = None) -> Outline:
+def outline(
+    section: Section, angle: float, kind: str, reach: float | None = None, across: str = "from front to back"
+) -> Outline:
     """Fits end plates and walls to one connected section.
 
     Args:
         angle: where the turning begins, in radians; within some 40 degrees of the structure's own.
         kind: "vertebra", "disc", or "sacrum", of which the upper end plate alone counts.
         reach: mm below the upper end plate to look at; all where it is None.
+        across: what the section's columns run along, for messages.
 
     Raises:
         NotMeasurableError: if the section has too few voxels, or no outline of a body.
@@ -125,7 +128,7 @@ def outline(section: Section, angle: float, kind: str, reach: float | None = Non
         turn = slopes[0] if kind == "sacrum" else float(np.mean(slopes))
         if abs(turn) < STILL:
             break
-    _check_voxels(front, back, bottom, top, angle, section.spacing, kind)
+    _check_voxels(front, back, bottom, top, angle, section.spacing, kind, across)
 
     upper_front, upper_back, lower_front, lower_back = (view.corner(side, end) for end in (1, -1) for side in (-1, 1))
     depth = back - front
@@ -269,14 +272,21 @@ def _ends(inside: np.ndarray, places: np.ndarray, step: float) -> tuple[np.ndarr
 
 
 def _check_voxels(
-    front: float, back: float, bottom: float, top: float, angle: float, spacing: tuple[float, float], kind: str
+    front: float,
+    back: float,
+    bottom: float,
+    top: float,
+    angle: float,
+    spacing: tuple[float, float],
+    kind: str,
+    columns: str,
 ) -> None:
     """How many voxels lie between the end plates and the walls, on the way that the structure's own axes take."""
     own = own_axes(angle)[:, ::-1] / spacing  # voxels per mm along (a, u)
     along, across = (back - front) * np.linalg.norm(own[0]), (top - bottom) * np.linalg.norm(own[1])
     for found, fewest, where in (
         (across, FEWEST_ACROSS[kind], "between its end plates"),
-        (along, FEWEST_ALONG, "from front to back"),
+        (along, FEWEST_ALONG, columns),
     ):
         if found < fewest - 0.5:
             raise NotMeasurableError(f"too few voxels: {found:.1f} {where}, at least {fewest} are needed")

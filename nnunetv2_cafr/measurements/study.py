@@ -21,6 +21,7 @@ VOLUME, WIDTH = "volume_ml", "width_mm"
 HEIGHTS = ("height_anterior_mm", "height_middle_mm", "height_posterior_mm")
 WEDGE, SLIP = "wedge_angle_deg", "slip_mm"
 DISC_HEIGHT, DISC_INDEX = "disc_height_mm", "disc_height_index"
+LORDOSIS, COBB = "lumbar_lordosis_deg", "cobb_angle_deg"
 MEASURES = {
     "vertebra": (VOLUME, *HEIGHTS, WIDTH, WEDGE, SLIP),
     "disc": (VOLUME, WIDTH, DISC_HEIGHT, DISC_INDEX),
@@ -31,6 +32,10 @@ OBLIQUE_LIMIT = 20.0  # degrees; cos 20 is 0.94, so what is measured in the slic
 FEWEST_VOXELS = 50  # of a structure: fewer are a chip of it
 FEWEST_SLICES = 3  # across a structure, for its width
 CUT_SHARE = 0.1  # of a section that reaches the outermost slices: more, and the structure is cut
+FEWEST_IN_CURVE = 3  # vertebrae that show a curve to the side
+COARSEST = 4.0  # degrees that a voxel's height makes over an end plate, from right to left
+SCOLIOSIS = 10.0  # degrees from which a curve to the side has a name, and is said to which side (SRS)
+MID_BODY = 0.95  # of the largest coronal section: those that go through the middle of the body
 SACRUM_REACH = (
     0.6  # of the height of the vertebra above: what is looked at of the sacrum, its first segment's upper part
 )
@@ -53,7 +58,7 @@ class Level:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def give(self, measure: str, value: float | np.floating[Any]) -> None:
-        self.values[measure] = round(float(value), DIGITS)
+        self.values[measure] = round(float(value), DIGITS) + 0.0  # never -0.0
 
     def refuse(self, reason: str, *measures: str) -> None:
         """Leaves measures empty that have no value and no reason yet."""
@@ -64,20 +69,32 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Lordosis:
-    """The angle between two end plates in degrees, positive where the spine is hollow behind; None with a reason."""
+class Angle:
+    """The angle between two end plates in degrees; None with a reason.
 
+    Args:
+        measure: LORDOSIS, positive where the spine is hollow behind, or COBB, which has no sign.
+        convex: of COBB from 10 degrees on, the side to which the spine is convex.
+    """
+
+    measure: str
     between: str
     degrees: float | None
     reason: str = ""
+    convex: str = ""
 
 
 @dataclass(frozen=True)
 class StudyMeasurements:
-    """Levels from the bottom upwards, and the lumbar lordosis."""
+    """Levels from the bottom upwards, and the angles of the whole spine."""
 
     levels: list[Level]
-    lordosis: Lordosis
+    lordosis: Angle
+    cobb: Angle
+
+    @property
+    def angles(self) -> tuple[Angle, ...]:
+        return self.lordosis, self.cobb
 
 
 class _Structure:
@@ -140,7 +157,8 @@ def measure(label_map: LabelMap, spine: Spine) -> StudyMeasurements:
             _measure_slip(one, vertebrae, spine)
         elif one.level.kind == "disc":
             _measure_index(one, vertebrae)
-    return StudyMeasurements([one.level for one in structures], _lordosis(vertebrae, spine))
+    cobb = _cobb([one for one in structures if one.level.kind == "vertebra"], vertebrae, label_map, spine)
+    return StudyMeasurements([one.level for one in structures], _lordosis(vertebrae, spine), cobb)
 
 
 def _find(label_map: LabelMap, spine: Spine) -> Iterator[_Structure]:
@@ -217,11 +235,7 @@ def _measure_outline(one: _Structure, structures: Sequence[_Structure], label_ma
         return
     level = one.level
     try:
-        if label_map.oblique > OBLIQUE_LIMIT:
-            raise NotMeasurableError(
-                f"oblique slices: {label_map.oblique:.0f} degrees off the patient's left/right axis, at most "
-                f"{OBLIQUE_LIMIT:.0f} are measured"
-            )
+        _check_oblique(label_map)
         if level.kind == "sacrum":
             one.outline = _outline_of_sacrum(one, structures, label_map, spine)
             return
@@ -240,6 +254,14 @@ def _measure_outline(one: _Structure, structures: Sequence[_Structure], label_ma
         level.give(WEDGE, np.degrees(one.outline.lower - one.outline.upper))
     else:
         level.give(DISC_HEIGHT, np.mean(one.outline.heights))
+
+
+def _check_oblique(label_map: LabelMap) -> None:
+    if label_map.oblique > OBLIQUE_LIMIT:
+        raise NotMeasurableError(
+            f"oblique slices: {label_map.oblique:.0f} degrees off the patient's left/right axis, at most "
+            f"{OBLIQUE_LIMIT:.0f} are measured"
+        )
 
 
 def _outline_in_the_middle(
@@ -361,19 +383,87 @@ def _measure_index(one: _Structure, vertebrae: Mapping[str, _Structure]) -> None
         one.level.give(DISC_INDEX, np.mean(one.outline.heights) / np.mean(heights))
 
 
-def _lordosis(vertebrae: Mapping[str, _Structure], spine: Spine) -> Lordosis:
+def _lordosis(vertebrae: Mapping[str, _Structure], spine: Spine) -> Angle:
     """From the upper end plate of L1 to that of S1, or to the lower one of L5 where no sacrum is labelled."""
     end = SACRUM if SACRUM in vertebrae else "L5"
     between = "L1-S1" if end == SACRUM else "L1-L5"
     for name in ("L1", end):
         if name not in spine.labels:
-            return Lordosis(between, None, f"the labels do not name {name}")
+            return Angle(LORDOSIS, between, None, f"the labels do not name {name}")
         if name not in vertebrae:
-            return Lordosis(between, None, f"{name} is not in the label map")
+            return Angle(LORDOSIS, between, None, f"{name} is not in the label map")
     upper, lower = vertebrae["L1"], vertebrae[end]
     for one in (upper, lower):
         if one.outline is None:
-            return Lordosis(between, None, f"{one.level.name} is not measured: {one.fault}")
+            return Angle(LORDOSIS, between, None, f"{one.level.name} is not measured: {one.fault}")
     assert upper.outline is not None and lower.outline is not None
     plate = lower.outline.upper if end == SACRUM else lower.outline.lower
-    return Lordosis(between, round(float(np.degrees(plate - upper.outline.upper)), DIGITS))
+    return Angle(LORDOSIS, between, round(float(np.degrees(plate - upper.outline.upper)), DIGITS) + 0.0)
+
+
+def _cobb(
+    bodies: Sequence[_Structure], vertebrae: Mapping[str, _Structure], label_map: LabelMap, spine: Spine
+) -> Angle:
+    """The largest angle between an upper end plate and the lower one of a vertebra further down, in the coronal plane.
+
+    Vertebrae that the image's upper or lower edge cuts do not count; where any other gives no angle, the curve might
+    end there, and none is given.
+    """
+    plates: list[tuple[str, float, float]] = []  # from the bottom upwards: name, upper and lower
+    try:
+        _check_oblique(label_map)
+        for one in bodies:
+            if one.corner[0] == 0 or one.corner[0] + one.mask.shape[0] == label_map.labels.shape[0]:
+                continue
+            below = _name_below(one, vertebrae, spine)
+            if plates and below is not None and below != plates[-1][0]:
+                raise NotMeasurableError(f"{below} below {one.level.name} is not in the label map")
+            try:
+                plates.append((one.level.name, *_coronal_plates(one, label_map)))
+            except NotMeasurableError as error:
+                raise NotMeasurableError(f"{one.level.name} is not measured: {error}") from error
+        if len(plates) < FEWEST_IN_CURVE:
+            raise NotMeasurableError(
+                f"{len(plates)} whole vertebrae, at least {FEWEST_IN_CURVE} are needed to show a curve"
+            )
+    except NotMeasurableError as error:
+        return Angle(COBB, "", None, str(error))
+    pairs = [
+        (upper[1] - lower[2], f"{upper[0]}-{lower[0]}")
+        for index, upper in enumerate(plates)
+        for lower in plates[:index]
+    ]
+    angle, between = max(pairs, key=lambda pair: abs(pair[0]))
+    degrees = abs(float(np.degrees(angle)))
+    convex = "" if degrees < SCOLIOSIS else "left" if angle > 0 else "right"
+    return Angle(COBB, between, round(degrees, DIGITS), convex=convex)
+
+
+def _coronal_plates(one: _Structure, label_map: LabelMap) -> tuple[float, float]:
+    """Angles of the end plates in the coronal section through the middle of the body, upper and lower one.
+
+    The body has the largest coronal sections, those of the arch behind it are smaller. In radians, positive where a
+    plate rises to the left.
+
+    Raises:
+        NotMeasurableError: if that section is cut, or gives no outline.
+    """
+    if one.fault.startswith("too few voxels"):
+        raise NotMeasurableError(one.fault)
+    sections = [largest_part(one.mask[:, index]) for index in range(one.mask.shape[1])]
+    sizes = np.array([section.sum() for section in sections])
+    through_body = np.flatnonzero(sizes >= MID_BODY * sizes.max())
+    cut = _edges(1, one.corner[1] + through_body[0], one.corner[1] + through_body[-1], label_map.labels.shape)
+    section = Section(sections[through_body[len(through_body) // 2]], one.corner[::2], one.spacing[::2])
+    voxels = section.voxels
+    for axis, place in ((0, 0), (2, 1)):
+        cut += _edges(axis, voxels[:, place].min(), voxels[:, place].max(), label_map.labels.shape)
+    if cut:
+        raise NotMeasurableError(_cut(cut))
+    found = outline(section, 0.0, "vertebra", across="from right to left")
+    coarse = float(np.degrees(np.arctan(one.spacing[0] / (found.back - found.front))))
+    if coarse > COARSEST:
+        raise NotMeasurableError(
+            f"too few voxels: one is {coarse:.1f} degrees of its end plates, at most {COARSEST:g} are measured"
+        )
+    return found.upper, found.lower

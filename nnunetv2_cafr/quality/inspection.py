@@ -98,7 +98,8 @@ def inspect_case(files: CaseFiles, dataset: RawDataset, picture_size: int) -> Ca
         report.findings += _ask_nnunet(files, report, dataset)
     if first is not None:
         same = mask is not None and mask.GetSize() == first.GetSize()
-        report.picture = draw(first, labels if same else None, report.structures, picture_size)
+        names = {structure.label: structure.name for structure in report.structures}
+        report.picture = draw(first, labels if same else None, names, picture_size)
     return report
 
 

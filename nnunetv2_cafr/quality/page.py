@@ -18,14 +18,12 @@ from nnunetv2_cafr.quality import checks, comparison
 from nnunetv2_cafr.quality.dataset import RawDataset
 from nnunetv2_cafr.quality.findings import Finding, Severity, count_severities
 from nnunetv2_cafr.quality.inspection import CaseReport
-from nnunetv2_cafr.quality.measures import SLICE_RATIO, Structure
-from nnunetv2_cafr.quality.picture import Outline, Picture
+from nnunetv2_cafr.quality.measures import SLICE_RATIO
 from nnunetv2_cafr.spine import colour_of
 
 GENERATOR = "nnUNetv2_cafr check"  # by this mark a folder is known as one of ours
 MOST_BINS = 24
 HISTOGRAM = (336, 44)  # pixels
-WIDEST, HIGHEST = 440, 480  # pixels of a picture, in the proportions of the patient
 
 
 def render(dataset: RawDataset, cases: Sequence[CaseReport], findings: Sequence[Finding], when: str) -> str:
@@ -49,8 +47,7 @@ def render(dataset: RawDataset, cases: Sequence[CaseReport], findings: Sequence[
             Severity=Severity,
             dataset_findings=[finding for finding in findings if finding.case not in listed],
             cases=[_Case(case, by_case[case.identifier], anchors[case.identifier]) for case in order],
-            colour=_colour,
-            name_place=_name_place,
+            colour_of=colour_of,
             volumes=list(_volumes(cases, anchors)),
             histogram=HISTOGRAM,
             checks=checks,
@@ -70,16 +67,6 @@ def _gravity(findings: Iterable[Finding]) -> tuple[int, ...]:
 
 def _spacing(spacing: Sequence[float]) -> str:
     return " x ".join(f"{step:.3g}" for step in spacing)
-
-
-def _colour(structure: Structure | Outline) -> str:
-    return "#{:02X}{:02X}{:02X}".format(*colour_of(structure.name, structure.label))
-
-
-def _name_place(outline: Outline, letter: float) -> tuple[float, float, str]:
-    """Where the name stands, x and y, and its text-anchor: in the structure, or in front of a disc, which is flat."""
-    x, y = outline.centre
-    return (outline.box[0] - letter / 3, y, "end") if levels.neighbours_of_disc(outline.name) else (x, y, "middle")
 
 
 class _Case:
@@ -108,10 +95,7 @@ class _Case:
         self.facts = list(_facts(report))
         concerned = {name for one in findings if one.severity > Severity.NOTE for name in one.structure.split(", ")}
         self.marked = concerned & set(report.names)
-        self.picture: Picture | None = report.picture
-        if self.picture:
-            self.widest = min(WIDEST, HIGHEST * self.picture.width / self.picture.height)
-            self.letter = max(self.picture.width, self.picture.height) / 44  # mm
+        self.picture = report.picture
 
 
 def _facts(case: CaseReport) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,12 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 from dataset_conversion.geometry import orient
-from nnunetv2_cafr.quality.measures import Structure, grey_values
+from nnunetv2_cafr.quality.measures import grey_values
+from nnunetv2_cafr.spine import colour_of, disc_of
 
 JPEG_QUALITY = 82
+WIDEST, HIGHEST = 440, 480  # pixels on a page, in the proportions of the patient
+LETTERS = 44  # a name's letters are so many times smaller than the longer side
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,27 @@ class Outline:
 
     label: int
     name: str
-    path: str  # d of an SVG path
+    lines: tuple[np.ndarray, ...]  # closed, (n, 2)
     box: tuple[float, float, float, float]  # left, top, right, bottom
     centre: tuple[float, float]
+
+    @property
+    def path(self) -> str:
+        """The attribute d of an SVG path."""
+        return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) + "Z" for line in self.lines)
+
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        return colour_of(self.name, self.label)
+
+    def name_place(self, letter: float) -> tuple[float, float, str]:
+        """Where the name stands, x and y, and its text-anchor: in the structure, or in front of a disc, which is flat.
+
+        Args:
+            letter: height of its letters in mm.
+        """
+        x, y = self.centre
+        return (x, y, "middle") if disc_of(self.name) is None else (self.box[0] - letter / 3, y, "end")
 
 
 @dataclass(frozen=True)
@@ -42,13 +63,24 @@ class Picture:
     outlines: tuple[Outline, ...]
     what: str
 
+    @property
+    def widest(self) -> float:
+        """Pixels from left to right on a page, at most."""
+        return min(WIDEST, HIGHEST * self.width / self.height)
 
-def draw(image: sitk.Image, labels: np.ndarray | None, structures: Sequence[Structure], size: int) -> Picture:
+    @property
+    def letter(self) -> float:
+        """Height of the names' letters in mm."""
+        return max(self.width, self.height) / LETTERS
+
+
+def draw(image: sitk.Image, labels: np.ndarray | None, names: Mapping[int, str], size: int) -> Picture:
     """The sagittal slice that shows the most structures (of those, the most voxels); without labels, the middle one.
 
     Args:
         image: three dimensions; two-dimensional pictures have one slice and are shown as they are.
         labels: (z, y, x) on the image's grid, or None.
+        names: of the labels that are outlined.
         size: pixels of the longer side, at most.
     """
     if image.GetNumberOfComponentsPerPixel() > 1:
@@ -69,7 +101,7 @@ def draw(image: sitk.Image, labels: np.ndarray | None, structures: Sequence[Stru
         index = max(range(len(shown)), key=lambda k: (len(np.unique(shown[k])), np.count_nonzero(shown[k])))
     column, row, _ = view.GetSpacing()
     height, width = values.shape[1] * row, values.shape[2] * column
-    outlines = () if shown is None else tuple(_outlines(shown[index], structures, column, row))
+    outlines = () if shown is None else tuple(_outlines(shown[index], names, column, row))
     what = "the image" if flat else f"sagittal slice {index + 1} of {len(values)} from the left"
     return Picture(_jpeg(values[index], width, height, min(column, row), size), width, height, outlines, what)
 
@@ -86,22 +118,21 @@ def _jpeg(values: np.ndarray, width: float, height: float, finest: float, size: 
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _outlines(labels: np.ndarray, structures: Sequence[Structure], column: float, row: float) -> list[Outline]:
+def _outlines(labels: np.ndarray, names: Mapping[int, str], column: float, row: float) -> list[Outline]:
     outlines = []
     scale = np.array([row, column])
     tolerance = max(0.3 * min(row, column), 0.001 * max(labels.shape[0] * row, labels.shape[1] * column))
-    for structure in structures:
-        places = np.argwhere(labels == structure.label)
+    for label, name in names.items():
+        places = np.argwhere(labels == label)
         if not len(places):
             continue
         (top, left), (bottom, right) = places.min(0), places.max(0)
-        padded = np.pad(labels[top : bottom + 1, left : right + 1] == structure.label, 1).astype(float)
+        padded = np.pad(labels[top : bottom + 1, left : right + 1] == label, 1).astype(float)
         corner = np.array([top, left]) - 0.5  # of the padded box, in pixels from the picture's border
-        path = ""
-        for line in find_contours(padded, 0.5):
-            points = approximate_polygon((line + corner) * scale, tolerance)[:, ::-1]
-            path += "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "Z"
+        lines = tuple(
+            approximate_polygon((line + corner) * scale, tolerance)[:, ::-1] for line in find_contours(padded, 0.5)
+        )
         y, x = (places.mean(0) + 0.5) * scale
         box = (float(left * column), float(top * row), float((right + 1) * column), float((bottom + 1) * row))
-        outlines.append(Outline(structure.label, structure.name, path, box, (float(x), float(y))))
+        outlines.append(Outline(label, name, lines, box, (float(x), float(y))))
     return outlines

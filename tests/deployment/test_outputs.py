@@ -172,7 +172,8 @@ def test_own_label_maps_are_renewed_or_skipped(predict, model, scans, tmp_path, 
     out = tmp_path / "out"
     assert predict(scans, out) == 0
     assert sorted(path.name for path in out.iterdir()) == [
-        "a.nii.gz", "b.nii.gz", "dataset.json", "plans.json", "predict.json"
+        "a.nii.gz", "b.nii.gz", "dataset.json", "labels.ctbl", "labels.txt", "plans.json", "predict.json",
+        "preview.html"
     ]  # fmt: skip
     assert predict(scans, out) == 0
     (out / "b.nii.gz").unlink()

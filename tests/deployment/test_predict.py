@@ -60,7 +60,8 @@ def test_same_label_maps_as_nnunet(cafr, models: Models, expected, tmp_path, run
     assert predict(cafr[1], models.images, tmp_path / "out", "--runtime", runtime) == 0
     assert_same_label_maps(tmp_path / "out", expected)
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert found == ["case0.nii.gz", "case1.nii.gz", "dataset.json", "plans.json", "predict.json"]
+    beside = ["labels.ctbl", "labels.txt", "plans.json", "predict.json", "preview.html"]
+    assert found == ["case0.nii.gz", "case1.nii.gz", "dataset.json", *beside]
 
 
 def test_options_of_the_sliding_window(cafr, models: Models, expected, tmp_path):

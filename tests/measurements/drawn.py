@@ -15,6 +15,7 @@ from nnunetv2_cafr.spine import read_spine
 LABELS = {"background": 0, **{structure.name: label for label, structure in TABLE.items()}}
 SPINE = read_spine(LABELS)
 DEPTH, WIDTH = 34.0, 44.0
+WEDGE = float(2 * np.degrees(np.arctan(1 / DEPTH)))  # of the bodies of `scoliosis`
 
 
 @dataclass(frozen=True)
@@ -123,3 +124,27 @@ def draw(
     image.SetDirection(rotation)
     image.SetOrigin((np.reshape(rotation, (3, 3)) @ (left[0], p[0], s[0])).tolist())
     return image if order == "LPS" else sitk.DICOMOrient(image, order)
+
+
+def scoliosis(tilt: float) -> list[Block]:
+    """Blocks from L5 to T10 for `draw_coronal`: L4 leans by `tilt` degrees, T12 by as much to the other side.
+
+    Each body is a wedge of `WEDGE` degrees, so that its two plates are told apart.
+    """
+    shares = {"L5": 0.6, "L4": 1.0, "L3": 0.5, "L2": 0.0, "L1": -0.5, "T12": -1.0, "T11": -0.6, "T10": 0.0}
+    blocks: list[tuple[str, float, float]] = []
+    for name, share in shares.items():
+        if blocks:
+            below = blocks[-1][0]
+            half = DEPTH * np.tan(np.radians((shares[below] - share) * tilt - WEDGE) / 2)
+            blocks.append((f"{name}/{below}", 8 + half, 8 - half))
+        blocks.append((name, 28, 26))
+    return stack(blocks, tilt=tilt * shares["L5"] - WEDGE / 2)
+
+
+def draw_coronal(blocks: Sequence[Block], spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> sitk.Image:
+    """A label map of blocks whose trapezia lie in the coronal plane, backs to the left; spacing (p, s, l) in mm."""
+    drawn = draw(blocks, spacing[::-1])
+    image = sitk.GetImageFromArray(sitk.GetArrayFromImage(drawn).transpose(0, 2, 1))
+    image.SetSpacing((spacing[2], spacing[0], spacing[1]))
+    return image

@@ -14,12 +14,13 @@ import SimpleITK as sitk
 
 from nnunetv2_cafr.commands import measure
 from nnunetv2_cafr.measurements.tables import COLUMNS, JSON_FILE, TABLE_FILE
+from nnunetv2_cafr.preview.page import PAGE_FILE
 from nnunetv2_cafr.spine import colour_of
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE
 
 from .drawn import LABELS, LUMBAR, draw
 
-FILES = {TABLE_FILE, JSON_FILE, SLICER_FILE, ITKSNAP_FILE}
+FILES = {TABLE_FILE, JSON_FILE, SLICER_FILE, ITKSNAP_FILE, PAGE_FILE}
 
 
 def run(*arguments: object) -> int:
@@ -56,7 +57,7 @@ def test_as_a_command(maps, tmp_path):
     assert "2 studies, 22 levels, of which 1 have an empty value with its reason" in result.stdout
     with (out / TABLE_FILE).open() as file:
         rows = {(row["study"], row["level"]): row for row in csv.DictReader(file)}
-    assert len(rows) == 2 * (len(LUMBAR) + 1)
+    assert len(rows) == 2 * (len(LUMBAR) + 2)
     assert tuple(next(iter(rows.values()))) == COLUMNS
     assert float(rows["whole", "L4"]["height_anterior_mm"]) == pytest.approx(27, abs=1)
     assert float(rows["whole", "L4"]["slip_mm"]) == pytest.approx(6, abs=1)
@@ -66,7 +67,7 @@ def test_as_a_command(maps, tmp_path):
     content = json.loads((out / JSON_FILE).read_text())
     level = next(one for one in content["studies"]["whole"]["levels"] if one["level"] == "L4")
     assert level["height_anterior_mm"] == float(rows["whole", "L4"]["height_anterior_mm"])
-    assert content["studies"]["cut"]["lumbar_lordosis"]["between"] == "L1-S1"
+    assert content["studies"]["cut"]["angles"]["lumbar_lordosis_deg"]["between"] == "L1-S1"
     assert set(content["definitions"]) < set(COLUMNS)
 
 
@@ -108,7 +109,7 @@ def test_studies_that_fail_do_not_stop_the_others(maps, tmp_path, capsys):
         "broken": "truncated gzip file",
         "foreign": "holds 77",
         "empty": "found no vertebra and no disc",
-        "slice": "is a single slice",
+        "slice": "found a single slice",
         "four": "found 4 dimensions",
     }.items():
         assert re.search(rf"  {case}: .*{case}\.nii\.gz.*{words}", printed), case

@@ -1,5 +1,7 @@
 """Known heights, angles and slips come out within 5 % or one voxel; what cannot be known is empty and says why."""
 
+import re
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -9,7 +11,7 @@ from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.study import HEIGHTS, MEASURES, Level, StudyMeasurements, measure
 from nnunetv2_cafr.spine import read_spine
 
-from .drawn import DEPTH, LABELS, LUMBAR, SPINE, WIDTH, Block, draw, stack
+from .drawn import DEPTH, LABELS, LUMBAR, SPINE, WEDGE, WIDTH, Block, draw, draw_coronal, scoliosis, stack
 
 
 def measured(image: sitk.Image) -> StudyMeasurements:
@@ -71,6 +73,7 @@ def test_drawn_spines(spacing, turn, arch):
     assert study.lordosis.between == "L1-S1"
     truth = BLOCKS["S"].upper - BLOCKS["L1"].upper
     assert study.lordosis.degrees == pytest.approx(truth, rel=0.05, abs=degrees)
+    assert study.cobb.degrees == pytest.approx(0, abs=0.1)
 
 
 def test_any_voxel_order_gives_the_same_numbers():
@@ -164,3 +167,43 @@ def test_levels_counted_from_the_bottom():
     assert list(levels) == ["disc_1", "vertebra_1", "disc_2", "vertebra_2", "disc_3", "vertebra_3"]
     assert levels["disc_1"].values["disc_height_index"] == pytest.approx(10 / 27, abs=0.03)
     assert study.lordosis.reason == "the labels do not name L1"
+
+
+@pytest.mark.parametrize(
+    "spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 3.3), (4.0, 1.0, 1.0)], ids=["3-D", "sagittal", "coronal"]
+)
+@pytest.mark.parametrize("tilt", [5, 20, -26])
+def test_curve_to_the_side(tilt, spacing):
+    """The end vertebrae, the angle and the side of a drawn scoliosis, also in thick slices."""
+    cobb = measured(draw_coronal(scoliosis(tilt), spacing)).cobb
+    degrees = float(np.degrees(np.arctan(spacing[1] / DEPTH)))
+    assert cobb.between == "T12-L4"
+    assert cobb.degrees == pytest.approx(abs(2 * tilt + WEDGE), rel=0.05, abs=degrees)
+    assert cobb.convex == ("right" if tilt > 0 else "left")
+
+
+def test_curve_to_the_side_in_lordosis():
+    """A spine turned by 30 degrees about the left/right axis: the plates' traces in the coronal plane are steeper."""
+    image = sitk.ConstantPad(draw_coronal(scoliosis(15)), (5, 80, 20), (5, 80, 20))
+    middle = image.TransformContinuousIndexToPhysicalPoint([size / 2 for size in image.GetSize()])
+    turned = sitk.Resample(image, sitk.Euler3DTransform(middle, np.radians(30), 0, 0), sitk.sitkNearestNeighbor)
+    truth = 2 * np.degrees(np.arctan(np.tan(np.radians(15 + WEDGE / 2)) / np.cos(np.radians(30))))
+    assert measured(turned).cobb.degrees == pytest.approx(truth, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (draw_coronal(scoliosis(12), (0.8, 0.8, 5)), "too few voxels: 6.* from right to left, at least 8"),
+        (draw_coronal(scoliosis(12), (1, 3, 1)), "too few voxels: one is 5.* degrees of its end plates"),
+        (draw_coronal(scoliosis(12))[20:], "L4 is not measured: cut by the image's right edge"),
+        (draw_coronal(scoliosis(12))[:, :, :80], "2 whole vertebrae"),
+        (draw(turn=(0, 0, 26)), "oblique slices"),
+        (draw([block for block in LUMBAR if block.name != "L3"]), "L3 below L2 is not in the label map"),
+    ],
+    ids=["thick", "low", "side", "few", "oblique", "gap"],
+)
+def test_no_curve_to_the_side(image, words):
+    cobb = measured(image).cobb
+    assert cobb.degrees is None
+    assert re.search(words, cobb.reason)

@@ -1,0 +1,158 @@
+"""What lies beside predict's label maps: one page of all studies, measurements, names and colours for viewers.
+
+It is made when the label maps are there, from the files, so that nothing that fails here can take one of them along.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from nnunetv2_cafr.deployment.label_maps import SEGMENTATION, LabelMaps
+from nnunetv2_cafr.deployment.studies import Study, read_study, series_of
+from nnunetv2_cafr.files import sha256
+from nnunetv2_cafr.measurements.label_map import read_label_map
+from nnunetv2_cafr.measurements.tables import JSON_FILE, as_json, table_files
+from nnunetv2_cafr.preview.page import PAGE_FILE, PICTURES, Part, part_of, parts_in, render
+from nnunetv2_cafr.preview.study import NOT_MEASURED, Labels, StudyPreview, preview, read_decodings
+from nnunetv2_cafr.viewers import colour_files
+
+FAILED, NO_IMAGE = "not predicted", "image not shown"  # doubts
+
+
+def write_beside(studies: Sequence[Study], failed: Mapping[str, str], maps: LabelMaps) -> int:
+    """Writes all of it, or says why it could not; returns the exit status.
+
+    What an earlier call left of label maps that are still as they were is kept.
+
+    Args:
+        studies: of this call.
+        failed: of these, why they have no label map.
+    """
+    try:
+        names, without = _write(studies, failed, maps)
+    except Exception as error:  # whatever it is, the label maps are written
+        reason = f"{type(error).__name__}: {error}"
+        print(f"The label maps are whole, but what lies beside them was not written ({reason})")
+        print("nnUNetv2_cafr measure makes it from the label maps")
+        return 1
+    if names:
+        print(f"Beside them: {', '.join(sorted(names))}")
+    for name, reason in without.items():
+        print(f"No DICOM SEG of {name}: {reason}")
+    return int(bool(without))
+
+
+def _write(
+    studies: Sequence[Study], failed: Mapping[str, str], maps: LabelMaps
+) -> tuple[Sequence[str], Mapping[str, str]]:
+    """Names of what is written once for all studies; and why some have no DICOM SEG that should have one."""
+    labels = Labels.of(maps.description.dataset_json)
+    decodings = read_decodings(maps.folder)
+    record, ending = maps.label_maps(), maps.ending
+    decoded = {file.removesuffix(ending) for file, entry in record.items() if entry.get("settings", {}).get("levels")}
+    sources = {
+        name: sha256(maps.folder / file) + " with levels" * (name in decoded)
+        for file in record
+        if file.endswith(ending) and (maps.folder / file).is_file()
+        for name in (file.removesuffix(ending),)
+    }
+    if not sources:
+        return [], {}
+    measured: dict[str, Any] = {}
+    without: dict[str, str] = {}
+    if (before := maps.read_beside(JSON_FILE)) is not None:
+        measured = json.loads(before)["studies"]
+    parts = {
+        part.row["name"]: part
+        for part in parts_in(maps.read_beside(PAGE_FILE) or "")
+        if part.row["source"] == sources.get(part.row["name"])
+    }
+    for study in tqdm(studies, desc="preview", unit="study"):
+        picture = f"{PICTURES}/{study.name}.png"
+        segmented = f"{study.name}{SEGMENTATION}"
+        if study.name not in parts:  # nothing of another label map stays beside this one
+            maps.remove_beside([picture, segmented])
+        if maps.dicom_seg and study.name in sources and not maps.has_beside(segmented):
+            try:
+                maps.write_beside({segmented: _segmentation(study, maps, labels)})
+            except ValueError as error:
+                without[study.name] = str(error)
+        fault = {FAILED: failed[study.name]} if study.name in failed else {}
+        if study.name in parts and not fault and (not maps.png or maps.has_beside(picture)):
+            continue
+        if study.name not in sources:
+            parts[study.name] = part_of(StudyPreview(study.name, doubts=fault or {FAILED: "there is no label map"}))
+            continue
+        decoding = decodings.get(study.name) if study.name in decoded else None
+        one = _look_at(study, maps, labels, decoding, sources[study.name])
+        parts[study.name] = part_of(replace(one, doubts={**fault, **one.doubts}))
+        measured.pop(study.name, None)
+        if one.measurements is not None:
+            measured[study.name] = as_json(one.measurements)
+        if one.png:
+            maps.write_beside({picture: one.png})
+    files = {PAGE_FILE: _page(parts, studies, maps)}
+    if labels.spine is not None:
+        reasons = {name: part.row["doubts"].get(NOT_MEASURED) for name, part in parts.items()}
+        not_measured = {name: reason for name, reason in reasons.items() if reason}
+        of_parts = {name: measured[name] for name in sorted(measured) if name in parts}
+        files |= table_files(of_parts, not_measured, {"network": str(maps.model)})
+    if not maps.description.labels.has_regions:
+        files |= colour_files(maps.description.dataset_json["labels"])
+    maps.write_beside({name: text.encode("utf-8", "backslashreplace") for name, text in files.items()})
+    return list(files), without
+
+
+def _page(parts: Mapping[str, Part], studies: Sequence[Study], maps: LabelMaps) -> str:
+    about = {"Label maps": maps.folder, "Network": maps.model, "Of the last call": f"{len(studies)} studies"}
+    return render(parts.values(), maps.folder.resolve().name, about)
+
+
+def _look_at(
+    study: Study, maps: LabelMaps, labels: Labels, decoding: Mapping[str, Any] | None, source: str
+) -> StudyPreview:
+    doubts = {}
+    try:
+        try:
+            mask, image = _read(study, maps, labels)
+        except Exception as error:  # of images, readers raise nearly anything
+            doubts[NO_IMAGE] = str(error) or repr(error)
+            mask, image = read_label_map(maps.target(study), labels.names)
+        one = preview(study.name, mask, image, labels, decoding, source, maps.png)
+    except Exception as error:
+        one = StudyPreview(study.name, doubts={NOT_MEASURED: str(error) or repr(error)}, source=source)
+    return replace(one, doubts={**doubts, **one.doubts})
+
+
+def _segmentation(study: Study, maps: LabelMaps, labels: Labels) -> bytes:
+    """The label map as a DICOM SEG.
+
+    Raises:
+        ValueError: if the study is no DICOM series, or one that gives none.
+    """
+    folder = series_of(study)
+    if folder is None:
+        raise ValueError(f"{study.images[min(study.images)]} is a file, expected a folder with its DICOM series")
+    from nnunetv2_cafr.deployment.dicom_seg import segmentation
+
+    mask, _ = read_label_map(maps.target(study), labels.names)
+    return segmentation(mask, folder, labels.names, maps.model.name)
+
+
+def _read(study: Study, maps: LabelMaps, labels: Labels) -> tuple[sitk.Image, sitk.Image | None]:
+    """Label map and first channel on one grid, of three dimensions."""
+    if maps.description.reads_volumes:
+        return read_label_map(maps.target(study), labels.names, study.images[min(study.images)])
+    channels, properties = read_study(study, maps.description)
+    reader = maps.description.plans.image_reader_writer_class()
+    values, _ = reader.read_seg(str(maps.target(study)))
+    mask, image = sitk.GetImageFromArray(values[0].astype("uint16")), sitk.GetImageFromArray(channels[0])
+    for one in (mask, image):
+        one.SetSpacing([float(step) for step in reversed(properties["spacing"])])
+    return mask, image

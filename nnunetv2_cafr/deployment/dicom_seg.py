@@ -1,0 +1,110 @@
+"""A label map as a DICOM segmentation (SEG) that refers to the series it was predicted from, by highdicom.
+
+Its frames lie on the slices of the source, voxel for voxel. Vertebrae and discs have the SNOMED CT codes of the DICOM
+standard, PS3.16, context groups CID 7603 and CID 7604, as pydicom holds them; an L6, a T13, and levels that are counted
+from the bottom are a vertebra or a disc without its number. What is no level is an anatomical structure with its name.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from dataset_conversion.dicom import read_series
+from dataset_conversion.geometry import check_same_grid, orientation_of
+from nnunetv2_cafr.spine import SACRUM, colour_of, disc_of, vertebra_of
+
+SERIES_NUMBER = 900  # ours: behind those of a scanner
+DISC = Code("360499006", "SCT", "Intervertebral disc")  # of SNOMED CT; CID 7604 has no general one
+LONGEST_LABEL = 64  # characters of DICOM's value representation LO
+
+
+def code_of(name: str) -> Code:
+    """What a label is, in SNOMED CT."""
+    vertebra, disc = vertebra_of(name), disc_of(name)
+    if vertebra == SACRUM:
+        return codes.SCT.Sacrum
+    if vertebra is not None:
+        return codes.cid7603.concepts.get(f"{vertebra}Vertebra", codes.SCT.Vertebra)
+    if disc is not None:
+        lower, upper = ("S1" if one == SACRUM else one for one in disc)
+        return codes.cid7604.concepts.get(f"{upper}{lower}Disc", DISC)
+    return codes.cid7150.AnatomicalStructure
+
+
+def segmentation(mask: sitk.Image, folder: Path, names: Mapping[int, str], network: str) -> bytes:
+    """The file's content.
+
+    Args:
+        mask: label map on the grid of the series.
+        folder: of the series.
+        names: of the labels; the least is segment 1.
+        network: by which it is.
+
+    Raises:
+        ValueError: if the series has another grid, or lacks what a segmentation refers to.
+    """
+    series, problems = read_series(folder)
+    if series is not None:
+        problems = check_same_grid(folder, mask, folder, series.image)
+    if series is None or problems:
+        raise ValueError("; ".join(f"found {one.found}, expected {one.expected}; {one.remedy}" for one in problems))
+    order = orientation_of(series.image)
+    values = sitk.GetArrayFromImage(mask if orientation_of(mask) == order else sitk.DICOMOrient(mask, order))
+    segments = np.zeros(max(names) + 1, np.uint8 if len(names) < 256 else np.uint16)
+    segments[sorted(names)] = np.arange(1, len(names) + 1)
+    by = highdicom.AlgorithmIdentificationSequence(
+        network[:LONGEST_LABEL], codes.cid7162.ArtificialIntelligence, version("nnunetv2-cafr")
+    )
+    descriptions = [
+        highdicom.seg.SegmentDescription(
+            number,
+            names[label][:LONGEST_LABEL],
+            codes.cid7150.AnatomicalStructure,
+            code_of(names[label]),
+            highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            by,
+            display_color=highdicom.color.CIELabColor.from_rgb(*colour_of(names[label], label)),
+        )
+        for number, label in enumerate(sorted(names), 1)
+    ]
+    slices = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in series.files]
+    for one in slices:
+        if not one.get("SliceThickness"):  # which a segmentation has to have
+            one.SliceThickness = series.image.GetSpacing()[2]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that are not as the standard has them
+            file = highdicom.seg.Segmentation(
+                slices,
+                segments[values],
+                highdicom.seg.SegmentationTypeValues.BINARY,
+                descriptions,
+                series_instance_uid=highdicom.UID(),
+                series_number=SERIES_NUMBER,
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer="nnunetv2-cafr contributors",
+                manufacturer_model_name="nnunetv2-cafr",
+                software_versions=version("nnunetv2-cafr"),
+                device_serial_number="none",
+                content_description="Label map by a network, not a medical device",
+                series_description="nnunetv2-cafr segmentation",
+            )
+    except (AttributeError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"its series lacks what a segmentation refers to ({error}): export the series again"
+        ) from error
+    content = io.BytesIO()
+    file.save_as(content)
+    return content.getvalue()

@@ -1,0 +1,144 @@
+"""One study as the page shows it: its slice with contours, its measures, and what in it is to be looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+from nnunetv2_cafr.measurements.label_map import LabelMap
+from nnunetv2_cafr.measurements.study import StudyMeasurements, measure
+from nnunetv2_cafr.preview.png import LONGEST, png_of
+from nnunetv2_cafr.quality.picture import Picture, draw
+from nnunetv2_cafr.spine import BACKGROUND, IGNORE, OPTIONAL, Spine, read_spine
+
+PICTURE_SIZE = 480  # pixels of the longer side on the page, at most
+NOT_MEASURED = "not measured"  # a doubt
+DECODINGS = "level_decoding.json"  # what `--levels` leaves beside label maps, see levels/files.py
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the values of a label map mean.
+
+    Args:
+        names: by value.
+        spine: the levels among them; None where they have no order.
+    """
+
+    names: dict[int, str]
+    spine: Spine | None
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> Labels:
+        """From a dataset.json; of regions, each name stands for the voxels that no later region takes."""
+        named = {name: value for name, value in description["labels"].items() if name not in (BACKGROUND, IGNORE)}
+        if any(isinstance(value, list | tuple) for value in named.values()):
+            return cls(dict(zip(map(int, description["regions_class_order"]), named, strict=False)), None)
+        names = {int(value): name for name, value in named.items()}
+        try:
+            return cls(names, read_spine(named))
+        except ValueError:
+            return cls(names, None)
+
+
+@dataclass(frozen=True)
+class StudyPreview:
+    """What there is to be shown of a study; each part is there, or the reason why it is not.
+
+    Args:
+        doubts: why to look at it, by what they are of.
+        confidence: of its levels, 0 to 1, where they were decoded.
+        source: by which a later call knows whether the label map is still the same.
+        png: content of a larger picture's file; empty where none was asked for.
+    """
+
+    name: str
+    picture: Picture | None = None
+    png: bytes = b""
+    no_picture: str = ""
+    measurements: StudyMeasurements | None = None
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    confidence: float | None = None
+    source: str = ""
+
+
+def read_decodings(folder: Path) -> dict[str, dict[str, Any]]:
+    """By study, the `flags` and the `confidence` that the decoding of levels left in a folder; none where it did not.
+
+    Raises:
+        ValueError: if its file cannot be understood.
+    """
+    file = folder / DECODINGS
+    if not file.is_file():
+        return {}
+    try:
+        studies = json.loads(file.read_text(encoding="utf-8"))["studies"]
+        return {
+            name: {
+                "flags": {str(kind): str(why) for kind, why in one["flags"].items()},
+                "confidence": one["confidence"],
+            }
+            for name, one in studies.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be understood ({error!r}): restore it, or move it away") from error
+
+
+def preview(
+    name: str,
+    mask: sitk.Image,
+    image: sitk.Image | None,
+    labels: Labels,
+    decoding: Mapping[str, Any] | None = None,
+    source: str = "",
+    png: bool = False,
+) -> StudyPreview:
+    """Measures and draws a study. What fails is a doubt, or a picture that is missing.
+
+    Args:
+        mask: label map of three dimensions.
+        image: on its grid; without one, contours lie on black.
+        decoding: one of `read_decodings`.
+        png: whether a larger picture is drawn, too.
+    """
+    doubts = dict(decoding["flags"]) if decoding else {}
+    measurements = None
+    if labels.spine is not None:
+        try:
+            measurements = measure(LabelMap.of(mask), labels.spine)
+            doubts |= _gaps(measurements, labels.spine)
+        except ValueError as error:
+            doubts[NOT_MEASURED] = f"found {error}"
+    elif not sitk.GetArrayViewFromImage(mask).any():
+        doubts["empty"] = "the label map holds nothing but background"
+    picture, file, fault = None, b"", ""
+    try:
+        grey, values = mask * 0 if image is None else image, sitk.GetArrayFromImage(mask)
+        picture = draw(grey, values, labels.names, PICTURE_SIZE)
+        if png:
+            file = png_of(draw(grey, values, labels.names, LONGEST), name)
+    except Exception as error:  # ITK, scikit-image and Pillow have errors of many kinds; the label map is not at fault
+        fault = f"{type(error).__name__}: {error}"
+    confidence = decoding["confidence"] if decoding else None
+    return StudyPreview(name, picture, file, fault, measurements, doubts, confidence, source)
+
+
+def _gaps(study: StudyMeasurements, spine: Spine) -> Iterator[tuple[str, str]]:
+    """Levels that are missing between others."""
+    present = {level.name for level in study.levels}
+    places = [index for index, name in enumerate(spine.vertebrae) if name in present]
+    inside = spine.vertebrae[min(places) : max(places)] if places else ()
+    missing = [name for name in inside if name not in present and name in spine.labels and name not in OPTIONAL]
+    for lower, upper in spine.discs:
+        if {lower, upper} <= present and not any(
+            level.kind == "disc" and level.name in (f"{upper}/{lower}", spine.names[spine.discs[lower, upper][0]])
+            for level in study.levels
+        ):
+            missing.append(f"the disc {upper}/{lower}")
+    if missing:
+        yield "missing levels", f"{', '.join(missing)} between levels that are there"

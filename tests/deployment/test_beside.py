@@ -1,0 +1,140 @@
+"""What lies beside predict's label maps: it grows with them, is never somebody else's, and takes none of them along."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nnunetv2_cafr.deployment import beside
+from nnunetv2_cafr.deployment.description import Description
+from nnunetv2_cafr.levels.decoding import Decoding
+from nnunetv2_cafr.preview.page import parts_in
+
+from .files import VOXELS, describe, write
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    write(folder / "a.nii.gz")
+    write(folder / "b.nii.gz", VOXELS + 1)
+    return folder
+
+
+def shown(out: Path) -> dict[str, str]:
+    """Cards of the page, by study."""
+    return {part.row["name"]: part.card for part in parts_in((out / "preview.html").read_text(encoding="utf-8"))}
+
+
+def spine(folder: Path) -> Path:
+    """A network for levels of a spine."""
+    model = describe(folder / "spine.onnx")
+    content = json.loads(model.with_suffix(".json").read_text())
+    content["dataset_json"]["labels"] = {"background": 0, "L5": 1, "L4": 2, "L3": 3}
+    model.with_suffix(".json").write_text(json.dumps(content))
+    return model
+
+
+class Decoder:
+    """Finds the levels uncertain, and changes nothing."""
+
+    def __init__(self, description: Description) -> None: ...
+
+    def decode(self, labels: np.ndarray, geometry: dict) -> Decoding:
+        return Decoding(labels, 0.02, {"uncertain": "confidence 0.02"}, [], [], 0)
+
+
+def test_the_page_grows_with_the_folder(predict, scans, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "out"
+    assert predict(scans / "a.nii.gz", out) == 0
+    before = shown(out)
+    assert "data:image/jpeg" in before["a"] and 'alt="a, sagittal slice' in before["a"]
+    drawn, original = [], beside.preview
+    monkeypatch.setattr(beside, "preview", lambda name, *rest: drawn.append(name) or original(name, *rest))
+    assert predict(scans / "b.nii.gz", out) == 0
+    assert drawn == ["b"] and shown(out)["a"] == before["a"]
+    (out / "preview.html").unlink()
+    assert predict(scans, out, "--continue_prediction") == 0
+    assert drawn == ["b", "a", "b"] and set(shown(out)) == {"a", "b"}
+
+
+def test_a_spine_is_measured(predict, scans, tmp_path) -> None:
+    model, out = spine(tmp_path), tmp_path / "out"
+    assert predict(scans / "b.nii.gz", out, model=model) == 0
+    assert predict(scans / "a.nii.gz", out, model=model) == 0
+    rows = (out / "measurements.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows if ",vertebra," in row] == [["a", "L5"], ["b", "L5"]]
+    assert set(json.loads((out / "measurements.json").read_text())["studies"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize("name", ["preview.html", "labels.txt", "preview/a.png"])
+def test_nothing_of_somebody_else_is_overwritten(predict, scans, tmp_path, name) -> None:
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    with pytest.raises(SystemExit, match=f"holds {name}, which this network did not write"):
+        predict(scans, out, "--png")
+    (out / name).unlink()
+    assert predict(scans, out, "--png") == predict(scans, out, "--png") == 0
+    (out / name).write_text("corrected")
+    with pytest.raises(SystemExit, match=f"holds {name}, .* or which was changed since"):
+        predict(scans, out, "--png", "--continue_prediction")
+    assert (out / name).read_text() == "corrected"
+
+
+def test_what_fails_takes_no_label_map_along(predict, scans, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(beside, "render", lambda *_: 1 / 0)
+    assert predict(scans, tmp_path / "out") == 1
+    said = capsys.readouterr().out
+    assert "2 label maps written" in said
+    assert "The label maps are whole, but what lies beside them was not written (ZeroDivisionError" in said
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"a.nii.gz", "b.nii.gz"}
+
+
+def test_a_study_without_a_label_map_comes_first(predict, scans, tmp_path) -> None:
+    (scans / "c.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:200])
+    assert predict(scans, tmp_path / "out") == 1
+    cards = shown(tmp_path / "out")
+    assert list(cards) == ["c", "a", "b"]
+    assert re.search("not predicted</b>: .*truncated", cards["c"], re.DOTALL)
+    (scans / "b.nii.gz").write_bytes((scans / "c.nii.gz").read_bytes())  # whose old label map is still there
+    assert predict(scans, tmp_path / "out") == 1
+    cards = shown(tmp_path / "out")
+    assert list(cards) == ["b", "c", "a"] and "not predicted" in cards["b"] and "sagittal slice" not in cards["c"]
+
+
+def test_flags_of_levels(predict, scans, tmp_path, monkeypatch) -> None:
+    """Shown where the levels were decoded, also where that changed no voxel."""
+    model = spine(tmp_path)
+    out = tmp_path / "out"
+    assert predict(scans, out, model=model) == 0
+    assert "confidence" not in shown(out)["a"]
+    monkeypatch.setattr("nnunetv2_cafr.deployment.model.LevelDecoder", Decoder)
+    assert predict(scans, out, "--levels", model=model) == 0
+    assert "uncertain</b>: confidence 0.02" in shown(out)["a"]
+
+
+def test_pictures(predict, scans, tmp_path) -> None:
+    assert predict(scans, tmp_path / "out", "--png") == 0
+    assert sorted(path.name for path in (tmp_path / "out" / "preview").iterdir()) == ["a.png", "b.png"]
+    write(scans / "a.nii.gz", VOXELS[:, :-1])
+    assert predict(scans, tmp_path / "out") == 0
+    assert [path.name for path in (tmp_path / "out" / "preview").iterdir()] == ["b.png"]  # a's map is another one
+    with pytest.raises(SystemExit, match="--png writes more: give a folder"):
+        predict(scans / "a.nii.gz", tmp_path / "labels.nii.gz", "--png")
+
+
+def test_photographs(predict, tmp_path) -> None:
+    """Of a network for PNG files, whose label maps are such, too."""
+    model = describe(tmp_path / "model.onnx", image_reader_writer="NaturalImage2DIO")
+    values = np.random.default_rng(0).integers(0, 255, (30, 24)).astype(np.uint8)
+    (tmp_path / "scans").mkdir()
+    Image.fromarray(values).save(tmp_path / "scans" / "cells_0000.png")
+    assert predict(tmp_path / "scans", tmp_path / "out", "--png", model=model) == 0
+    assert "not shown" not in shown(tmp_path / "out")["cells"]
+    assert "the image, 24 x 30 mm" in shown(tmp_path / "out")["cells"]
+    assert (tmp_path / "out" / "preview" / "cells.png").is_file()

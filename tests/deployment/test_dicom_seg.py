@@ -1,0 +1,148 @@
+"""DICOM segmentations, read back by highdicom and by pydicom: the label map voxel for voxel, and its levels' codes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.uid import MRImageStorage
+
+from dataset_conversion.dicom import read_series
+
+from .files import describe, write
+
+highdicom = pytest.importorskip("highdicom", reason="highdicom is missing: pip install 'nnunetv2-cafr[dicom]'")
+
+from nnunetv2_cafr.deployment.dicom_seg import code_of, segmentation  # noqa: E402
+
+VOXELS = np.random.default_rng(0).integers(0, 900, (5, 32, 24)).astype(np.int16)
+NAMES = {1: "L5", 2: "L4/L5", 3: "L4", 4: "S"}
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    """A sagittal series from left to right, oblique by 10 degrees; files have another order than the slices."""
+    folder = tmp_path / "scans" / "patient"
+    folder.mkdir(parents=True)
+    turn = np.radians(10)
+    rows, columns = np.array([np.sin(turn), np.cos(turn), 0]), np.array([0.0, 0, -1])
+    normal = np.cross(rows, columns)
+    for k, pixels in enumerate(VOXELS):
+        image = sitk.GetImageFromArray(pixels)
+        image.SetSpacing((0.7, 0.9))
+        tags = {
+            "0008|0016": str(MRImageStorage),
+            "0008|0018": f"1.2.3.4.{k + 1}",
+            "0008|0060": "MR",
+            "0010|0010": "Somebody",
+            "0010|0020": "17",
+            "0020|000d": "1.2.3",
+            "0020|000e": "1.2.3.4",
+            "0020|0013": str(k + 1),
+            "0020|0032": "\\".join(f"{value:.6f}" for value in 4.4 * k * normal + (3, -20, 50)),
+            "0020|0037": "\\".join(f"{value:.9f}" for value in (*rows, *columns)),
+            "0020|0052": "1.2.3.9",
+        }
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"IM{(3 * k) % 5}.dcm"))
+        writer.SetImageIO("GDCMImageIO")
+        writer.Execute(image)
+    return folder
+
+
+def mask_of(series: Path) -> sitk.Image:
+    """Labels 0 to 3 on the grid of the series; nothing has the label 4."""
+    image = read_series(series)[0].image
+    mask = sitk.GetImageFromArray(np.random.default_rng(1).integers(0, 4, VOXELS.shape).astype(np.uint8))
+    mask.CopyInformation(image)
+    return mask
+
+
+@pytest.mark.parametrize("order", [None, "LPS"])
+def test_read_back_voxel_for_voxel(series, tmp_path, order) -> None:
+    mask = mask_of(series)
+    truth = sitk.GetArrayFromImage(mask)
+    file = tmp_path / "a.dcm"
+    file.write_bytes(segmentation(sitk.DICOMOrient(mask, order) if order else mask, series, NAMES, "model.onnx"))
+    found = highdicom.seg.segread(file)
+    uids = {k: f"1.2.3.4.{k + 1}" for k in range(len(VOXELS))}
+    values = found.get_pixels_by_source_instance(list(uids.values()), combine_segments=True)
+    np.testing.assert_array_equal(values, truth)
+
+    plain = pydicom.dcmread(file)
+    assert plain.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.4"
+    assert plain.FrameOfReferenceUID == "1.2.3.9" and plain.PatientID == "17" and plain.StudyInstanceUID == "1.2.3"
+    volume = np.zeros_like(truth)
+    for pixels, frame in zip(plain.pixel_array, plain.PerFrameFunctionalGroupsSequence, strict=True):
+        position = frame.PlanePositionSequence[0].ImagePositionPatient
+        k = mask.TransformPhysicalPointToIndex([float(value) for value in position])[2]
+        volume[k][pixels > 0] = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+    np.testing.assert_array_equal(volume, truth)
+    segments = {one.SegmentNumber: one for one in plain.SegmentSequence}
+    assert {number: one.SegmentLabel for number, one in segments.items()} == NAMES
+    kinds = {number: one.SegmentedPropertyTypeCodeSequence[0] for number, one in segments.items()}
+    assert {(kind.CodingSchemeDesignator, kind.CodeValue) for kind in kinds.values()} == {
+        ("SCT", "49668003"), ("SCT", "84020006"), ("SCT", "11994002"), ("SCT", "54735007")
+    }  # fmt: skip
+
+
+def test_codes() -> None:
+    """Of DICOM PS3.16, CID 7603 and 7604."""
+    codes = {
+        "vertebrae_T12": "23215003",
+        "L5/S": "715056000",
+        "T12/L1": "76206002",
+        "L6": "51282000",
+        "disc_2": "360499006",
+    }
+    assert {name: code_of(name).value for name in codes} == codes
+    assert code_of("liver").meaning == "Anatomical Structure"
+
+
+def test_nothing_found(series, tmp_path) -> None:
+    file = tmp_path / "a.dcm"
+    file.write_bytes(segmentation(mask_of(series) * 0, series, NAMES, "model.onnx"))
+    uids = [f"1.2.3.4.{k + 1}" for k in range(len(VOXELS))]
+    assert not highdicom.seg.segread(file).get_pixels_by_source_instance(uids, combine_segments=True).any()
+
+
+def test_of_another_grid(series) -> None:
+    mask = mask_of(series)
+    mask.SetSpacing((1, 1, 1))
+    with pytest.raises(ValueError, match="found spacing"):
+        segmentation(mask, series, NAMES, "model.onnx")
+
+
+def test_predicted(predict, series, tmp_path, capsys) -> None:
+    """Beside the label map; a file among the scans has none, and a series that lacks its frame."""
+    model = describe(tmp_path / "model.onnx")
+    content = json.loads(model.with_suffix(".json").read_text())
+    content["dataset_json"]["labels"] = {"background": 0, "L5": 1, "L4": 2, "L3": 3}
+    model.with_suffix(".json").write_text(json.dumps(content))
+    out = tmp_path / "out"
+    assert predict(series.parent, out, "--dicom-seg", model=model) == 0
+    file = out / "patient.seg.dcm"
+    values = highdicom.seg.segread(file).get_pixels_by_source_instance(["1.2.3.4.1"], combine_segments=True)
+    assert (values == 1).all()
+    before = file.read_bytes()
+    assert predict(series.parent, out, "--dicom-seg", "--continue_prediction", model=model) == 0
+    assert file.read_bytes() == before
+
+    write(series.parent / "b.nii.gz")
+    for slice_ in series.iterdir():
+        dataset = pydicom.dcmread(slice_)
+        del dataset.FrameOfReferenceUID
+        dataset.save_as(slice_)
+    capsys.readouterr()
+    assert predict(series.parent, tmp_path / "new", "--dicom-seg", model=model) == 1
+    said = capsys.readouterr().out
+    assert "2 label maps written" in said and "No DICOM SEG of b: " in said
+    assert "No DICOM SEG of patient: its series lacks what a segmentation refers to" in said
+    assert not list((tmp_path / "new").glob("*.dcm"))
+    with pytest.raises(SystemExit, match="and none is: give folders with one"):
+        predict(series.parent / "b.nii.gz", tmp_path / "third", "--dicom-seg", model=model)

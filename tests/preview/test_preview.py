@@ -1,0 +1,122 @@
+"""The page in a real browser and its pictures: doubtful studies first, names as text, one colour for each level."""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from markupsafe import escape
+from PIL import Image
+
+from nnunetv2_cafr.commands import measure
+from nnunetv2_cafr.preview.page import part_of, parts_in, render
+from nnunetv2_cafr.preview.png import LONGEST
+from nnunetv2_cafr.preview.study import DECODINGS, Labels, StudyPreview, preview
+from nnunetv2_cafr.spine import colour_of
+
+LABELS = {"background": 0, "S": 1, "L5": 2, "L4": 3, "L3": 4, "L4/L5": 5, "L3/L4": 6}
+NASTY = "<img src=x onerror=alert(1)>--><!--end-->"
+
+
+def spine(*missing: str) -> sitk.Image:
+    """A column of boxes (z, y, x), 60 x 40 x 8 mm apart from those that are missing."""
+    labels = np.zeros((60, 40, 8), np.uint8)
+    for name, bottom in {"S": 2, "L5": 10, "L4/L5": 20, "L4": 24, "L3/L4": 34, "L3": 38}.items():
+        if name not in missing:
+            labels[bottom : bottom + (4 if "/" in name else 8), 8:30, 1:7] = LABELS[name]
+    return sitk.GetImageFromArray(labels)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a study with a nasty name, one whose L4 is missing, and one whose levels are uncertain."""
+    root = tmp_path_factory.mktemp("preview")
+    for name in ("maps", "images"):
+        (root / name).mkdir()
+    (root / "maps" / "dataset.json").write_text(json.dumps({"labels": LABELS, "file_ending": ".mha"}))
+    for case, mask in {NASTY: spine(), "gap": spine("L4"), "unsure": spine()}.items():
+        sitk.WriteImage(mask, root / "maps" / f"{case}.mha")
+        sitk.WriteImage(sitk.Cast(mask, sitk.sitkInt16) * 0 + 70, root / "images" / f"{case}_0000.mha")
+    flags = {"uncertain": "confidence 0.02", "missed": "T12"}
+    studies = {"unsure": {"flags": flags, "confidence": 0.02}, "gap": {"flags": {}, "confidence": 0.9}}
+    (root / "maps" / DECODINGS).write_text(json.dumps({"studies": studies}))
+    parser = argparse.ArgumentParser()
+    measure.add_arguments(parser)
+    arguments = ["-i", root / "maps", "--images", root / "images", "-o", root / "out", "--png"]
+    assert measure.run(parser.parse_args([str(argument) for argument in arguments])) == 0
+    return root / "out"
+
+
+def rows(elements: str) -> list[str]:
+    """Names of the visible rows of the table, from above."""
+    body = elements[elements.index("<tbody>") : elements.index("</tbody>")]
+    found = re.findall(r'<tr ([^>]*)><td class="name"><a [^>]*>([^<]*)</a>', body)
+    return [name for attributes, name in found if "hidden" not in attributes]
+
+
+def test_opens_sorts_and_filters(measured, browse):
+    page = measured / "preview.html"
+    elements = browse(page)
+    assert 'data-ready="yes"' in elements and "3 of 3 studies shown" in elements
+    assert rows(elements) == ["unsure", "gap", str(escape(NASTY))]  # two doubts, one, none
+    assert rows(browse(page, "?show=doubtful&sort=0")) == ["gap", "unsure"]
+
+
+def test_holds_everything_and_escapes_names(measured):
+    text = (measured / "preview.html").read_text(encoding="utf-8")
+    assert NASTY not in text and str(escape(NASTY)) in text
+    assert "http:" not in text and "https:" not in text
+    links = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert len(links) > 6 and all(link.startswith(("#", "data:image/jpeg;base64,")) for link in links)
+    assert re.search(r"missing levels</b>: L4 between levels that are there", text)
+    assert "0.90" in text and "confidence 0.02" in text
+    for name in ("L4", "L3/L4"):
+        assert f'stroke="{"#{:02X}{:02X}{:02X}".format(*colour_of(name, 0))}"' in text
+
+
+def test_a_later_page_keeps_the_parts(measured):
+    parts = list(parts_in((measured / "preview.html").read_text(encoding="utf-8")))
+    assert [part.row["name"] for part in parts] == ["unsure", "gap", NASTY]
+    assert list(parts_in(render(reversed(parts), "again", {}))) == parts
+
+
+def test_a_picture_of_each_study(measured):
+    files = sorted((measured / "preview").iterdir())
+    assert [file.stem for file in files] == [NASTY, "gap", "unsure"]
+    with Image.open(files[0]) as picture:
+        assert max(picture.size) == LONGEST and picture.size[1] * 40 == pytest.approx(picture.size[0] * 60, rel=0.01)
+        assert picture.text["Title"] == NASTY
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    for name in LABELS:
+        if name != "background":
+            assert (np.abs(pixels - np.array(colour_of(name, 0))).max(1) < 9).sum() > 200, name
+
+
+def test_a_picture_that_fails_leaves_the_measures(monkeypatch):
+    monkeypatch.setattr("nnunetv2_cafr.preview.study.draw", lambda *_: 1 / 0)
+    one = preview("a", spine(), None, Labels.of({"labels": LABELS}))
+    assert one.measurements is not None
+    assert "No picture: ZeroDivisionError" in part_of(one).card
+
+
+def test_labels_that_are_no_levels():
+    regions = {"background": 0, "all": [1, 2], "core": 2}
+    labels = Labels.of({"labels": regions, "regions_class_order": [1, 2]})
+    assert labels == Labels({1: "all", 2: "core"}, None)
+    one = preview("a", spine() * 0, None, labels)
+    assert list(one.doubts) == ["empty"] and one.picture is not None
+    assert "stroke" in part_of(preview("a", spine(), None, Labels({1: "liver"}, None))).card
+
+
+def test_doubts_come_first():
+    studies = [
+        StudyPreview("b"),
+        StudyPreview("a"),
+        StudyPreview("c", confidence=0.1),
+        StudyPreview("d", doubts={"x": ""}),
+    ]
+    page = render([part_of(one) for one in studies], "title", {})
+    assert [part.row["name"] for part in parts_in(page)] == ["d", "c", "a", "b"]
