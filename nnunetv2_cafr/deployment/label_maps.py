@@ -25,7 +25,7 @@ from nnunetv2_cafr.deployment.studies import Study, series_of
 from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.files import FULL, begins_with, check_place, refuse_inputs, sha256, write_atomically
 from nnunetv2_cafr.spine import read_spine
-from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE
+from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, name_labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,7 +153,7 @@ class LabelMaps:
         """Names of what is written beside the label maps."""
         labels = self.description.dataset_json["labels"]
         names = [PAGE]
-        if not any(isinstance(value, list | tuple) for value in labels.values()):
+        if self._has_single_labels():
             names += (SLICER_FILE, ITKSNAP_FILE)
         with contextlib.suppress(ValueError):  # of labels that are no levels of a spine
             read_spine(labels)
@@ -162,6 +162,10 @@ class LabelMaps:
             names += [f"{PICTURES}/{study.name}.png"] * self.png
             names += [f"{study.name}{SEGMENTATION}"] * (self.dicom_seg and series_of(study) is not None)
         return names
+
+    def _has_single_labels(self) -> bool:
+        """Whether the labels are no regions, which have names for several values."""
+        return not any(isinstance(value, list | tuple) for value in self.description.dataset_json["labels"].values())
 
     def _is_foreign(self, name: str) -> bool:
         """Whether a file that lies beside label maps is there, and is not as an earlier call wrote it."""
@@ -284,6 +288,8 @@ class LabelMaps:
         io = self.description.plans.image_reader_writer_class()
         try:
             io.write_seg(segmentation, str(file), properties)
+            if file.name.endswith((".nii", ".nii.gz")) and self._has_single_labels():
+                name_labels(file, self.description.dataset_json["labels"])
         except OSError:
             raise
         except Exception as error:  # ITK and others have errors of many kinds for what they cannot write

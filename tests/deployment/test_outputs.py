@@ -10,12 +10,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import nibabel
+import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunetv2_cafr.deployment import model as deployed
+from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.label_maps import LabelMaps
+from nnunetv2_cafr.spine import colour_of
 
 from .files import VOXELS, describe, write
 
@@ -297,6 +303,30 @@ def test_answers_before_torch_is_loaded(model, scans, tmp_path) -> None:
         command = [sys.executable, "-c", code, "predict", "-m", network, "-i", scans, "-o", tmp_path / "out"]
         result = subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8", check=True)
         assert said in result.stdout and result.stdout.strip().endswith("False"), result.stdout
+
+
+def test_names_and_colours_in_the_header_of_a_nifti(predict, model, tmp_path) -> None:
+    """Found where TotalSegmentator's reader looks; voxels, geometry and codes are what nnU-Net's writer made."""
+    labels = {"background": 0, '<b> & "c"': 1, "ignore": 2}
+    content = json.loads(model.with_suffix(".json").read_text())
+    maps = LabelMaps(
+        tmp_path, Description({**content, "dataset_json": {**content["dataset_json"], "labels": labels}}), model, {}
+    )
+    reader = SimpleITKIO()
+    _, properties = reader.read_images([str(write(tmp_path / "scan.nii.gz"))])
+    segmentation = (VOXELS > 400).astype(np.uint8)
+    reader.write_seg(segmentation, str(tmp_path / "theirs.nii.gz"), properties)
+    maps._write_whole(tmp_path / "ours.nii.gz", segmentation, properties)
+
+    ours, theirs = (nibabel.load(tmp_path / f"{name}.nii.gz") for name in ("ours", "theirs"))
+    (label,) = ElementTree.fromstring(ours.header.extensions[0].get_content()).iter("Label")
+    assert (label.get("Key"), label.text) == ("1", '<b> & "c"')
+    assert float(label.get("Red")) == pytest.approx(colour_of(label.text, 1)[0] / 255, abs=1e-3)
+    np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+    np.testing.assert_array_equal(ours.affine, theirs.affine)
+    changed = {key for key in ours.header if ours.header[key].tobytes() != theirs.header[key].tobytes()}
+    assert changed <= {"vox_offset", "scl_slope", "scl_inter"}
+    np.testing.assert_array_equal(reader.read_seg(str(tmp_path / "ours.nii.gz"))[0][0], segmentation)
 
 
 def test_documents_are_those_of_the_network(predict, model, scans, tmp_path) -> None:
