@@ -6,7 +6,8 @@ with most slices is read if it stands out, and positions are checked slice by sl
 slices that fan out would give a volume of wrong geometry.
 
 pydicom reads headers and rescales each slice by its own slope and intercept. GDCM, in SimpleITK, only decompresses: its
-own rescaling casts all slices to the pixel type of the first, and turns MONOCHROME1 around within 16 bits.
+own rescaling casts all slices to the pixel type of the first, and turns MONOCHROME1 around within 16 bits. An enhanced
+multi-frame file is read by highdicom, where that is installed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,9 @@ SAME_PLACE = 1e-3  # mm; slices that are no farther apart may be the same one tw
 COSINE_TOLERANCE = 1e-3  # per direction cosine
 CLEAR_MAJORITY = 2  # a series is taken among several where it has this many times the slices of any other; ours
 SHOWN = 5  # files of one kind that are named one by one
+MONOCHROME1 = (
+    "MONOCHROME1, which is shown dark where values are high: values are taken as they are, and not turned round"
+)
 COPY_AGAIN = "copy the series again from its source, or leave the case out"
 
 HEADER = (
@@ -167,6 +172,11 @@ def read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
         found += "".join(f"; {note}" for note in notes)
         remedy = "give the folder that holds all slices of the one series"
         return None, [Problem(folder, found, "a series of single slices", remedy)]
+    if len(chosen) == 1 and find_spec("highdicom") is not None:
+        try:
+            return _read_frames(chosen[0], notes), []
+        except _UnreadableError as error:
+            return None, [error.problem]
     if problems := [problem for one in chosen if (problem := _check_slice(one))]:
         return None, problems
     if problem := _check_uniform(chosen):
@@ -189,9 +199,7 @@ def _stack(folder: Path, images: Sequence[_Image], notes: list[str]) -> tuple[Se
     if uneven:
         return None, [uneven]
     if any(one.header.get("PhotometricInterpretation") == "MONOCHROME1" for one in slices):
-        notes.append(
-            "MONOCHROME1, which is shown dark where values are high: values are taken as they are, and not turned round"
-        )
+        notes.append(MONOCHROME1)
     image = sitk.GetImageFromArray(_smallest_type(np.stack([_values(one.path) for one in slices])))
     image.SetOrigin(_place(slices[0]).position.tolist())
     image.SetSpacing((*first.spacing[::-1].tolist(), step))
@@ -200,6 +208,36 @@ def _stack(folder: Path, images: Sequence[_Image], notes: list[str]) -> tuple[Se
     for path in sorted(one.path for one in slices):
         digest.update(path.read_bytes())
     return Series(image, digest.hexdigest(), tuple(notes), tuple(one.path for one in slices)), []
+
+
+def _read_frames(image: _Image, notes: list[str]) -> Series:
+    """The volume in one enhanced multi-frame file, by highdicom, which sorts its frames and knows what they repeat.
+
+    Raises:
+        _UnreadableError: if the frames are no single regular volume, or cannot be read.
+    """
+    import highdicom
+
+    expected = "frames that are the slices of one volume, at equal steps, each place once"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file = highdicom.imread(image.path)
+            volume = file.get_volume(apply_real_world_transform=False, apply_presentation_lut=False)
+    except Exception as error:  # of a damaged or an unusual file, it and pydicom raise nearly anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        found = f"a multi-frame DICOM file ({image.frames} frames in one file) that is no volume ({reason})"
+        remedy = "convert the series with dcm2niix, look at the result, and give the NIfTI file"
+        raise _UnreadableError(Problem(image.path, found, expected, remedy)) from error
+    if np.linalg.det(volume.direction[:, ::-1]) < 0:
+        volume = volume.flip_spatial(0)
+    if file.get("PhotometricInterpretation") == "MONOCHROME1":
+        notes.append(MONOCHROME1)
+    read = sitk.GetImageFromArray(_smallest_type(volume.array))
+    read.SetOrigin(volume.position)
+    read.SetSpacing(volume.spacing[::-1])
+    read.SetDirection(volume.direction[:, ::-1].ravel().tolist())
+    return Series(read, hashlib.sha256(image.path.read_bytes()).hexdigest(), tuple(notes), (image.path,))
 
 
 class _UnreadableError(Exception):
@@ -331,8 +369,8 @@ def _check_slice(image: _Image) -> Problem | None:
         return Problem(
             image.path,
             f"a multi-frame DICOM file ({image.frames} frames in one file)",
-            "one slice per file",
-            "convert the series with dcm2niix, and give the NIfTI file",
+            "one slice per file, or one file, and highdicom to read it",
+            "pip install 'nnunetv2-cafr[dicom]', or convert the series with dcm2niix, and give the NIfTI file",
         )
     samples = int(image.header.get("SamplesPerPixel") or 1)
     if samples != 1:

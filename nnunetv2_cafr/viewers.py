@@ -63,7 +63,7 @@ def name_labels(file: Path, labels: Mapping[str, int]) -> None:
     for label, name in _named(labels):
         colours = zip(("Red", "Green", "Blue"), colour_of(name, label), strict=True)
         shares = {colour: f"{value / 255:.4f}" for colour, value in colours}
-        Xml.SubElement(table, "Label", Key=str(label), **shares, Alpha="1").text = name
+        Xml.SubElement(table, "Label", {"Key": str(label), **shares, "Alpha": "1"}).text = name
     Xml.SubElement(volume, "StudyMetaDataLinkSet")
     Xml.SubElement(volume, "VolumeType").text = "Label"
     image = nibabel.Nifti1Image.from_filename(file)

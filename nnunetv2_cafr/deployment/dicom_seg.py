@@ -59,6 +59,8 @@ def segmentation(mask: sitk.Image, folder: Path, names: Mapping[int, str], netwo
         problems = check_same_grid(folder, mask, folder, series.image)
     if series is None or problems:
         raise ValueError("; ".join(f"found {one.found}, expected {one.expected}; {one.remedy}" for one in problems))
+    if len(series.files) < 2:
+        raise ValueError("its series is one multi-frame file, and a segmentation is written of single slices only")
     order = orientation_of(series.image)
     values = sitk.GetArrayFromImage(mask if orientation_of(mask) == order else sitk.DICOMOrient(mask, order))
     segments = np.zeros(max(names) + 1, np.uint8 if len(names) < 256 else np.uint16)

@@ -1,10 +1,12 @@
 """DICOM series: slice order, steps and orientation are read from every slice; what cannot be a volume is refused."""
 
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import numpy as np
 import pydicom
 import pytest
@@ -22,7 +24,7 @@ from pydicom.uid import (
 )
 
 from dataset_conversion.folder import main
-from dataset_conversion.geometry import orient
+from dataset_conversion.geometry import check_same_grid, orient
 from dataset_conversion.reading import read_volume
 from nnunetv2_cafr.errors import UserError
 
@@ -147,6 +149,53 @@ def enhanced(series: Path) -> None:
         path.unlink()
     frames = {"NumberOfFrames": 5, "PixelData": VOXELS.tobytes(), "SOPClassUID": EnhancedMRImageStorage}
     edit(next(series.iterdir()), ImagePositionPatient=None, ImageOrientationPatient=None, PixelSpacing=None, **frames)
+
+
+def enhanced_by_highdicom(series: Path, order: Sequence[int] = range(5)) -> Path:
+    """The series as one Legacy Converted Enhanced MR file, frames in this order, each with its own rescaling."""
+    needed = {
+        "PatientID": "1", "PatientBirthDate": "", "PatientSex": "", "StudyID": "", "StudyDate": "20200101",
+        "StudyTime": "000000", "AccessionNumber": "", "ReferringPhysicianName": "", "SeriesNumber": 1,
+        "Manufacturer": "x", "BodyPartExamined": "SPINE", "FrameOfReferenceUID": "1.2.3.9", "PatientPosition": "HFS",
+        "ImageType": ["ORIGINAL", "PRIMARY", "M"], "RescaleIntercept": "-10",
+    }  # fmt: skip
+    slices = [edit(file_of(series, k), **needed, RescaleSlope=str(k + 1)) for k in order]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one = highdicom.legacy.LegacyConvertedEnhancedMRImage(slices, highdicom.UID(), 2, highdicom.UID(), 1)
+    shutil.rmtree(series)
+    series.mkdir()
+    one.save_as(series / "enhanced.dcm")
+    return series / "enhanced.dcm"
+
+
+@pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
+def test_an_enhanced_file_is_a_volume(series: Path, interpretation: str) -> None:
+    """In any order of its frames, each rescaled by its own slope; on the grid of the series that it was made of."""
+    expected, _ = read_volume(series)
+    edit(enhanced_by_highdicom(series, (3, 0, 4, 1, 2)), PhotometricInterpretation=interpretation)
+    volume, problems = read_volume(series)
+    assert problems == []
+    slopes = np.arange(1, 6)[:, None, None]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(volume.image), VOXELS * slopes - 10)
+    assert check_same_grid(series, volume.image, series, expected.image) == []
+    assert volume.image.GetDirection() == pytest.approx(expected.image.GetDirection())
+    assert volume.image.GetOrigin() == pytest.approx(expected.image.GetOrigin())
+    assert [note[:11] for note in volume.notes] == (["MONOCHROME1"] if interpretation == "MONOCHROME1" else [])
+
+
+def test_an_enhanced_file_with_a_gap_is_refused(series: Path) -> None:
+    enhanced_by_highdicom(series, (0, 1, 3, 4))
+    volume, (problem,) = read_volume(series)
+    assert volume is None
+    assert "4 frames in one file) that is no volume" in problem.found
+
+
+def test_an_enhanced_file_needs_highdicom(series: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    enhanced_by_highdicom(series)
+    monkeypatch.setattr("dataset_conversion.dicom.find_spec", lambda _: None)
+    _, (problem,) = read_volume(series)
+    assert "nnunetv2-cafr[dicom]" in problem.remedy
 
 
 def drop_position(path: Path) -> None:
