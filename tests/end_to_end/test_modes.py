@@ -352,8 +352,8 @@ def test_contrastive_pairs_of_a_training_are_unambiguous(kind, datasets, in_proc
     drawn = []
     sample_pairs = trainer.loss.contrastive.sample_pairs
 
-    def remember(target: torch.Tensor, cells):
-        drawn.append((target, cells, sample_pairs(target, cells)))
+    def remember(target: torch.Tensor, cells, hard=None):
+        drawn.append((target, cells, sample_pairs(target, cells, hard)))
         return drawn[-1][-1]
 
     monkeypatch.setattr(trainer.loss.contrastive, "sample_pairs", remember)
