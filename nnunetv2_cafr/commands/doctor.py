@@ -34,6 +34,7 @@ FOLDERS = {
 EXTRAS = {
     "baselines": "U-Net and Attention U-Net",
     "cluster": "benchmark, which Snakemake runs (Python 3.11)",
+    "dicom": "predict --dicom-seg, enhanced multi-frame DICOM",
     "docs": "the documentation as a site",
     "export": "export, predict, load_model",
 }

@@ -78,6 +78,8 @@ def test_folds_that_cannot_be_are_refused_in_the_dry_run_too(benchmark, nnunet_e
     for name, source in (("nnUNet_preprocessed", preprocessed), ("nnUNet_raw", raw)):
         shutil.copytree(source, copies[name] / DATASET)
         monkeypatch.setenv(name, str(copies[name]))
+    # which a training of another test may have left
+    (copies["nnUNet_preprocessed"] / DATASET / "splits_final.json").unlink(missing_ok=True)
     file = copies["nnUNet_raw"] / DATASET / "provenance.json"
     provenance = json.loads(file.read_text())
     for number, entry in enumerate(provenance["cases"].values()):
