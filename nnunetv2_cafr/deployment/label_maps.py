@@ -29,6 +29,7 @@ from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, name_labels
 
 if TYPE_CHECKING:
     import numpy as np
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 RECORD, FORMAT = "predict.json", "nnunetv2_cafr predict 1"
 DOCUMENTS = {"dataset.json": "dataset_json", "plans.json": "plans"}  # where nnUNetv2_predict leaves them
@@ -288,18 +289,14 @@ class LabelMaps:
         io = self.description.plans.image_reader_writer_class()
         try:
             io.write_seg(segmentation, str(file), properties)
-            if file.name.endswith((".nii", ".nii.gz")) and self._has_single_labels():
-                name_labels(file, self.description.dataset_json["labels"])
         except OSError:
             raise
         except Exception as error:  # ITK and others have errors of many kinds for what they cannot write
             raise OSError(f"The label map could not be written: {_last_line(error)}") from error
-        try:
-            whole = bool((io.read_seg(str(file))[0][0] == segmentation).all())
-        except Exception:  # and for what they cannot read
-            whole = False
-        if not whole:
-            raise OSError("The label map was not written completely; is the disk full?")
+        _check_whole(file, segmentation, io)
+        if file.name.endswith((".nii", ".nii.gz")) and self._has_single_labels():
+            name_labels(file, self.description.dataset_json["labels"])
+            _check_whole(file, segmentation, io)
 
     def _note(self, files: Mapping[Path, Path]) -> None:
         """Adds files to the record before they get their names, so that a kill never leaves one that is not in it."""
@@ -319,6 +316,15 @@ class LabelMaps:
         if not isinstance(error, OSError):
             return False
         return error.errno in FULL or shutil.disk_usage(self.folder).free < ROOM
+
+
+def _check_whole(file: Path, segmentation: np.ndarray, io: BaseReaderWriter) -> None:
+    try:
+        whole = bool((io.read_seg(str(file))[0][0] == segmentation).all())
+    except Exception:  # readers have errors of many kinds for what they cannot read
+        whole = False
+    if not whole:
+        raise OSError("The label map was not written completely; is the disk full?")
 
 
 def _renamed(name: str, target: Path, ending: str) -> str:
