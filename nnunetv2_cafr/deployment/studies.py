@@ -175,6 +175,8 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
             found = f"an image that nnU-Net's {description.reader} cannot read ({reason})"
             expected = f"an intact {description.file_ending} file for each channel, on one grid"
             raise UnusableStudyError([Problem(first, found, expected, "export it again")]) from error
+    if description.reads_volumes and (problem := _check_unit(first, volumes[first], properties)):
+        raise UnusableStudyError([problem])
     if problem := _check_image(first, image, properties, description):
         raise UnusableStudyError([problem])
     for name, channel in zip(names, image, strict=True):
@@ -240,6 +242,18 @@ def _picture_for(image: Path, folder: Path, description: Description) -> Path:
     if description.reader == "Tiff3DIO" and spacing.is_file():
         shutil.copy(spacing, folder / f"{number}.json")
     return Path(shutil.copy(image, folder / f"{number}_0000{ending}"))
+
+
+def _check_unit(path: Path, volume: Volume | None, properties: dict[str, Any]) -> Problem | None:
+    """Whether nnU-Net's reader sees the spacing that the header means: nibabel takes all units for mm."""
+    if volume is None or volume.image.GetDimension() != 3:
+        return None
+    meant, read = (np.sort(spacing) for spacing in (volume.image.GetSpacing(), properties["spacing"]))
+    if np.allclose(meant, read, rtol=1e-3):
+        return None
+    words = [" x ".join(f"{step:.4g}" for step in spacing) for spacing in (meant, read)]
+    found = f"a spacing of {words[0]} mm by the header's unit, which nnU-Net's reader takes for {words[1]} mm"
+    return Problem(path, found, "a header in mm", "write spacing and unit (mm) into the header, or convert it again")
 
 
 def _check_image(path: Path, image: np.ndarray, properties: dict[str, Any], description: Description) -> Problem | None:

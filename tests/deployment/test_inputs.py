@@ -160,6 +160,18 @@ def test_scans_without_orientation_by_a_network_of_such_scans(predict, tmp_path:
     assert sitk.ReadImage(tmp_path / "out" / "x.nii.gz").GetSize() == (24, 30, 4)
 
 
+def test_a_unit_that_nibabel_does_not_read_is_refused(predict, tmp_path: Path, capsys) -> None:
+    """The numbers look like mm and the header says metres; found by the fuzzer."""
+    network = describe(tmp_path / "nibabel.onnx", image_reader_writer="NibabelIO")
+    images = tmp_path / "images"
+    images.mkdir()
+    nifti(images / "x.nii.gz", VOXELS, (0.7, 0.8, 4.4), "meter")
+    nifti(images / "y.nii.gz", VOXELS, (0.7, 0.8, 4.4), "mm")
+    assert predict(images, tmp_path / "out", model=network) == 1
+    assert "700 x 800 x 4400 mm by the header's unit, which nnU-Net's reader takes for 0.7" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["y.nii.gz"]
+
+
 def test_what_is_left_out_is_named(predict: Callable[..., int], tmp_path: Path, capsys) -> None:
     images = tmp_path / "images"
     (images / "papers").mkdir(parents=True)
