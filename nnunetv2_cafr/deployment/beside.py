@@ -103,7 +103,7 @@ def _write(
         not_measured = {name: reason for name, reason in reasons.items() if reason}
         of_parts = {name: measured[name] for name in sorted(measured) if name in parts}
         files |= table_files(of_parts, not_measured, {"network": str(maps.model)})
-    if not maps.description.labels.has_regions:
+    if maps.has_single_labels():
         files |= colour_files(maps.description.dataset_json["labels"])
     maps.write_beside({name: text.encode("utf-8", "backslashreplace") for name, text in files.items()})
     return list(files), without

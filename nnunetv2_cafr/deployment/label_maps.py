@@ -154,7 +154,7 @@ class LabelMaps:
         """Names of what is written beside the label maps."""
         labels = self.description.dataset_json["labels"]
         names = [PAGE]
-        if self._has_single_labels():
+        if self.has_single_labels():
             names += (SLICER_FILE, ITKSNAP_FILE)
         with contextlib.suppress(ValueError):  # of labels that are no levels of a spine
             read_spine(labels)
@@ -164,7 +164,7 @@ class LabelMaps:
             names += [f"{study.name}{SEGMENTATION}"] * (self.dicom_seg and series_of(study) is not None)
         return names
 
-    def _has_single_labels(self) -> bool:
+    def has_single_labels(self) -> bool:
         """Whether the labels are no regions, which have names for several values."""
         return not any(isinstance(value, list | tuple) for value in self.description.dataset_json["labels"].values())
 
@@ -294,7 +294,7 @@ class LabelMaps:
         except Exception as error:  # ITK and others have errors of many kinds for what they cannot write
             raise OSError(f"The label map could not be written: {_last_line(error)}") from error
         _check_whole(file, segmentation, io)
-        if file.name.endswith((".nii", ".nii.gz")) and self._has_single_labels():
+        if file.name.endswith((".nii", ".nii.gz")) and self.has_single_labels():
             name_labels(file, self.description.dataset_json["labels"])
             _check_whole(file, segmentation, io)
 

@@ -10,7 +10,7 @@ import pytest
 from nnunetv2_cafr.deployment import model as deployed
 from nnunetv2_cafr.deployment.description import Description
 
-from .files import describe
+from .files import VOXELS, describe, write
 from .untrained import Models, run_verb, write_image
 
 
@@ -48,6 +48,16 @@ def regions(models: Models) -> tuple[Path, Path]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A description without a network, which is not asked for."""
     return describe(tmp_path_factory.mktemp("model") / "model.onnx")
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """A folder of two images."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    write(folder / "a.nii.gz")
+    write(folder / "b.nii.gz", VOXELS + 1)
+    return folder
 
 
 @pytest.fixture

@@ -16,15 +16,6 @@ from nnunetv2_cafr.preview.page import parts_in
 from .files import VOXELS, describe, write
 
 
-@pytest.fixture
-def scans(tmp_path: Path) -> Path:
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    write(folder / "a.nii.gz")
-    write(folder / "b.nii.gz", VOXELS + 1)
-    return folder
-
-
 def shown(out: Path) -> dict[str, str]:
     """Cards of the page, by study."""
     return {part.row["name"]: part.card for part in parts_in((out / "preview.html").read_text(encoding="utf-8"))}

@@ -26,15 +26,6 @@ from nnunetv2_cafr.spine import colour_of
 from .files import VOXELS, describe, write
 
 
-@pytest.fixture
-def scans(tmp_path: Path) -> Path:
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    write(folder / "a.nii.gz")
-    write(folder / "b.nii.gz", VOXELS + 1)
-    return folder
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
