@@ -28,9 +28,12 @@ def _class_lines(evaluation: Evaluation) -> Iterator[str]:
     )
     yield "Distances in mm are means over those that are not missed. false: predicted, but not in the reference.\n"
     yield f"{'':<{width}}{'cases':>7}{'missed':>7}{'false':>7}" + _headings()
-    for name, row in table.iterrows():
+    somewhere = (table["cases"] > 0) | (table["false"] > 0)
+    for name, row in table[somewhere].iterrows():
         counts = "".join(f"{row[column]:>7.0f}" for column in ("cases", "missed", "false"))
         yield f"{name:<{width}}{counts}" + _cells(row)
+    if not somewhere.all():
+        yield f"Nowhere, in neither folder: {', '.join(table.index[~somewhere])}."
 
 
 def _mean_lines(evaluation: Evaluation) -> Iterator[str]:

@@ -85,6 +85,19 @@ def test_means_that_are_printed(folders: tuple[str, str], tmp_path: Path, capsys
     assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == FILES
 
 
+def test_labels_that_neither_folder_holds(
+    folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line names them, instead of a row of dashes each."""
+    labels = {**LABELS, "L3": 6, "L2": 7}
+    (tmp_path / "dataset.json").write_text(json.dumps({**DATASET, "labels": labels}))
+    assert evaluate(*folders) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "Nowhere, in neither folder: L3, L2." in lines
+    assert not any(line.startswith(("L3", "L2")) for line in lines)
+    assert any(line.startswith("L4 ") for line in lines)
+
+
 def test_the_labels_are_found_or_asked_for(folders: tuple[str, str], tmp_path: Path) -> None:
     references, predictions = folders
     source = tmp_path / "dataset.json"
