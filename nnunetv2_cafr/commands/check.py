@@ -118,15 +118,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def summary(cases: list[CaseReport], findings: list[Finding]) -> str:
     """What a terminal needs: counts, and the errors, warnings and notes on the whole data set up to a screenful."""
-    counts = ", ".join(f"{count} {severity.word}s" for severity, count in count_severities(findings).items())
-    lines = [f"{len(cases)} cases: {counts}"]
+    counts = ", ".join(_count(count, severity.word) for severity, count in count_severities(findings).items())
+    lines = [f"{_count(len(cases), 'case')}: {counts}"]
     # What concerns the data set as a whole is shown even where it is a note: it decides how to go on.
     grave = [finding for finding in findings if finding.severity.word != "note" or not finding.case]
     for finding in grave[:20]:
-        what = f"{finding.check} {finding.structure}".strip()
+        named = "" if finding.structure in finding.found else finding.structure
+        what = f"{finding.check} {named}".strip()
         lines.append(f"  {finding.severity.word:<8}{finding.file}: {what}: {finding.found}")
         if not finding.case:
             lines.append(f"          To do: {finding.remedy}")
     if len(grave) > 20:
         lines.append(f"  and {len(grave) - 20} more on the page")
     return "\n".join(lines)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=3,
         default=(96, 80, 5),
         metavar=("ROWS", "COLUMNS", "SLICES"),
-        help="of a phantom (default 96 80 5)",
+        help="of a phantom, at least 69 32 1 (default 96 80 5)",
     )
     parser.add_argument("-device", default=None, choices=["cpu", "cuda", "mps"], help="default: cuda if there is one")
 
@@ -95,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"--cases {arguments.cases[0]} ...: nnU-Net divides {FEWEST_CASES} cases or more into its folds; give at "
             f"least {FEWEST_CASES} phantoms for training"
         )
+    _check_size(*arguments.size)
     settings = DemoSettings(
         trainer=arguments.trainer,
         budget=arguments.budget,
@@ -112,6 +113,25 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"Foreground Dice {foreground:.3f} is below {MIN_FOREGROUND_DICE}: this budget taught it too little.")
         return 1
     return 0
+
+
+def _check_size(rows: int, columns: int, slices: int) -> None:
+    """Refuses phantoms that cannot be drawn, and those of which nnU-Net would plan other slices than sagittal ones.
+
+    Raises:
+        UserError: says which number is too small, and the smallest that will do.
+    """
+    from nnunetv2_cafr.phantom.dataset import FIELD_OF_VIEW, SLICE_SPACING, SMALLEST_SIDE
+
+    given = f"--size {rows} {columns} {slices}"
+    pixel = FIELD_OF_VIEW / rows
+    if pixel >= SLICE_SPACING:  # nnU-Net slices across the axis with the largest spacing
+        raise UserError(
+            f"{given}: with {rows} rows a pixel is {pixel:.1f} mm high, but slices are {SLICE_SPACING} mm apart, so "
+            f"nnU-Net would not plan sagittal slices; give at least {int(FIELD_OF_VIEW / SLICE_SPACING) + 1} rows"
+        )
+    if columns < SMALLEST_SIDE:
+        raise UserError(f"{given}: {columns} columns are too few for a phantom; give at least {SMALLEST_SIDE}")
 
 
 class Demo:

@@ -144,7 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(textwrap.fill(f"Test cases ({len(parts['test'])}): {', '.join(parts['test'])}", 120))
         print(f"\nWrote {target}; its files are hard links where that")
         print("is possible: one that is edited in place changes in both data sets.\nNext:")
-        print(f"  nnUNetv2_plan_and_preprocess -d {arguments.t}")
+        print(f"  nnUNetv2_plan_and_preprocess -d {arguments.t} -c 2d")
         print(f"  nnUNetv2_train {arguments.t} 2d 0 -tr nnUNetTrainer_CAFR    fold 0 is the only one")
         return 0
     folders = [folder]
@@ -161,6 +161,6 @@ def run(arguments: argparse.Namespace) -> int:
     which = "the only fold, 0" if scheme == "holdout" else "folds 0 to 4"
     print(f"Next, for {which}:" if len(folders) > 1 else "Next (planning takes the splits over):")
     if len(folders) == 1:
-        print(f"  nnUNetv2_plan_and_preprocess -d {dataset_id}")
+        print(f"  nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d")
     print(f"  nnUNetv2_train {dataset_id} 2d 0 -tr nnUNetTrainer_CAFR")
     return 0

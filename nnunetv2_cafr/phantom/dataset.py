@@ -20,6 +20,7 @@ LEVELS_PROBABILITY = (0.15, 0.4, 0.25, 0.2)  # flatter than SpineMRI's, so that 
 # i runs backwards (posterior), j downwards (inferior), k to the patient's right, as in SpineMRI's own files.
 DIRECTION = (0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
 SUBSLICES = 3  # odd, so that one of them lies at the slice's centre, where the label is taken
+SMALLEST_SIDE = 32  # rows and columns of a phantom
 FINEST_PIXEL = 1.0  # mm: coarser pixels are drawn as 3x3 finer ones and averaged
 
 
@@ -45,8 +46,10 @@ def make_case(
     Raises:
         ValueError: if a size is below 32 x 32 x 1, or a spacing is not positive.
     """
-    if len(size) != 3 or min(size[:2]) < 32 or size[2] < 1:
-        raise ValueError(f"size is {size}; expected (rows, columns, slices) of at least (32, 32, 1)")
+    if len(size) != 3 or min(size[:2]) < SMALLEST_SIDE or size[2] < 1:
+        raise ValueError(
+            f"size is {size}; expected (rows, columns, slices) of at least ({SMALLEST_SIDE}, {SMALLEST_SIDE}, 1)"
+        )
     if spacing is None:
         spacing = (FIELD_OF_VIEW / size[0], FIELD_OF_VIEW / size[0], SLICE_SPACING)
     if len(spacing) != 3 or min(spacing) <= 0:

@@ -7,7 +7,7 @@ import pytest
 
 from dataset_conversion import spinemri
 from nnunetv2_cafr.cli import VERBS, main
-from nnunetv2_cafr.commands import options
+from nnunetv2_cafr.commands import demo, options
 
 LATER = {("split", "seed"), ("split", "t")}  # refused when the verb has begun, before it reads anything
 
@@ -86,3 +86,21 @@ def test_one_wording_for_a_folder_that_is_not_set(value, verb, monkeypatch, caps
     message += capsys.readouterr().err
     assert ("nnUNet_raw is not set" if not value else f"nnUNet_raw is {value!r}") in message
     assert "export nnUNet_raw=/path/to/folder" in message
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ("64 56 3", "would not plan sagittal slices; give at least 69 rows"),
+        ("96 20 5", "20 columns are too few for a phantom; give at least 32"),
+    ],
+)
+def test_demo_refuses_phantoms_that_cannot_be_planned_or_drawn(size, said, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--out", str(tmp_path / "demo"), "--size", *size.split()])
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_takes_the_smallest_phantom_that_it_names():
+    demo._check_size(69, 32, 1)

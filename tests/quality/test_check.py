@@ -59,7 +59,9 @@ def test_exit_status_table_and_processes(copy, command, tmp_path, capsys):
         ("warning", "clipped image"),
     ]
     assert lines[1]["file"] == f"imagesTr/{image.name}"
-    assert "missing file" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "missing file" in said
+    assert "1 error, 1 warning, " in said
 
 
 def test_writes_over_nothing_of_others(copy, command, tmp_path, capsys):
