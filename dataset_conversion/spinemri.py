@@ -116,10 +116,10 @@ def compare_with_published(cases: Sequence[Case]) -> str:
     numbers = {subset: {int(case.patient) for case in cases if case.subset == subset} for subset in PUBLISHED}
     gaps = set(range(1, HIGHEST_NUMBER + 1)) - numbers["train"]
     unexplained = sorted(gaps - numbers["test1"] - numbers["test2"])
-    counts = ", ".join(f"{len(numbers[subset])} of {count} {subset}" for subset, count in PUBLISHED.items())
-    text = f"of the published cases, here are {counts}"
+    counts = ", ".join(f"{len(numbers[subset])} of {count} {subset} cases" for subset, count in PUBLISHED.items())
+    text = f"compared with the published set, here are {counts}"
     if len(gaps) != PUBLISHED_GAPS:
-        text += f"; {len(gaps)} instead of {PUBLISHED_GAPS} numbers up to {HIGHEST_NUMBER} are no training cases"
+        text += f"; {len(gaps)} of the numbers 1 to {HIGHEST_NUMBER} are no training case (published: {PUBLISHED_GAPS})"
     if not unexplained:
         text += "; all numbers are accounted for"
     return text

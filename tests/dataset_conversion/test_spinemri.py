@@ -171,12 +171,15 @@ def test_comparison_with_the_published_set(capsys: pytest.CaptureFixture[str], s
     for number, n in enumerate(range(1, 216, 5)):
         cases.append(Case(str(n), Path(), None, patient=str(n), subset="test1" if number < 20 else "test2"))
     assert compare_with_published(cases) == (
-        "of the published cases, here are 172 of 172 train, 20 of 20 test1, 23 of 23 test2; "
+        "compared with the published set, here are 172 of 172 train cases, 20 of 20 test1 cases, 23 of 23 test2 cases; "
         "all numbers are accounted for"
     )
-    assert compare_with_published(cases[:-1]).endswith("22 of 23 test2")
+    assert compare_with_published(cases[:-1]).endswith("22 of 23 test2 cases")
     assert convert(source, tmp_path / "raw") == 0
-    assert "3 of 172 train, 1 of 20 test1, 0 of 23 test2; 212 instead of 43 numbers" in capsys.readouterr().out
+    assert (
+        "0 of 23 test2 cases; 212 of the numbers 1 to 215 are no training case (published: 43)"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
