@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ONE_OF_TWO = str.maketrans("LPI", "RAS")  # the letters of a voxel order, one for each axis
 FORMAT = "nnunetv2_cafr export 1"  # the number is raised when a description changes its meaning
 
+BOTH_FILES = "{} and {} in one folder, as nnUNetv2_cafr export writes them"
+
 
 def description_file(model: Path) -> Path:
     return model.with_suffix(".json")
@@ -46,7 +48,7 @@ class Description:
             UserError: if the network or its description is missing, not an export, or not of each other.
         """
         file = description_file(model)
-        export_it = "nnUNetv2_cafr export writes both files, keep them together"
+        export_it = "expected are " + BOTH_FILES.format(model.name, file.name)
         for needed in (model, file):
             if not needed.is_file():
                 raise UserError(f"There is no {needed}: {export_it}")

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 
-from nnunetv2_cafr.deployment.description import Description, description_file
+from nnunetv2_cafr.deployment.description import BOTH_FILES, Description, description_file
 from nnunetv2_cafr.deployment.runtime import import_extra
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import check_place, sha256, write_atomically
@@ -38,14 +38,23 @@ def find_model(model: str | Path) -> Path:
     """The ONNX file that `model` means: a path, or the name of an installed model.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if it is neither; says what to do with an archive and with nnU-Net's own files.
     """
     path = Path(model)
-    if path.suffix == ".onnx" or path.is_file():
+    if path.suffix == ".onnx":
         return path
     models = installed_models()
     if str(model) in models:
         return models[str(model)]
+    if path.suffix == ".zip" and path.is_file():
+        raise ValueError(
+            f"{model} is an archive: nnUNetv2_cafr model install {model} installs it; then use the name that it prints"
+        )
+    if path.exists():
+        raise ValueError(
+            f"{model} is no exported network. One that nnU-Net trained is exported by nnUNetv2_cafr export -d DATASET "
+            "-c CONFIGURATION -f FOLD -tr TRAINER -o model.onnx; use model.onnx instead"
+        )
     there = f"Installed are {', '.join(models)}" if models else "No model is installed"
     raise ValueError(
         f"There is no file {model}, and no installed model of that name. {there}; expected is a file that "
@@ -150,9 +159,10 @@ def _unpack(file: Path, place: Path) -> None:
     """
     names = [NETWORK, description_file(Path(NETWORK)).name]
     if file.suffix == ".onnx":
-        for source, name in zip((file, description_file(file)), names, strict=True):
+        both = (file, description_file(file))
+        for source, name in zip(both, names, strict=True):
             if not source.is_file():
-                raise ValueError(f"There is no {source}: nnUNetv2_cafr export writes both files, keep them together")
+                raise ValueError(f"There is no {source}: expected are {BOTH_FILES.format(file.name, both[1].name)}")
             shutil.copyfile(source, place / name)
         return
     try:

@@ -99,6 +99,12 @@ def test_names_that_mean_nothing(tmp_path):
         run_verb("predict", "-m", "nope", "-i", tmp_path, "-o", tmp_path / "out")
     with pytest.raises(ValueError, match="no installed model of that name"):
         load_model("nope")
+    for name, remedy in (("spine.zip", "model install"), ("checkpoint_final.pth", "nnUNetv2_cafr export")):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=remedy):
+            load_model(tmp_path / name)
+    with pytest.raises(ValueError, match="nnUNetv2_cafr export"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
