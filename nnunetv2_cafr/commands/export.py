@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"Nothing was exported. {error}") from error
     if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
         print(warning)
+    print(f"Exporting {folder.name}, folds {' '.join(arguments.f)}: a minute or two on a CPU", flush=True)
     volumes, source = load_samples(description)
     ensemble = ensemble_of(predictor)
     program, comparison, sizes = export_compared(ensemble, description, volumes, source)
