@@ -19,11 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from nnunetv2_cafr.benchmark import collect
     from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE
 
     folder = arguments.folder.resolve()
     if not (folder / MATRIX_FILE).is_file():
         raise UserError(f"{folder} holds no benchmark ({MATRIX_FILE} is missing): run nnUNetv2_cafr benchmark first")
+    from nnunetv2_cafr.benchmark import collect  # takes seconds, which nobody waits for whose folder is refused
+
     print(f"Report: {collect.report(folder, shlex.join(['nnUNetv2_cafr', *sys.argv[1:]]))}")
     return 0
