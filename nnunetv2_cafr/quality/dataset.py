@@ -113,9 +113,9 @@ def find_dataset(raw: Path, dataset: str) -> Path:
     found = sorted(path for path in raw.iterdir() if path.is_dir() and path.match(pattern))
     if len(found) != 1:
         what = f"several: {', '.join(path.name for path in found)}" if found else "none"
-        there = ", ".join(sorted(path.name for path in raw.glob("Dataset*"))) or "nothing"
+        there = ", ".join(sorted(path.name for path in raw.glob("Dataset*"))) or "none"
         raise UserError(
-            f"Expected exactly one data set {pattern} in {raw}, found {what}; there is {there}. Give its number or name"
+            f"Expected exactly one data set {pattern} in {raw}, found {what}. Data sets there: {there}. Name one"
         )
     return found[0]
 
