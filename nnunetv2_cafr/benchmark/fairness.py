@@ -143,18 +143,41 @@ def check_before(matrix: Matrix) -> None:
         raise UserError("This would be no fair comparison, so nothing was started:\n- " + "\n- ".join(problems))
 
 
+def _plans(matrix: Matrix) -> list[str]:
+    """The plans of all arms, those of `-p` first."""
+    return list(dict.fromkeys([matrix.plans, *(arm.plans for arm in matrix.selected_arms())]))
+
+
+def _lack_of_configuration(matrix: Matrix, plans: str) -> str | None:
+    """What to do about a plans file without the configuration; None if it has it."""
+    file = matrix.plans_file(plans)
+    found = json.loads(file.read_text(encoding="utf-8"))["configurations"]
+    if matrix.configuration in found:
+        return None
+    remedy = (
+        "give one of these by -c"
+        if plans == matrix.plans
+        else f"add it there, with the data_identifier that {matrix.plans} has, or leave out the arms of these plans by "
+        "--arms"
+    )
+    return f"{file} has no configuration {matrix.configuration!r}, only {', '.join(found)}: {remedy}"
+
+
+def impossible_configuration(matrix: Matrix) -> str | None:
+    """The first plans file that lacks the configuration; None if there is none, or plans have not been made yet."""
+    made = [plans for plans in _plans(matrix) if matrix.plans_file(plans).is_file()]
+    return next(filter(None, (_lack_of_configuration(matrix, plans) for plans in made)), None)
+
+
 def _wrong_plans(matrix: Matrix) -> Iterator[str]:
     identifiers: dict[str, list[str]] = defaultdict(list)
     spacings: dict[str, list[str]] = defaultdict(list)
-    for plans in dict.fromkeys([matrix.plans, *(arm.plans for arm in matrix.selected_arms())]):
+    for plans in _plans(matrix):
         file = matrix.plans_file(plans)
         if not file.is_file():
             yield f"{file} is missing: run nnUNetv2_plan_and_preprocess -d {matrix.dataset} -c {matrix.configuration}"
-        elif matrix.configuration not in (found := json.loads(file.read_text(encoding="utf-8"))["configurations"]):
-            yield (
-                f"{file} has no configuration {matrix.configuration!r}, only {', '.join(found)}: add it there, with "
-                f"the data_identifier that {matrix.plans} has, or leave out the arms of these plans by --arms"
-            )
+        elif lack := _lack_of_configuration(matrix, plans):
+            yield lack
         else:
             configuration = _configuration(matrix, plans)
             identifiers[configuration["data_identifier"]].append(plans)

@@ -155,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
     if matrix.budget_seconds in ARMS and matrix.budget_seconds not in names:
         raise UserError(f"--budget-seconds {matrix.budget_seconds} is no arm of this comparison: add it to --arms")
     folder = (arguments.o or Path(f"benchmark_{matrix.dataset}_{matrix.budget}")).resolve()
-    if problem := fairness.impossible_folds(matrix):
+    if problem := fairness.impossible_folds(matrix) or fairness.impossible_configuration(matrix):
         raise UserError(f"Nothing was started: {problem}")
     matrix = replace(matrix, clock=Clock.read(folder))
     jobs = jobs_of(matrix, folder)

@@ -92,6 +92,11 @@ def test_folds_that_cannot_be_are_refused_in_the_dry_run_too(benchmark, nnunet_e
         benchmark("-f", 0, 1, "--dry-run")
 
 
+def test_a_configuration_that_is_not_planned_is_refused_in_the_dry_run_too(benchmark):
+    with pytest.raises(SystemExit, match=r"no configuration '2dd', only 2d.*: give one of these by -c$"):
+        benchmark("-c", "2dd", "--arms", "CAFR", "-f", 0, "--dry-run")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
