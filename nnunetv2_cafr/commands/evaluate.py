@@ -104,17 +104,35 @@ def _find_dataset_json(references: Path, predictions: Path, given: Path | None) 
     """The dataset.json that says what the labels are.
 
     Raises:
-        UserError: if there is none; names the places.
+        UserError: if there is none, or if that of the predictions has other labels than that of the references.
     """
     if given is not None:
         return given
     folders = (references.resolve().parent, predictions, predictions.resolve().parent)
     places = [folder / "dataset.json" for folder in dict.fromkeys(folder.resolve() for folder in folders)]
-    for place in places:
-        if place.is_file():
-            return place
+    there = [place for place in places if place.is_file()]
+    if not there:
+        raise UserError(
+            f"No dataset.json, which names the labels: it is none of {', '.join(map(str, places))}. Give it by -djfile"
+        )
+    if there[0] == places[0] and len(there) > 1:
+        _check_same_labels(there[0], there[1])
+    return there[0]
+
+
+def _check_same_labels(first: Path, second: Path) -> None:
+    """Refuses label maps whose values mean different structures: the references' dataset.json and the predictions'."""
+    labels, others = (read_json(file).get("labels") for file in (first, second))
+    if not isinstance(labels, dict) or not isinstance(others, dict) or labels == others:
+        return
+    differ = [
+        f"{name} ({labels.get(name, 'none')} and {others.get(name, 'none')})"
+        for name in dict.fromkeys([*labels, *others])
+        if labels.get(name) != others.get(name)
+    ]
     raise UserError(
-        f"No dataset.json, which names the labels: it is none of {', '.join(map(str, places))}. Give it by -djfile"
+        f"{first} and {second} number the labels differently: {shorten(differ)}. Expected are references and "
+        "predictions with the same labels: convert one of them, or name the file that is right for both by -djfile"
     )
 
 

@@ -126,6 +126,17 @@ def test_the_labels_are_found_or_asked_for(folders: tuple[str, str], tmp_path: P
     assert "No *.mha" in refusal(references, predictions, "-djfile", source)
 
 
+def test_predictions_with_other_labels_are_refused(folders: tuple[str, str], tmp_path: Path) -> None:
+    references, predictions = folders
+    labels = DATASET["labels"]
+    name = next(name for name, value in labels.items() if value == 1)
+    for folder, value in ((Path(references).parent, 1), (Path(predictions), 99)):
+        description = {**DATASET, "labels": {**labels, name: value}}
+        (folder / "dataset.json").write_text(json.dumps(description))
+    assert f"number the labels differently: {name} (1 and 99)" in refusal(references, predictions)
+    assert evaluate(references, predictions, "-djfile", Path(references).parent / "dataset.json") == 0
+
+
 def test_what_lacks_a_partner_is_listed(folders: tuple[str, str]) -> None:
     references, predictions = folders
     for case in "ab":
