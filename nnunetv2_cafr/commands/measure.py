@@ -96,7 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
         levels = [level for study in studies.values() for level in study["levels"]]
         empty = sum(bool(level["reasons"]) for level in levels)
         print(f"{len(studies)} studies, {len(levels)} levels, of which {empty} have an empty value with its reason")
-        print(f"{', '.join(sorted(files))} written to {target}")
+        pictures = [f"{PICTURES}/"] if arguments.png else []
+        print(f"{', '.join(sorted(files) + pictures)} written to {target}")
     if failed:
         print(f"{len(failed)} of {len(found.maps)} studies failed:")
         print("\n".join(f"  {case}: {reason}" for case, reason in failed.items()))

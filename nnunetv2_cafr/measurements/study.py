@@ -67,6 +67,12 @@ class Level:
                 self.values[measure] = None
                 self.reasons[measure] = reason
 
+    @property
+    def distinct_reasons(self) -> list[str]:
+        """Each reason once, without those that another one begins with."""
+        reasons = list(dict.fromkeys(self.reasons.values()))
+        return [one for one in reasons if not any(other.startswith(one) for other in reasons if other != one)]
+
 
 @dataclass(frozen=True)
 class Angle:
@@ -226,7 +232,8 @@ def _measure_volume(one: _Structure) -> None:
 
 
 def _cut(edges: Sequence[str]) -> str:
-    return f"cut by the image's {', '.join(edges)} edge"
+    *first, last = edges
+    return f"cut by the image's {', '.join(first)} and {last} edges" if first else f"cut by the image's {last} edge"
 
 
 def _measure_outline(one: _Structure, structures: Sequence[_Structure], label_map: LabelMap, spine: Spine) -> None:

@@ -136,6 +136,11 @@ def test_what_cannot_be_known_is_empty(image, names, words):
     assert study.lordosis.reason
 
 
+def test_each_reason_is_said_once():
+    level = by_name(measured(draw(margin=-6, width=30)))["L3"]
+    assert level.distinct_reasons == ["cut by the image's right and left edges, so its middle is not known"]
+
+
 def test_body_grown_together_with_its_arch():
     image = draw()
     labels = sitk.GetArrayFromImage(image)
