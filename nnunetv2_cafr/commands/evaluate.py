@@ -6,8 +6,9 @@ after level decoding, with a figure. Means are given in every way of counting ab
 class are those of nnU-Net's summary.json.
 
 Labels are taken from a dataset.json: -djfile, or the one beside the folder of references, in the folder of predictions
-(nnUNetv2_predict leaves it there), or beside it. A provenance.json beside it, or beside the references' folder, says
-which patient a case is of; without one, each case is a patient of its own.
+(nnUNetv2_predict leaves it there), or beside it. If both sides have one, their labels must agree. A provenance.json
+beside it, or beside the references' folder, says which patient a case is of; without one, each case is a patient of
+its own.
 """
 
 from __future__ import annotations
@@ -162,12 +163,12 @@ def _pairs(references: Path, predictions: Path, ending: str, chill: bool, datase
     if without_reference:
         raise UserError(
             f"{len(without_reference)} predictions in {predictions} have no reference in {references}: "
-            f"{', '.join(without_reference)}"
+            f"{shorten(without_reference)}. Give the folder of their references, or take them out"
         )
     if without_prediction:
         raise UserError(
             f"{predictions} lacks {len(without_prediction)} of {len(expected)} predictions: "
-            f"{', '.join(without_prediction)}. Predict them, or score the others alone by --chill"
+            f"{shorten(without_prediction)}. Predict them, or score the others alone by --chill"
         )
     cases = [name.removesuffix(ending) for name in found]
     files = [folder / "provenance.json" for folder in (dataset_json.parent, references.resolve().parent)]
