@@ -52,7 +52,9 @@ def predict_all(
     if levels:
         print(levels.summary([study.name for study in todo[:begun]]))
     if not failed:
-        print(f"{len(todo)} label maps written to {maps.file or maps.folder}, {done} were there")
+        written = "1 label map" if len(todo) == 1 else f"{len(todo)} label maps"
+        earlier = f", {done} were there already" if done else ""
+        print(f"{written} written to {maps.file or maps.folder}{earlier}")
         return failed
     print(f"{len(failed)} of {len(todo)} studies failed, the others are in {maps.folder}:")
     for name, reason in failed.items():

@@ -179,6 +179,8 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
         raise UnusableStudyError([problem])
     if problem := _check_image(first, image, properties, description):
         raise UnusableStudyError([problem])
+    if note := _note_on_plane(image, properties, description):
+        study.notes.append(note)
     for name, channel in zip(names, image, strict=True):
         if channel.min() == channel.max():
             study.notes.append(f"the value {channel.min():g} in every voxel of {name}: its label map means nothing")
@@ -282,6 +284,20 @@ def _check_image(path: Path, image: np.ndarray, properties: dict[str, Any], desc
         remedy = "correct the spacing in the header, which may be in metres or of another scan"
         return Problem(path, found, expected, remedy)
     return None
+
+
+def _note_on_plane(image: np.ndarray, properties: dict[str, Any], description: Description) -> str | None:
+    """Says so if the scan's thick slices (c, z, y, x) lie across the network's own, as an axial series' do."""
+    through, *within = description.plans.transpose_forward
+    size, spacing = image.shape[1:], properties["spacing"]
+    if not any(spacing[axis] > 1.5 * spacing[through] and size[axis] < size[through] for axis in within):  # 1.5 is ours
+        return None
+    trained = [float(step) for step in description.configuration.spacing][-2:]
+    return (
+        f"its slices lie in another plane than those that the network was trained on: there its pixels are "
+        f"{_mm([float(spacing[axis]) for axis in within])}, not {_mm(trained)}. Its label map is doubtful; predict the "
+        "series of the right plane (sagittal, where the network's cases are)"
+    )
 
 
 def _mm(spacing: Sequence[float]) -> str:

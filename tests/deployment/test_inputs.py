@@ -131,13 +131,23 @@ def test_predicted(predict: Callable[..., int], tmp_path: Path, capsys: pytest.C
     assert predict(images, tmp_path / "out") == 0
     output = capsys.readouterr().out
     assert "Left out" not in output
-    assert (f"Note on x: {note}" if note else "1 label maps written") in output
+    assert (f"Note on x: {note}" if note else "1 label map written") in output
     assert ("Note" in output) == bool(note)
     labels = sitk.ReadImage(tmp_path / "out" / "x.nii.gz")
     depth = 1 if kind == "one slice" else 4
     assert labels.GetSize() == (24, 30, depth)
     assert labels.GetSpacing() == pytest.approx((0.7, 0.8, 4.4))
     assert labels.GetDirection() == pytest.approx(SAGITTAL, abs=1e-6)
+
+
+def test_a_series_of_another_plane_is_predicted_with_a_note(
+    predict: Callable[..., int], tmp_path: Path, capsys
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    write(images / "x.nii.gz", np.resize(VOXELS, (30, 9, 24)), spacing=(0.7, 4.4, 0.8))
+    assert predict(images, tmp_path / "out") == 0
+    assert "Note on x: its slices lie in another plane" in capsys.readouterr().out
 
 
 def test_scans_without_orientation_by_a_network_of_such_scans(predict, tmp_path: Path, capsys) -> None:

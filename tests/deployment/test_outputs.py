@@ -178,7 +178,7 @@ def test_own_label_maps_are_renewed_or_skipped(predict, model, scans, tmp_path, 
     stamp = (out / "a.nii.gz").stat().st_mtime_ns
     capsys.readouterr()
     assert predict(scans, out, "--continue_prediction") == 0
-    assert "1 label maps written" in capsys.readouterr().out
+    assert "1 label map written" in capsys.readouterr().out
     assert (out / "a.nii.gz").stat().st_mtime_ns == stamp
     assert predict(scans, out, "--continue_prediction") == 0
     assert "All 2 label maps are in" in capsys.readouterr().out
