@@ -49,7 +49,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a verb; returns the exit status, 0 or what the verb's --help says of others.
+    """Runs a verb; returns the exit status: 0, what the verb's --help says of others, or 130 after Ctrl-C.
 
     Raises:
         SystemExit: with status 2, for wrong arguments and for every other error of the user's (`UserError`).
@@ -86,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         error.tell()
         raise
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -38,3 +38,12 @@ def test_a_full_disk_is_the_users_and_a_bug_is_not(monkeypatch, tmp_path, capsys
     error = OSError(5, "Input/output error")
     with pytest.raises(OSError, match="Input/output error"):
         main(["report", str(tmp_path)])
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch, tmp_path, capsys):
+    def interrupt(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "run", interrupt)
+    assert main(["report", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
