@@ -149,7 +149,7 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
     )
     points = index @ grid.steps.T
     sacral = np.isin(label, spine.labels.get(SACRUM, ()))
-    depth = _depth(points, clumps)
+    depth = _depth(points, clumps, float(np.linalg.norm(grid.steps, axis=0).min()))
     curve = _find_curve(points, label, kind, atoms, sacral, depth)
     place, offset = curve.places(points)
     up = curve.frame[0] * _direction(place, label, atoms, spine, curve, grid)
@@ -193,14 +193,18 @@ def _window(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _depth(points: np.ndarray, clumps: _Groups) -> float:
-    """How thick vertebrae are across the spine, in mm: from the middle one of the axes of the largest clumps."""
+def _depth(points: np.ndarray, clumps: _Groups, least: float) -> float:
+    """How thick vertebrae are across the spine, in mm: from the middle one of the axes of the largest clumps.
+
+    Args:
+        least: of a voxel; what is drawn as a line of single ones has no variance across.
+    """
     found = []
     for clump in np.argsort(clumps.voxels)[::-1][:FEWEST]:
         inside = points[clumps.number == clump]
         if len(inside) > 3:
-            found.append(np.sqrt(np.sort(np.linalg.eigvalsh(np.cov(inside.T)))[1]))
-    return UNIFORM * float(np.median(found)) if found else 1.0
+            found.append(np.sqrt(max(0, np.linalg.eigvalsh(np.cov(inside.T))[1])))  # in rising order
+    return max(least, UNIFORM * float(np.median(found))) if found else 1.0
 
 
 def _find_curve(

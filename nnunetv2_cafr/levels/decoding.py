@@ -141,13 +141,13 @@ def _row(anatomy: Anatomy, labels: np.ndarray, spine: Spine, evidence: Evidence 
     votes = np.zeros((len(structures), number))
     for index, one in enumerate(structures):
         votes[index, : len(one.labels)] = one.labels
-    if evidence is not None:
-        _vote(votes, anatomy, evidence)
     kinds = np.array([one.kind for one in structures])
+    counted = np.zeros((2, number), bool)
     for kind, of_kind in ((VERTEBRA, spine.labels), (DISC, spine.discs)):
-        counted = np.zeros(number, bool)
-        counted[[label for values in of_kind.values() for label in values]] = True
-        votes[kinds == kind] *= counted
+        counted[kind, [label for values in of_kind.values() for label in values]] = True
+    if evidence is not None:
+        _vote(votes, counted[kinds], anatomy, evidence)
+    votes *= counted[kinds]
     votes /= votes.sum(1, keepdims=True)
 
     weights, places = np.empty(len(structures)), np.empty(len(structures))
@@ -171,8 +171,13 @@ def _row(anatomy: Anatomy, labels: np.ndarray, spine: Spine, evidence: Evidence 
     return Row(kinds, places / anatomy.pitch, votes, weights, bool((kinds == DISC).any()))
 
 
-def _vote(votes: np.ndarray, anatomy: Anatomy, evidence: Evidence) -> None:
-    """Mean probabilities of each structure, in place of its labels, where the evidence has voxels of it."""
+def _vote(votes: np.ndarray, counted: np.ndarray, anatomy: Anatomy, evidence: Evidence) -> None:
+    """Probabilities of each structure, in place of its labels, where the evidence gives any to its kind.
+
+    Args:
+        votes: (n, labels), changed.
+        counted: (n, labels), labels of the structure's kind.
+    """
     where = np.searchsorted(anatomy.voxels, evidence.voxels)
     where[where == len(anatomy.voxels)] = 0
     known = anatomy.voxels[where] == evidence.voxels
@@ -180,12 +185,12 @@ def _vote(votes: np.ndarray, anatomy: Anatomy, evidence: Evidence) -> None:
     for index, one in enumerate(anatomy.structures):
         structure_of[one.pieces] = index
     structure = structure_of[anatomy.owner[where[known]]]
-    counts = np.bincount(structure, minlength=len(votes) + 1)[:-1]
     sums = np.zeros((len(votes), votes.shape[1]))
     for label in range(min(votes.shape[1], evidence.probabilities.shape[1])):
         of_label = evidence.probabilities[known, label]
         sums[:, label] = np.bincount(structure, of_label, len(votes) + 1)[:-1]
-    votes[counts > 0] = sums[counts > 0]
+    told = (sums * counted).any(1)
+    votes[told] = sums[told]
 
 
 def _flags(path: Path, best: Path, row: Row, anatomy: Anatomy, spine: Spine, threshold: float) -> dict[str, str]:

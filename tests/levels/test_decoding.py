@@ -289,6 +289,17 @@ def test_probabilities_settle_what_labels_cannot():
     assert not found.flags
 
 
+def test_a_body_without_any_probability_votes_by_its_labels():
+    """Of a map that was changed after prediction; float16 rounds small probabilities to 0."""
+    truth = draw(ABOVE_SACRUM)
+    new = renamed(truth, L3="L4", L4="L3")
+    labels = np.arange(len(LABELS))[:, None, None, None]
+    probabilities = ((labels == truth.labels) & ~truth.of("L1")).astype(np.float16)
+    found = decoded(new, Evidence.of_volume(new.labels, probabilities))
+    assert_repaired(found, truth)
+    assert found.confidence > 0.5
+
+
 SEVEN = ("S", "L5", "L4", "L3", "L2", "L1", "T12")
 
 
@@ -379,6 +390,14 @@ def test_one_label_only(level):
         found = decoded(drawn)
         assert_untouched(found, drawn)
         assert UNCERTAIN in found.flags
+
+
+def test_lines_of_single_voxels():
+    """Levels marked by lines have no thickness of which the spine's could be told."""
+    lines = draw(discs=False)
+    lines.labels[:6] = lines.labels[7:] = 0
+    lines.labels[:, :, :80] = lines.labels[:, :, 81:] = 0
+    assert_untouched(decoded(lines), lines)
 
 
 def test_a_large_volume_takes_less_than_two_seconds():
