@@ -2,7 +2,8 @@
 
 Borders are left as the network drew them, and so is a study that is consistent already. A study whose numbering is
 doubtful is left as it is and flagged:
-  levels uncertain      another shift of the whole row explains the votes nearly as well, or there is no row
+  levels uncertain      another shift of the whole row explains the votes nearly as well, there is no row, or one
+                        beside it
   transitional anatomy  one vertebra more or less (L6, T13, sacralised L5) explains them better
 No step of this kind can detect that every label is shifted by one: only a labelled sacrum, and the position of the
 lowest vertebra in the image (flag `lower end`), are evidence against it.
@@ -14,13 +15,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunetv2_cafr.levels.components import ASIDE, Anatomy, Grid, NoOrderError, Structure, dissect
+from nnunetv2_cafr.levels.components import (
+    ASIDE,
+    FEWEST,
+    SMALLEST,
+    Anatomy,
+    Grid,
+    NoOrderError,
+    Structure,
+    dissect,
+)
 from nnunetv2_cafr.levels.path import (
     DISC,
     SACRUM_WEIGHT,
     VERTEBRA,
     Path,
     Row,
+    Slot,
     best_path,
     columns,
 )
@@ -117,13 +128,26 @@ def decode(
         one.label if held else _target(one.label, slot.labels)
         for one, slot in zip(anatomy.structures, targets, strict=True)
     ]
+    of_fragments = [] if held else [_of_fragment(one, anatomy, given, spine, grid) for one in anatomy.fragments]
+    if not held and (bodies := _bodies_aside(anatomy, of_fragments)) >= FEWEST:
+        flags[UNCERTAIN] = f"{bodies} pieces off the row are as large as vertebrae: another spine?"
+        held, given = True, [one.label for one in anatomy.structures]
     levels = [
         Level(("vertebra", "disc")[one.kind], one.voxels, _name(one.label, spine), _name(label, spine))
         for one, label in zip(anatomy.structures, given, strict=True)
     ]
     if held:
         return Decoding(labels, path.margin, flags, levels, [], 0)
-    return _relabelled(labels, anatomy, targets, given, levels, flags, path.margin, spine, grid)
+    return _relabelled(labels, anatomy, targets, of_fragments, levels, flags, path.margin, spine)
+
+
+def _bodies_aside(anatomy: Anatomy, of_fragments: Sequence[int]) -> int:
+    """How many fragments of vertebrae would become background although they are as large as structures are."""
+    least = SMALLEST * np.median([one.voxels for one in anatomy.structures if one.kind == VERTEBRA])
+    return sum(
+        label == 0 and one.kind == VERTEBRA and one.voxels >= least
+        for one, label in zip(anatomy.fragments, of_fragments, strict=True)
+    )
 
 
 def _name(label: int, spine: Spine) -> str:
@@ -231,13 +255,12 @@ def _flags(path: Path, best: Path, row: Row, anatomy: Anatomy, spine: Spine, thr
 def _relabelled(
     labels: np.ndarray,
     anatomy: Anatomy,
-    targets: Sequence,
-    given: Sequence[int],
+    targets: Sequence[Slot],
+    of_fragments: Sequence[int],
     levels: list[Level],
     flags: dict[str, str],
     confidence: float,
     spine: Spine,
-    grid: Grid,
 ) -> Decoding:
     pieces = int(anatomy.owner.max()) + 1
     size = len(anatomy.structures[0].labels)
@@ -246,8 +269,7 @@ def _relabelled(
         for piece in one.pieces:
             new[piece] = [_target(label, slot.labels) for label in range(size)]
     islands = []
-    for one in anatomy.fragments:
-        label = _of_fragment(one, anatomy, given, spine, grid)
+    for one, label in zip(anatomy.fragments, of_fragments, strict=True):
         new[one.pieces[0], :] = label
         if label == 0:
             islands.append(Level(("vertebra", "disc")[one.kind], one.voxels, _name(one.label, spine), ""))

@@ -392,6 +392,17 @@ def test_one_label_only(level):
         assert UNCERTAIN in found.flags
 
 
+def test_another_spine_is_not_taken_out():
+    """Of a second person, or wrapped around; each piece of it alone would be an island."""
+    truth = draw()
+    smaller = truth.labels[:, ::2, ::2]
+    aside = np.pad(smaller, ((0, 0), (0, truth.labels.shape[1] - smaller.shape[1]), (0, 0)))
+    both = Drawn(np.concatenate([truth.labels, aside], 2), truth.block)
+    found = decoded(both)
+    assert_untouched(found, both)
+    assert "another spine" in found.flags[UNCERTAIN]
+
+
 def test_lines_of_single_voxels():
     """Levels marked by lines have no thickness of which the spine's could be told."""
     lines = draw(discs=False)
