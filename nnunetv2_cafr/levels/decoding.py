@@ -18,7 +18,7 @@ import numpy as np
 from nnunetv2_cafr.levels.components import (
     ASIDE,
     FEWEST,
-    SMALLEST,
+    FULL,
     Anatomy,
     Grid,
     NoOrderError,
@@ -47,8 +47,7 @@ UNCERTAIN, TRANSITIONAL, LOWER_END, MISSED, BEYOND = (
     "missed",
     "beyond the table",
 )
-FULL_WEIGHT = 0.5  # of the median structure's voxels: smaller ones have a smaller vote
-LEAST_WEIGHT = 0.2
+LEAST_WEIGHT = 0.2  # of a structure's vote; one that has FULL of the median structure's voxels has 1
 LONG = 1.6  # times the lower quartile of the vertebrae's lengths: may be two
 LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
 SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
@@ -143,7 +142,7 @@ def decode(
 
 def _bodies_aside(anatomy: Anatomy, of_fragments: Sequence[int]) -> int:
     """How many fragments of vertebrae would become background although they are as large as structures are."""
-    least = SMALLEST * np.median([one.voxels for one in anatomy.structures if one.kind == VERTEBRA])
+    least = LABELLED * np.median([one.voxels for one in anatomy.structures if one.kind == VERTEBRA])
     return sum(
         label == 0 and one.kind == VERTEBRA and one.voxels >= least
         for one, label in zip(anatomy.fragments, of_fragments, strict=True)
@@ -183,7 +182,7 @@ def _row(anatomy: Anatomy, labels: np.ndarray, spine: Spine, evidence: Evidence 
         length = float(np.median([structures[index].length for index in same]))
         for index in same:
             one = structures[index]
-            weights[index] = np.clip(one.voxels / (FULL_WEIGHT * voxels), LEAST_WEIGHT, 1)
+            weights[index] = np.clip(one.voxels / (FULL * voxels), LEAST_WEIGHT, 1)
             places[index] = one.place
             if one.length < length and one.low_cut != one.high_cut:  # where its centre would be if all were visible
                 side = 1 if one.high_cut else -1
@@ -311,7 +310,9 @@ def _of_fragment(one: Structure, anatomy: Anatomy, given: Sequence[int], spine: 
         if namesakes and distance(nearest(namesakes)) <= BEHIND * pitch:
             return given[nearest(namesakes)]
     elif _fits(one, anatomy, given, spine):
-        return one.label
+        holders = [index for index, label in enumerate(given) if label == one.label]
+        if sacral or not holders or distance(nearest(holders)) <= NEAR * pitch:
+            return one.label
     if distance(here) <= NEAR * pitch:
         return given[here]
     return one.label if one.label not in given else 0

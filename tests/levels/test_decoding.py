@@ -227,6 +227,22 @@ def test_island_in_the_belly_is_taken_out(spine):
     assert len(found.levels) == len(decoded(spine).levels)
 
 
+@pytest.mark.parametrize(
+    ("levels", "bottom", "islands"),
+    [(LEVELS[:7], 70.0, {"L5": 50.0, "L5/S": 35.0}), (LEVELS[:6], 40.0, {"L1": 285.0, "L1/L2": 300.0})],
+    ids=["below", "above"],
+)
+def test_islands_where_the_spine_would_go_on_are_taken_out(levels, bottom, islands):
+    """Networks draw them in the sacrum, for one; they are no vertebra more."""
+    truth = draw(levels, bottom=bottom)
+    truth.labels[truth.of("S")] = 0
+    new = truth.copy()
+    for name, height in islands.items():
+        row = truth.labels.shape[1] - round(height / STEP)
+        new.labels[4:8, row - 3 : row + 4, 74:86] = LABELS[name]
+    assert_repaired(decoded(new), truth)
+
+
 def test_spinous_processes_follow_their_body():
     def with_processes(drawn: Drawn) -> Drawn:
         new = drawn.copy()
