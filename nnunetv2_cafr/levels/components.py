@@ -32,6 +32,8 @@ EVEN = 0.05  # of squared lengths: of cuts that are alike, that into equal parts
 WHOLE = 0.8  # share of an atom in one part
 ASIDE, SACRUM_ASIDE = 0.65, 1.5  # levels off the curve, at most, for the centre of a structure
 SMALLEST, SMALLEST_CUT = 0.12, 0.03  # of the median structure of its kind; the latter at the image's border
+FAR = 0.85  # levels from the rest of the row: more than one missed vertebra leaves between its discs
+FULL = 0.5  # of the median structure of its kind: surely one
 SAME = 0.5  # overlap along the curve that makes two pieces one structure
 BINS = 20  # per height of a vertebra, of the profile along the curve
 EDGE = 0.2  # of a clump's length: a disc farther inside parts two vertebrae
@@ -149,7 +151,7 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
     )
     points = index @ grid.steps.T
     sacral = np.isin(label, spine.labels.get(SACRUM, ()))
-    depth = _depth(points, clumps)
+    depth = _depth(points, clumps, float(np.linalg.norm(grid.steps, axis=0).min()))
     curve = _find_curve(points, label, kind, atoms, sacral, depth)
     place, offset = curve.places(points)
     up = curve.frame[0] * _direction(place, label, atoms, spine, curve, grid)
@@ -193,14 +195,18 @@ def _window(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _depth(points: np.ndarray, clumps: _Groups) -> float:
-    """How thick vertebrae are across the spine, in mm: from the middle one of the axes of the largest clumps."""
+def _depth(points: np.ndarray, clumps: _Groups, least: float) -> float:
+    """How thick vertebrae are across the spine, in mm: from the middle one of the axes of the largest clumps.
+
+    Args:
+        least: of a voxel; what is drawn as a line of single ones has no variance across.
+    """
     found = []
     for clump in np.argsort(clumps.voxels)[::-1][:FEWEST]:
         inside = points[clumps.number == clump]
         if len(inside) > 3:
-            found.append(np.sqrt(np.sort(np.linalg.eigvalsh(np.cov(inside.T)))[1]))
-    return UNIFORM * float(np.median(found)) if found else 1.0
+            found.append(np.sqrt(max(0, np.linalg.eigvalsh(np.cov(inside.T))[1])))  # in rising order
+    return max(least, UNIFORM * float(np.median(found))) if found else 1.0
 
 
 def _find_curve(
@@ -379,8 +385,26 @@ def _choose(
             else:
                 chosen.append(one)
         structures += chosen
+    structures = _connected(sorted(structures, key=lambda one: one.place), pitch, sacral)
     taken = {piece for one in structures for piece in one.pieces}
-    return sorted(structures, key=lambda one: one.place), [one for one in everything if one.pieces[0] not in taken]
+    return structures, [one for one in everything if one.pieces[0] not in taken]
+
+
+def _connected(structures: list[Structure], pitch: float, sacral: Sequence[int]) -> list[Structure]:
+    """The row without what lies far below or above it and is small: islands where the curve would go on."""
+    bodies = [one for one in structures if one.kind == VERTEBRA]
+    full = FULL * np.median([one.voxels for one in bodies]) if bodies else 0
+    first, last = 0, len(structures)
+    for index in range(1, len(structures)):
+        low, high = structures[:index], structures[index:]
+        gap = min(one.place - one.length / 2 for one in high) - max(one.place + one.length / 2 for one in low)
+        if gap <= FAR * pitch:
+            continue
+        if not any(one.voxels >= full or one.label in sacral for one in low if one.kind == VERTEBRA):
+            first = index
+        elif not any(one.voxels >= full for one in high if one.kind == VERTEBRA):
+            last = min(last, index)
+    return structures[first:last]
 
 
 def _are_one(lower: Structure, upper: Structure, sacral: Sequence[int]) -> bool:

@@ -2,7 +2,8 @@
 
 Borders are left as the network drew them, and so is a study that is consistent already. A study whose numbering is
 doubtful is left as it is and flagged:
-  levels uncertain      another shift of the whole row explains the votes nearly as well, or there is no row
+  levels uncertain      another shift of the whole row explains the votes nearly as well, there is no row, or one
+                        beside it
   transitional anatomy  one vertebra more or less (L6, T13, sacralised L5) explains them better
 No step of this kind can detect that every label is shifted by one: only a labelled sacrum, and the position of the
 lowest vertebra in the image (flag `lower end`), are evidence against it.
@@ -14,13 +15,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunetv2_cafr.levels.components import ASIDE, Anatomy, Grid, NoOrderError, Structure, dissect
+from nnunetv2_cafr.levels.components import (
+    ASIDE,
+    FEWEST,
+    FULL,
+    Anatomy,
+    Grid,
+    NoOrderError,
+    Structure,
+    dissect,
+)
 from nnunetv2_cafr.levels.path import (
     DISC,
     SACRUM_WEIGHT,
     VERTEBRA,
     Path,
     Row,
+    Slot,
     best_path,
     columns,
 )
@@ -36,8 +47,7 @@ UNCERTAIN, TRANSITIONAL, LOWER_END, MISSED, BEYOND = (
     "missed",
     "beyond the table",
 )
-FULL_WEIGHT = 0.5  # of the median structure's voxels: smaller ones have a smaller vote
-LEAST_WEIGHT = 0.2
+LEAST_WEIGHT = 0.2  # of a structure's vote; one that has FULL of the median structure's voxels has 1
 LONG = 1.6  # times the lower quartile of the vertebrae's lengths: may be two
 LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
 SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
@@ -117,13 +127,26 @@ def decode(
         one.label if held else _target(one.label, slot.labels)
         for one, slot in zip(anatomy.structures, targets, strict=True)
     ]
+    of_fragments = [] if held else [_of_fragment(one, anatomy, given, spine, grid) for one in anatomy.fragments]
+    if not held and (bodies := _bodies_aside(anatomy, of_fragments)) >= FEWEST:
+        flags[UNCERTAIN] = f"{bodies} pieces off the row are as large as vertebrae: another spine?"
+        held, given = True, [one.label for one in anatomy.structures]
     levels = [
         Level(("vertebra", "disc")[one.kind], one.voxels, _name(one.label, spine), _name(label, spine))
         for one, label in zip(anatomy.structures, given, strict=True)
     ]
     if held:
         return Decoding(labels, path.margin, flags, levels, [], 0)
-    return _relabelled(labels, anatomy, targets, given, levels, flags, path.margin, spine, grid)
+    return _relabelled(labels, anatomy, targets, of_fragments, levels, flags, path.margin, spine)
+
+
+def _bodies_aside(anatomy: Anatomy, of_fragments: Sequence[int]) -> int:
+    """How many fragments of vertebrae would become background although they are as large as structures are."""
+    least = LABELLED * np.median([one.voxels for one in anatomy.structures if one.kind == VERTEBRA])
+    return sum(
+        label == 0 and one.kind == VERTEBRA and one.voxels >= least
+        for one, label in zip(anatomy.fragments, of_fragments, strict=True)
+    )
 
 
 def _name(label: int, spine: Spine) -> str:
@@ -141,13 +164,13 @@ def _row(anatomy: Anatomy, labels: np.ndarray, spine: Spine, evidence: Evidence 
     votes = np.zeros((len(structures), number))
     for index, one in enumerate(structures):
         votes[index, : len(one.labels)] = one.labels
-    if evidence is not None:
-        _vote(votes, anatomy, evidence)
     kinds = np.array([one.kind for one in structures])
+    counted = np.zeros((2, number), bool)
     for kind, of_kind in ((VERTEBRA, spine.labels), (DISC, spine.discs)):
-        counted = np.zeros(number, bool)
-        counted[[label for values in of_kind.values() for label in values]] = True
-        votes[kinds == kind] *= counted
+        counted[kind, [label for values in of_kind.values() for label in values]] = True
+    if evidence is not None:
+        _vote(votes, counted[kinds], anatomy, evidence)
+    votes *= counted[kinds]
     votes /= votes.sum(1, keepdims=True)
 
     weights, places = np.empty(len(structures)), np.empty(len(structures))
@@ -159,7 +182,7 @@ def _row(anatomy: Anatomy, labels: np.ndarray, spine: Spine, evidence: Evidence 
         length = float(np.median([structures[index].length for index in same]))
         for index in same:
             one = structures[index]
-            weights[index] = np.clip(one.voxels / (FULL_WEIGHT * voxels), LEAST_WEIGHT, 1)
+            weights[index] = np.clip(one.voxels / (FULL * voxels), LEAST_WEIGHT, 1)
             places[index] = one.place
             if one.length < length and one.low_cut != one.high_cut:  # where its centre would be if all were visible
                 side = 1 if one.high_cut else -1
@@ -171,8 +194,13 @@ def _row(anatomy: Anatomy, labels: np.ndarray, spine: Spine, evidence: Evidence 
     return Row(kinds, places / anatomy.pitch, votes, weights, bool((kinds == DISC).any()))
 
 
-def _vote(votes: np.ndarray, anatomy: Anatomy, evidence: Evidence) -> None:
-    """Mean probabilities of each structure, in place of its labels, where the evidence has voxels of it."""
+def _vote(votes: np.ndarray, counted: np.ndarray, anatomy: Anatomy, evidence: Evidence) -> None:
+    """Probabilities of each structure, in place of its labels, where the evidence gives any to its kind.
+
+    Args:
+        votes: (n, labels), changed.
+        counted: (n, labels), labels of the structure's kind.
+    """
     where = np.searchsorted(anatomy.voxels, evidence.voxels)
     where[where == len(anatomy.voxels)] = 0
     known = anatomy.voxels[where] == evidence.voxels
@@ -180,12 +208,12 @@ def _vote(votes: np.ndarray, anatomy: Anatomy, evidence: Evidence) -> None:
     for index, one in enumerate(anatomy.structures):
         structure_of[one.pieces] = index
     structure = structure_of[anatomy.owner[where[known]]]
-    counts = np.bincount(structure, minlength=len(votes) + 1)[:-1]
     sums = np.zeros((len(votes), votes.shape[1]))
     for label in range(min(votes.shape[1], evidence.probabilities.shape[1])):
         of_label = evidence.probabilities[known, label]
         sums[:, label] = np.bincount(structure, of_label, len(votes) + 1)[:-1]
-    votes[counts > 0] = sums[counts > 0]
+    told = (sums * counted).any(1)
+    votes[told] = sums[told]
 
 
 def _flags(path: Path, best: Path, row: Row, anatomy: Anatomy, spine: Spine, threshold: float) -> dict[str, str]:
@@ -226,13 +254,12 @@ def _flags(path: Path, best: Path, row: Row, anatomy: Anatomy, spine: Spine, thr
 def _relabelled(
     labels: np.ndarray,
     anatomy: Anatomy,
-    targets: Sequence,
-    given: Sequence[int],
+    targets: Sequence[Slot],
+    of_fragments: Sequence[int],
     levels: list[Level],
     flags: dict[str, str],
     confidence: float,
     spine: Spine,
-    grid: Grid,
 ) -> Decoding:
     pieces = int(anatomy.owner.max()) + 1
     size = len(anatomy.structures[0].labels)
@@ -241,8 +268,7 @@ def _relabelled(
         for piece in one.pieces:
             new[piece] = [_target(label, slot.labels) for label in range(size)]
     islands = []
-    for one in anatomy.fragments:
-        label = _of_fragment(one, anatomy, given, spine, grid)
+    for one, label in zip(anatomy.fragments, of_fragments, strict=True):
         new[one.pieces[0], :] = label
         if label == 0:
             islands.append(Level(("vertebra", "disc")[one.kind], one.voxels, _name(one.label, spine), ""))
@@ -284,7 +310,9 @@ def _of_fragment(one: Structure, anatomy: Anatomy, given: Sequence[int], spine: 
         if namesakes and distance(nearest(namesakes)) <= BEHIND * pitch:
             return given[nearest(namesakes)]
     elif _fits(one, anatomy, given, spine):
-        return one.label
+        holders = [index for index, label in enumerate(given) if label == one.label]
+        if sacral or not holders or distance(nearest(holders)) <= NEAR * pitch:
+            return one.label
     if distance(here) <= NEAR * pitch:
         return given[here]
     return one.label if one.label not in given else 0

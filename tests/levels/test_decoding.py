@@ -227,6 +227,22 @@ def test_island_in_the_belly_is_taken_out(spine):
     assert len(found.levels) == len(decoded(spine).levels)
 
 
+@pytest.mark.parametrize(
+    ("levels", "bottom", "islands"),
+    [(LEVELS[:7], 70.0, {"L5": 50.0, "L5/S": 35.0}), (LEVELS[:6], 40.0, {"L1": 285.0, "L1/L2": 300.0})],
+    ids=["below", "above"],
+)
+def test_islands_where_the_spine_would_go_on_are_taken_out(levels, bottom, islands):
+    """Networks draw them in the sacrum, for one; they are no vertebra more."""
+    truth = draw(levels, bottom=bottom)
+    truth.labels[truth.of("S")] = 0
+    new = truth.copy()
+    for name, height in islands.items():
+        row = truth.labels.shape[1] - round(height / STEP)
+        new.labels[4:8, row - 3 : row + 4, 74:86] = LABELS[name]
+    assert_repaired(decoded(new), truth)
+
+
 def test_spinous_processes_follow_their_body():
     def with_processes(drawn: Drawn) -> Drawn:
         new = drawn.copy()
@@ -287,6 +303,17 @@ def test_probabilities_settle_what_labels_cannot():
     found = decoded(new, Evidence.of_volume(new.labels, probabilities))
     np.testing.assert_array_equal(found.labels, truth.labels)
     assert not found.flags
+
+
+def test_a_body_without_any_probability_votes_by_its_labels():
+    """Of a map that was changed after prediction; float16 rounds small probabilities to 0."""
+    truth = draw(ABOVE_SACRUM)
+    new = renamed(truth, L3="L4", L4="L3")
+    labels = np.arange(len(LABELS))[:, None, None, None]
+    probabilities = ((labels == truth.labels) & ~truth.of("L1")).astype(np.float16)
+    found = decoded(new, Evidence.of_volume(new.labels, probabilities))
+    assert_repaired(found, truth)
+    assert found.confidence > 0.5
 
 
 SEVEN = ("S", "L5", "L4", "L3", "L2", "L1", "T12")
@@ -379,6 +406,25 @@ def test_one_label_only(level):
         found = decoded(drawn)
         assert_untouched(found, drawn)
         assert UNCERTAIN in found.flags
+
+
+def test_another_spine_is_not_taken_out():
+    """Of a second person, or wrapped around; each piece of it alone would be an island."""
+    truth = draw()
+    smaller = truth.labels[:, ::2, ::2]
+    aside = np.pad(smaller, ((0, 0), (0, truth.labels.shape[1] - smaller.shape[1]), (0, 0)))
+    both = Drawn(np.concatenate([truth.labels, aside], 2), truth.block)
+    found = decoded(both)
+    assert_untouched(found, both)
+    assert "another spine" in found.flags[UNCERTAIN]
+
+
+def test_lines_of_single_voxels():
+    """Levels marked by lines have no thickness of which the spine's could be told."""
+    lines = draw(discs=False)
+    lines.labels[:6] = lines.labels[7:] = 0
+    lines.labels[:, :, :80] = lines.labels[:, :, 81:] = 0
+    assert_untouched(decoded(lines), lines)
 
 
 def test_a_large_volume_takes_less_than_two_seconds():
