@@ -19,7 +19,7 @@ from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.measurements.label_map import read_label_map
 from nnunetv2_cafr.measurements.tables import JSON_FILE, as_json, table_files
 from nnunetv2_cafr.preview.page import PAGE_FILE, PICTURES, Part, part_of, parts_in, render
-from nnunetv2_cafr.preview.study import NOT_MEASURED, Labels, StudyPreview, preview, read_decodings
+from nnunetv2_cafr.preview.study import NOT_MEASURED, OF_NUMBERING, Labels, StudyPreview, preview, read_decodings
 from nnunetv2_cafr.viewers import colour_files
 
 FAILED, NO_IMAGE = "not predicted", "image not shown"  # doubts
@@ -35,7 +35,7 @@ def write_beside(studies: Sequence[Study], failed: Mapping[str, str], maps: Labe
         failed: of these, why they have no label map.
     """
     try:
-        names, without = _write(studies, failed, maps)
+        names, without, numbering = _write(studies, failed, maps)
     except Exception as error:  # whatever it is, the label maps are written
         reason = f"{type(error).__name__}: {error}"
         print(f"The label maps are whole, but what lies beside them was not written ({reason})")
@@ -43,6 +43,10 @@ def write_beside(studies: Sequence[Study], failed: Mapping[str, str], maps: Labe
         return 1
     if names:
         print(f"Beside them: {', '.join(sorted(names))}")
+    if numbering:
+        print(f"Levels are doubtful in {len(numbering)} of {len(studies)} studies (see --levels, and {PAGE_FILE}):")
+    for name, doubts in numbering.items():
+        print(f"  {name}: " + "; ".join(f"{kind} ({reason})" for kind, reason in doubts.items()))
     for name, reason in without.items():
         print(f"No DICOM SEG of {name}: {reason}")
     return int(bool(without))
@@ -50,8 +54,13 @@ def write_beside(studies: Sequence[Study], failed: Mapping[str, str], maps: Labe
 
 def _write(
     studies: Sequence[Study], failed: Mapping[str, str], maps: LabelMaps
-) -> tuple[Sequence[str], Mapping[str, str]]:
-    """Names of what is written once for all studies; and why some have no DICOM SEG that should have one."""
+) -> tuple[Sequence[str], Mapping[str, str], Mapping[str, Mapping[str, str]]]:
+    """Writes it.
+
+    Returns:
+        Names of what is written once for all studies; by study, why it has no DICOM SEG that should have one, and why
+        its levels are doubtful where they were not decoded.
+    """
     labels = Labels.of(maps.description.dataset_json)
     decodings = read_decodings(maps.folder)
     record, ending = maps.label_maps(), maps.ending
@@ -63,7 +72,7 @@ def _write(
         for name in (file.removesuffix(ending),)
     }
     if not sources:
-        return [], {}
+        return [], {}, {}
     measured: dict[str, Any] = {}
     without: dict[str, str] = {}
     if (before := maps.read_beside(JSON_FILE)) is not None:
@@ -106,7 +115,12 @@ def _write(
     if maps.has_single_labels():
         files |= colour_files(maps.description.dataset_json["labels"])
     maps.write_beside({name: text.encode("utf-8", "backslashreplace") for name, text in files.items()})
-    return list(files), without
+    numbering = {}
+    for name in [study.name for study in studies if study.name not in decoded and study.name not in failed]:
+        doubts = {kind: why for kind, why in parts[name].row["doubts"].items() if kind in OF_NUMBERING}
+        if doubts:
+            numbering[name] = doubts
+    return list(files), without, numbering
 
 
 def _page(parts: Mapping[str, Part], studies: Sequence[Study], maps: LabelMaps) -> str:

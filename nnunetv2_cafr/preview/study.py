@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 
+from nnunetv2_cafr.levels.decoding import TRANSITIONAL, UNCERTAIN, decode
+from nnunetv2_cafr.levels.files import grid_of
 from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.study import StudyMeasurements, measure
 from nnunetv2_cafr.preview.png import LONGEST, png_of
@@ -17,7 +20,8 @@ from nnunetv2_cafr.quality.picture import Picture, draw
 from nnunetv2_cafr.spine import BACKGROUND, IGNORE, OPTIONAL, Spine, read_spine
 
 PICTURE_SIZE = 480  # pixels of the longer side on the page, at most
-NOT_MEASURED = "not measured"  # a doubt
+NOT_MEASURED, CONTRADICTORY = "not measured", "contradictory levels"  # doubts
+OF_NUMBERING = (UNCERTAIN, TRANSITIONAL, CONTRADICTORY)
 DECODINGS = "level_decoding.json"  # what `--levels` leaves beside label maps, see levels/files.py
 
 
@@ -98,7 +102,7 @@ def preview(
     source: str = "",
     png: bool = False,
 ) -> StudyPreview:
-    """Measures and draws a study. What fails is a doubt, or a picture that is missing.
+    """Measures and draws a study. What fails is a doubt, or a picture that is missing; so is a doubtful numbering.
 
     Args:
         mask: label map of three dimensions.
@@ -109,6 +113,8 @@ def preview(
     doubts = dict(decoding["flags"]) if decoding else {}
     measurements = None
     if labels.spine is not None:
+        if decoding is None:
+            doubts |= _numbering(mask, labels.spine)
         try:
             measurements = measure(LabelMap.of(mask), labels.spine)
             doubts |= _gaps(measurements, labels.spine)
@@ -126,6 +132,22 @@ def preview(
         fault = f"{type(error).__name__}: {error}"
     confidence = decoding["confidence"] if decoding else None
     return StudyPreview(name, picture, file, fault, measurements, doubts, confidence, source)
+
+
+def _numbering(mask: sitk.Image, spine: Spine) -> Iterator[tuple[str, str]]:
+    """What the decoding of levels would flag or change, so that no wrong level goes unnoticed where it was not run."""
+    stuff = {"direction": mask.GetDirection(), "spacing": mask.GetSpacing(), "origin": mask.GetOrigin()}
+    values = sitk.GetArrayFromImage(mask).astype(np.uint16)
+    if not values.any():
+        return  # which the measures say
+    decoding = decode(values, spine, grid_of({"sitk_stuff": stuff, "spacing": mask.GetSpacing()[::-1]}))
+    for kind in OF_NUMBERING:
+        if kind in decoding.flags:
+            yield kind, decoding.flags[kind]
+    others = [f"{one.found} should be {one.decoded or 'none'}" for one in decoding.levels if one.found != one.decoded]
+    if others:
+        more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+        yield CONTRADICTORY, f"{', '.join(others[:4])}{more}, going by the row as a whole"
 
 
 def _gaps(study: StudyMeasurements, spine: Spine) -> Iterator[tuple[str, str]]:

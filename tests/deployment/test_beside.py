@@ -98,11 +98,14 @@ def test_a_study_without_a_label_map_comes_first(predict, scans, tmp_path) -> No
     assert list(cards) == ["b", "c", "a"] and "not predicted" in cards["b"] and "sagittal slice" not in cards["c"]
 
 
-def test_flags_of_levels(predict, scans, tmp_path, monkeypatch) -> None:
-    """Shown where the levels were decoded, also where that changed no voxel."""
+def test_flags_of_levels(predict, scans, tmp_path, monkeypatch, capsys) -> None:
+    """Shown where the levels were decoded, also where that changed no voxel; else it is told that they are doubtful."""
     model = spine(tmp_path)
     out = tmp_path / "out"
     assert predict(scans, out, model=model) == 0
+    assert re.search(
+        r"Levels are doubtful in 2 of 2 studies.*\n  a: levels uncertain \(fewer than", capsys.readouterr().out
+    )
     assert "confidence" not in shown(out)["a"]
     monkeypatch.setattr("nnunetv2_cafr.deployment.model.LevelDecoder", Decoder)
     assert predict(scans, out, "--levels", model=model) == 0

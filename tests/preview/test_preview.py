@@ -14,7 +14,7 @@ from PIL import Image
 from nnunetv2_cafr.commands import measure
 from nnunetv2_cafr.preview.page import part_of, parts_in, render
 from nnunetv2_cafr.preview.png import LONGEST
-from nnunetv2_cafr.preview.study import DECODINGS, Labels, StudyPreview, preview
+from nnunetv2_cafr.preview.study import CONTRADICTORY, DECODINGS, Labels, StudyPreview, preview
 from nnunetv2_cafr.spine import colour_of
 
 LABELS = {"background": 0, "S": 1, "L5": 2, "L4": 3, "L3": 4, "L4/L5": 5, "L3/L4": 6}
@@ -109,6 +109,18 @@ def test_labels_that_are_no_levels():
     one = preview("a", spine() * 0, None, labels)
     assert list(one.doubts) == ["empty"] and one.picture is not None
     assert "stroke" in part_of(preview("a", spine(), None, Labels({1: "liver"}, None))).card
+
+
+def test_levels_that_contradict_one_another():
+    """Said where nobody had them decoded; of a decoded study, that has flags of its own."""
+    labels = Labels.of({"labels": LABELS})
+    mask = spine()
+    values = sitk.GetArrayFromImage(mask)
+    values[(values == LABELS["L4"])] = LABELS["L5"]
+    wrong = sitk.GetImageFromArray(values)
+    assert preview("a", mask, None, labels).doubts == {}
+    assert "L5 should be L4" in preview("a", wrong, None, labels).doubts[CONTRADICTORY]
+    assert CONTRADICTORY not in preview("a", wrong, None, labels, {"flags": {}, "confidence": 1.0}).doubts
 
 
 def test_doubts_come_first():
