@@ -23,6 +23,7 @@ from nnunetv2_cafr.training.preflight import refuse
 from nnunetv2_cafr.training.record import RECORD_FILE, RecordedTraining, code_digest, data_files, versions
 
 FINAL = "checkpoint_final.pth"
+EARLIER = "_of_earlier_training"
 # In words, where the name in the plans says too little.
 WORDS = {
     "patch_size": "patch",
@@ -48,6 +49,8 @@ class ContinuedTraining(RecordedTraining):
     - `--val` is refused where plans, split or network are others.
     - Weights that do not fit the network are refused with the version that trained them, also in prediction.
     - `--c` of a finished training says that it is finished, and validates.
+    - Checkpoints that lie where a new training begins get another name: `--c` would take the final one for this
+      training's.
     """
 
     _loaded: Path | None = None
@@ -63,6 +66,15 @@ class ContinuedTraining(RecordedTraining):
             self._refuse_other_training(file, read_values(file))
             self._loaded = file
         super().load_checkpoint(filename_or_checkpoint)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self._loaded is None and self.local_rank == 0 and not self.disable_checkpointing:
+            for name in (FINAL, "checkpoint_latest.pth", "checkpoint_best.pth"):
+                file = Path(self.output_folder) / name
+                if file.is_file():
+                    aside = file.replace(file.with_stem(file.stem + EARLIER))
+                    self.print_to_log_file(f"{name} of an earlier training is {aside.name} now")
 
     def run_training(self) -> None:
         final = Path(self.output_folder) / FINAL

@@ -90,6 +90,14 @@ class ContrastiveTraining(nnUNetTrainer):
         values = {**self.loss.last_terms, "negative_cosine": self.loss.contrastive.last_negative_cosine}
         return {**outputs, **{name: value.cpu().numpy() for name, value in values.items()}}
 
+    def _warn_of_no_pairs(self, train_outputs: list[dict[str, Any]]) -> None:
+        if self.loss.clr_weight > 0 and not any(np.isfinite(step["negative_cosine"]) for step in train_outputs):
+            self.print_to_log_file(
+                f"WARNING: no step of epoch {self.current_epoch} had anything to pair, so the contrastive loss did "
+                "nothing: patches show one class each, or structures too thin for its cells; of regions, whose outside "
+                "is left out, two are needed"
+            )
+
     def mean_cosine_between_classes(self, train_outputs: list[dict[str, Any]]) -> float:
         cosines = [step["negative_cosine"] for step in train_outputs if np.isfinite(step["negative_cosine"])]
         # With weight 0 nothing has moved the embedding yet.
@@ -106,6 +114,7 @@ class ContrastiveTraining(nnUNetTrainer):
         for term in TERMS:
             self.logger.log(f"train_{term}", means[term], self.current_epoch)
         self.logger.log("clr_weight", self.loss.clr_weight, self.current_epoch)
+        self._warn_of_no_pairs(train_outputs)
         self.print_to_log_file(
             "train_loss terms:",
             *(f"{term} {means[term]:.4f}" for term in TERMS),
@@ -115,7 +124,10 @@ class ContrastiveTraining(nnUNetTrainer):
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
         if self.local_rank == 0:
-            self._plot_loss_terms()
+            try:
+                self._plot_loss_terms()
+            except OSError as error:
+                self.print_to_log_file(f"ALARM: loss_terms.png could not be drawn ({error}). Training goes on.")
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         super().load_checkpoint(filename_or_checkpoint)

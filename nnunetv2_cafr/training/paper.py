@@ -132,13 +132,13 @@ class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
-        plans = deepcopy(plans)
-        settings = plans["configurations"][configuration]
         if configuration != "2d":
             raise ValueError(
                 f"nnUNetTrainer_CAFR_paper is the paper's 2-D recipe, got configuration {configuration!r}: "
                 "use 2d, or train nnUNetTrainer_CAFR"
             )
+        plans = deepcopy(plans)
+        settings = plans["configurations"][configuration]
         settings["patch_size"] = list(self.patch_size)
         settings["batch_size"] = self.batch_size_of_paper
         settings["normalization_schemes"] = ["RescaleTo01Normalization"] * len(settings["normalization_schemes"])

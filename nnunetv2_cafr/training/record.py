@@ -107,7 +107,8 @@ class RecordedTraining(OrientedCases):
 
     The network is initialised from `seed`; dropout and the contrastive sampling of an epoch follow from seed, epoch and
     rank alone, so that a continued training draws what an uninterrupted one would have drawn. nnU-Net's background
-    workers draw their patches unseeded; without them (nnUNet_n_proc_DA=0) a training on one CPU repeats exactly.
+    workers draw their patches unseeded, and their augmentation begins with a seed for each rank and start; without them
+    (nnUNet_n_proc_DA=0) a training on one CPU repeats exactly.
     """
 
     seed = 0
@@ -124,6 +125,10 @@ class RecordedTraining(OrientedCases):
         return train, validation
 
     def get_dataloaders(self) -> tuple[Any, Any]:
+        if self.current_epoch > 0 or self.local_rank > 0:
+            # Worker processes inherit torch's generator, which decides what is mirrored, deformed and noisy. Without
+            # this, all ranks and a continued training would draw the same again.
+            set_seed(self.seed, self.current_epoch, self.local_rank)
         train, validation = super().get_dataloaders()
         loader = getattr(train, "generator", None) or train.data_loader  # of worker processes, of this process
         self._augmentation = describe_transforms(loader.transforms)

@@ -94,6 +94,19 @@ def test_a_collapsed_embedding_is_noticed_at_the_end_of_the_epoch(collapsed, tra
     assert trainer.best_is_trustworthy == (not collapsed)
 
 
+def test_an_epoch_without_a_pair_is_told(trainer):
+    """The contrastive loss is then 0, as it is where all is well apart."""
+    pair, single = batch_with(trainer), batch_with(trainer)
+    for labels in single["target"]:
+        labels.zero_()
+    for steps, told in (([pair, single], False), ([single], True)):
+        outputs = [trainer.train_step(batch) for batch in steps]
+        for key in trainer.logger.local_logger.my_fantastic_logging:
+            trainer.logger.local_logger.my_fantastic_logging[key] = [0.0] * 200
+        trainer.on_train_epoch_end(outputs)
+        assert ("had anything to pair" in log_of(trainer)) == told
+
+
 def test_the_cosine_is_that_of_anchors_and_negatives():
     from nnunetv2_cafr.loss import PixelInfoNCE
 

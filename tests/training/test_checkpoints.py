@@ -116,12 +116,14 @@ def test_a_best_that_was_not_saved_is_tried_again(construct, monkeypatch):
     trainer.logger.log("mean_fg_dice", 0.5, 0)
     trainer.on_epoch_start()
     monkeypatch.setattr(trainer.logger, "plot_progress_png", lambda _: (_ for _ in ()).throw(OSError("full")))
+    (Path(trainer.output_folder) / "loss_terms.png").symlink_to("/dev/full")
     trainer.best_is_trustworthy = False
     trainer.on_epoch_end()
     assert trainer._best_ema is None
     assert not (Path(trainer.output_folder) / "checkpoint_best.pth").exists()
     assert trainer.current_epoch == 1
-    assert "curves could not be drawn" in Path(trainer.log_file).read_text()
+    log = Path(trainer.log_file).read_text()
+    assert "curves could not be drawn" in log and "loss_terms.png could not be drawn" in log
 
 
 def test_terminated_and_continued_equals_uninterrupted(construct, exact):

@@ -173,6 +173,22 @@ def test_a_finished_training_says_so_and_trains_nothing(begun, monkeypatch):
     assert "This training is finished: 2 epochs" in Path(again.log_file).read_text()
 
 
+def test_a_new_training_leaves_no_checkpoint_that_could_be_taken_for_its_own(begun):
+    """nnU-Net's --c takes a final one before all others: it would validate the old training and drop the new one."""
+    old = begun.read_bytes()
+    final = begun.with_name("checkpoint_final.pth")
+    shutil.copy(begun, final)
+    trainer = make(continue_training=True)
+    trainer.load_checkpoint(str(begun))
+    trainer.on_train_start()
+    assert begun.is_file() and final.is_file()
+    trainer = make()
+    trainer.on_train_start()
+    assert not begun.exists() and not final.exists()
+    assert begun.with_name("checkpoint_final_of_earlier_training.pth").read_bytes() == old
+    assert "checkpoint_final.pth of an earlier training" in Path(trainer.log_file).read_text()
+
+
 def small(**changes: object) -> CAFRNet:
     arguments = {"embed_dim": 48, "num_heads": 2, "head_dim": 8, "ffn_dim": 48, "tap_channels": 8, "projection_dim": 8}
     return CAFRNet(1, 4, **{**arguments, **changes})  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.training import variants
 from nnunetv2_cafr.training.record import git_revision
@@ -45,6 +46,21 @@ def test_the_same_seed_gives_the_same_sampling_and_loss_in_each_epoch(construct)
     torch.rand(7)  # whatever was drawn before
     assert step_of_epoch(construct(name), epoch=3) == pytest.approx(loss, rel=1e-6)
     assert step_of_epoch(construct(name), epoch=4) != pytest.approx(loss, rel=1e-3)
+
+
+def test_workers_of_other_ranks_and_starts_begin_with_other_random_numbers(construct, monkeypatch):
+    """They inherit torch's generator. The first start of the first rank is as initialised."""
+    states = []
+    trainer = construct("nnUNetTrainer_CAFR")
+    loaders = trainer.get_dataloaders()
+    monkeypatch.setattr(nnUNetTrainer, "get_dataloaders", lambda _: states.append(torch.get_rng_state()) or loaders)
+    for rank, epoch in ((0, 0), (1, 0), (0, 3)):
+        trainer = construct("nnUNetTrainer_CAFR")
+        initialised = torch.get_rng_state()
+        trainer.local_rank, trainer.current_epoch = rank, epoch
+        trainer.get_dataloaders()
+        assert torch.equal(states[-1], initialised) == (rank == epoch == 0)
+    assert not torch.equal(states[1], states[2])
 
 
 def test_a_seed_and_a_length_go_together():

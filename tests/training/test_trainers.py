@@ -437,9 +437,10 @@ def test_paper_recipe_predicts_from_files_what_it_validates(phantom_dataset, con
         assert (labels == reader.read_seg(str(predicted))[0][0]).mean() > 0.999
 
 
-def test_paper_recipe_refuses_3d(nnunet_environment):
+@pytest.mark.parametrize("configuration", ["3d_fullres", "3d_lowres"], ids=["planned", "not planned"])
+def test_paper_recipe_refuses_3d(configuration, nnunet_environment):
     with pytest.raises(ValueError, match="2-D recipe"):
-        get_trainer_from_args("511", "3d_fullres", 0, "nnUNetTrainer_CAFR_paper", device=CPU)
+        get_trainer_from_args("511", configuration, 0, "nnUNetTrainer_CAFR_paper", device=CPU)
 
 
 def test_paper_recipe_stops_after_ten_epochs_without_gain(monkeypatch, construct):
