@@ -171,7 +171,7 @@ def test_half_precision_stays_finite(network, contract):
 @torch.no_grad()
 def test_exports_as_one_graph(network):
     x = torch.randn(1, 1, 64, 48)
-    program = torch.export.export(network, (x,))
+    program = torch.export.export(network, (x,), strict=False)  # torch 2.7 is strict unless told
     torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-4)
 
 
