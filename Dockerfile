@@ -10,9 +10,9 @@ RUN pip install --no-cache-dir "/src[export]"
 
 FROM python:3.12-slim
 COPY --from=build /opt/venv /opt/venv
-# /tmp, as any user may run it: docker run --user "$(id -u):$(id -g)"
-ENV PATH=/opt/venv/bin:$PATH MPLCONFIGDIR=/tmp/matplotlib
-RUN useradd --create-home --uid 1000 nnunet
+# HOME, as any user may run it, without an account too: docker run --user "$(id -u):$(id -g)"
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp
+RUN useradd --uid 1000 nnunet
 USER 1000
 WORKDIR /data
 ENTRYPOINT ["nnUNetv2_cafr", "predict"]
