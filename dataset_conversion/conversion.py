@@ -148,7 +148,7 @@ def convert(
 ) -> None:
     """Check all cases of a collection completely and write them as the nnU-Net data set `target`.
 
-    SIGTERM ends it in an orderly way (`SystemExit` with status 143), as Ctrl-C does: what was written is removed.
+    SIGTERM ends it in an orderly way (`Signalled`, status 143), as Ctrl-C does: what was written is removed.
 
     Args:
         scheme: one of `labels.SCHEMES`.

@@ -13,19 +13,23 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunetv2_cafr.files import flush
+
 FILE_ENDING = ".nii.gz"
 COMPRESSION = 6  # zlib's default, as ITK's
 
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Give a name beside `target` to write to, which becomes `target` at the end.
+    """Give a name beside `target` to write to, which becomes `target` at the end, when it is on the disk.
 
-    A worker process whose parent was killed may still be writing under its own name: so the process is part of it.
+    As `write_atomically`, but for a name that ITK can write to, whose ending it must be able to tell. A worker process
+    whose parent was killed may still be writing under its own name: so the process is part of it.
     """
     beside = target.parent / f".{os.getpid()}-{target.name}"
     try:
         yield beside
+        flush(beside)
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)

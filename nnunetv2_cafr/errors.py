@@ -1,4 +1,4 @@
-"""Errors that the user can correct, told in a sentence. Everything else is a bug, and shows its traceback."""
+"""Errors that the user can correct, told in a sentence, and the end by a signal. All else is a bug: a traceback."""
 
 import sys
 from collections.abc import Sequence
@@ -20,6 +20,13 @@ class UserError(SystemExit):
         """Prints the sentence to stderr, and makes 2 the exit status. For the `main` of a command, which raises on."""
         print(self, file=sys.stderr)
         self.code = 2
+
+
+class Signalled(SystemExit):
+    """The end by a signal as an exception, so that things are cleaned up; shells show its exit status."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
 
 
 def shorten(names: Sequence[str]) -> str:

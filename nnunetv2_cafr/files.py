@@ -43,9 +43,9 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> bool:
     partial = partial_of(target)
     try:
         write(partial)
-        flushed = _flush(partial)
+        flushed = flush(partial)
         partial.replace(target)
-        return _flush(target.parent) and flushed
+        return flush(target.parent) and flushed
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -56,7 +56,7 @@ def write_text(target: Path, text: str) -> None:
     write_atomically(target, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
-def _flush(path: Path) -> bool:
+def flush(path: Path) -> bool:
     """Waits until `path` is on the disk; False where there is no way to ask for that."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import Signalled, UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -86,7 +86,7 @@ def in_processes(
 
 def exit_on_signal(number: int, _frame: FrameType | None) -> None:
     """A signal handler which ends the program as an exception does, so that it cleans up."""
-    raise SystemExit(128 + number)  # the exit status that shells show
+    raise Signalled(number)
 
 
 @contextmanager

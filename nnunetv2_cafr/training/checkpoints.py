@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunetv2_cafr.errors import Signalled
 from nnunetv2_cafr.files import write_atomically
 from nnunetv2_cafr.processes import on_signal
 from nnunetv2_cafr.training.preflight import refuse
-
-TERMINATED = 128 + signal.SIGTERM  # the exit status that shells and SLURM show for a terminated program
 
 # What nnU-Net's checkpoints hold besides tensors and plain values: numbers of the logged curves.
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
@@ -278,7 +277,7 @@ class SafeCheckpoints(nnUNetTrainer):
 
     def _exit_terminated(self) -> None:
         if self.local_rank != 0:
-            raise SystemExit(TERMINATED)
+            raise Signalled(signal.SIGTERM)
         ended = f"Terminated by SIGTERM in epoch {self.current_epoch}."
         if self._epoch_start is None:
             self.print_to_log_file(f"{ended} No checkpoint was written: checkpointing is off, or nothing was trained")
@@ -289,11 +288,11 @@ class SafeCheckpoints(nnUNetTrainer):
             self.print_to_log_file(
                 f"{ended} {latest.name} holds the state at its start; go on with:\n{self.command_to_go_on()}"
             )
-        raise SystemExit(TERMINATED)
+        raise Signalled(signal.SIGTERM)
 
     def _say_validation_is_left(self) -> None:
         self.print_to_log_file(
             f"Terminated by SIGTERM. The training is complete, its validation is not; repeat that with:\n"
             f"{self.command_to_go_on('--val')}"
         )
-        raise SystemExit(TERMINATED)
+        raise Signalled(signal.SIGTERM)
