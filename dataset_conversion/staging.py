@@ -120,6 +120,8 @@ def staged_directory(target: Path, settings: Mapping[str, Any]) -> Iterator[tupl
         if target.exists():
             raise FileExistsError(f"{target} has come into being during the conversion; it was left as it is")
         shutil.rmtree(folder / RECORDS)
+        for unfinished in folder.glob("*/.*"):  # of a worker that was killed; nnU-Net would take it for a case
+            unfinished.unlink()
         (folder / SETTINGS).unlink()  # from now on nobody takes it up
         if lock is not None:
             lock.release()

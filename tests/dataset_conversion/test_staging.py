@@ -94,6 +94,7 @@ def test_killed_conversion_goes_on(source: Path, capsys: pytest.CaptureFixture[s
     before = {path.name: path.stat().st_mtime_ns for path in (remainder / "labelsTr").glob("[0-9]*")}
     records = {path.stem for path in (remainder / ".cases").glob("[0-9]*.json")}
     assert 20 <= len(records) < NUM_CASES
+    (remainder / "labelsTr" / ".1-99.nii.gz").write_bytes(b"begun by a worker that was killed")
     assert main(arguments(source)) == 0
     assert f"goes on with an interrupted conversion: {len(records)} of {NUM_CASES} cases" in capsys.readouterr().out
     check_complete(source)
