@@ -52,7 +52,7 @@ def start(source: Path, finished: int, *options: str) -> subprocess.Popen[bytes]
         start_new_session=True,
     )
     end = time.monotonic() + 30
-    pattern = f".{TARGET}.partial-*/.cases/*.json"
+    pattern = f".{TARGET}.partial-*/.cases/[0-9]*.json"
     while len(list((source.parent / "raw").glob(pattern))) < finished:
         assert process.poll() is None, "ended too early to be killed"
         assert time.monotonic() < end
