@@ -32,3 +32,8 @@ class Signalled(SystemExit):
 def shorten(names: Sequence[str]) -> str:
     """The names, or the first few and how many there are more."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def counted(number: int, word: str) -> str:
+    """The number and the word, in the plural where it has one."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

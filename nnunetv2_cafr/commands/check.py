@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dataset_conversion.environment import folder_of
 from nnunetv2_cafr.commands import options
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, counted
 from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, write_atomically
 from nnunetv2_cafr.quality.findings import HEADING, Finding, count_severities, exit_status, write_table
 
@@ -118,8 +118,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def summary(cases: list[CaseReport], findings: list[Finding]) -> str:
     """What a terminal needs: counts, and the errors, warnings and notes on the whole data set up to a screenful."""
-    counts = ", ".join(_count(count, severity.word) for severity, count in count_severities(findings).items())
-    lines = [f"{_count(len(cases), 'case')}: {counts}"]
+    counts = ", ".join(counted(count, severity.word) for severity, count in count_severities(findings).items())
+    lines = [f"{counted(len(cases), 'case')}: {counts}"]
     # What concerns the data set as a whole is shown even where it is a note: it decides how to go on.
     grave = [finding for finding in findings if finding.severity.word != "note" or not finding.case]
     for finding in grave[:20]:
@@ -131,7 +131,3 @@ def summary(cases: list[CaseReport], findings: list[Finding]) -> str:
     if len(grave) > 20:
         lines.append(f"  and {len(grave) - 20} more on the page")
     return "\n".join(lines)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

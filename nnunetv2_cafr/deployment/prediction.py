@@ -8,7 +8,7 @@ from tqdm import tqdm
 from nnunetv2_cafr.deployment.label_maps import LabelMaps
 from nnunetv2_cafr.deployment.model import Model
 from nnunetv2_cafr.deployment.studies import Study, UnusableStudyError
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, counted
 from nnunetv2_cafr.files import describe_failure
 from nnunetv2_cafr.levels.files import Record
 
@@ -52,9 +52,8 @@ def predict_all(
     if levels:
         print(levels.summary([study.name for study in todo[:begun]]))
     if not failed:
-        written = "1 label map" if len(todo) == 1 else f"{len(todo)} label maps"
         earlier = f", {done} were there already" if done else ""
-        print(f"{written} written to {maps.file or maps.folder}{earlier}")
+        print(f"{counted(len(todo), 'label map')} written to {maps.file or maps.folder}{earlier}")
         return failed
     print(f"{len(failed)} of {len(todo)} studies failed, the others are in {maps.folder}:")
     for name, reason in failed.items():

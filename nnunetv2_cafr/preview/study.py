@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.levels.decoding import TRANSITIONAL, UNCERTAIN, decode
 from nnunetv2_cafr.levels.files import grid_of
 from nnunetv2_cafr.measurements.label_map import LabelMap
@@ -146,8 +147,7 @@ def _numbering(mask: sitk.Image, spine: Spine) -> Iterator[tuple[str, str]]:
             yield kind, decoding.flags[kind]
     others = [f"{one.found} should be {one.decoded or 'none'}" for one in decoding.levels if one.found != one.decoded]
     if others:
-        more = f" and {len(others) - 4} more" if len(others) > 4 else ""
-        yield CONTRADICTORY, f"{', '.join(others[:4])}{more}, going by the row as a whole"
+        yield CONTRADICTORY, f"{shorten(others)}, going by the row as a whole"
 
 
 def _gaps(study: StudyMeasurements, spine: Spine) -> Iterator[tuple[str, str]]:

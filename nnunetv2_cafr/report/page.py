@@ -19,6 +19,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from nnunetv2_cafr import files as ownership
+from nnunetv2_cafr.errors import counted
 from nnunetv2_cafr.evaluation.means import per_case
 from nnunetv2_cafr.files import begins_with
 from nnunetv2_cafr.pages import environment
@@ -98,7 +99,7 @@ def _templates() -> Environment:
         "interval": lambda estimate: "" if math.isnan(estimate.low) else interval_text(estimate, POINTS),
         "p_text": p_text,
         "p_equals": lambda p: text if (text := p_text(p)).startswith("<") else f"= {text}",
-        "counted": lambda count, word: f"{count} {word}" if count == 1 else f"{count} {word}s",
+        "counted": counted,
         "groups": _groups,
         "cells": lambda row, columns: [_cell(*pair) for pair in zip(row.values[1:], columns[1:], strict=True)],
         # Matplotlib escapes the names in it.
