@@ -67,6 +67,14 @@ def seeded() -> None:
     np.random.seed(0)
 
 
+def make_pools_threads(patch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's pools: a spawned process imports torch, and a fork copies the memory tables of this one."""
+    get_context = multiprocessing.get_context
+    threads = SimpleNamespace(Pool=ThreadPool)
+    patch.setattr(multiprocessing, "get_context", lambda name=None: threads if name == "spawn" else get_context(name))
+    patch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)  # twelve forks wherever cases are listed
+
+
 @dataclass(frozen=True)
 class NNUNetFolders:
     """nnU-Net's three folders, and its commands over them: in fresh processes, or in this one."""
@@ -119,15 +127,11 @@ class NNUNetFolders:
     @contextmanager
     def in_this_process(self) -> Iterator[pytest.MonkeyPatch]:
         """nnU-Net over these folders in this process: it loads without workers, and its pools are threads."""
-        get_context = multiprocessing.get_context
-        threads = SimpleNamespace(Pool=ThreadPool)
         with pytest.MonkeyPatch.context() as patch:
             for variable, value in {**self.environment, "nnUNet_n_proc_DA": "0"}.items():
                 if variable.startswith("nnUNet_"):
                     patch.setenv(variable, value)
-            patch.setattr(
-                multiprocessing, "get_context", lambda name=None: threads if name == "spawn" else get_context(name)
-            )
+            make_pools_threads(patch)
             patch.setattr(torch, "set_num_threads", lambda _: None)  # the commands take all, and planning none
             patch.setattr(*NO_CURVES)
             yield patch
@@ -181,6 +185,7 @@ def nnunet_environment(phantom_dataset: NNUNetFolders, tmp_path: Path, monkeypat
         if name.startswith("nnUNet_"):
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("nnUNet_results", str(results))
+    make_pools_threads(monkeypatch)
     monkeypatch.setattr(*NO_CURVES)
     return results
 

@@ -81,7 +81,7 @@ def test_continuing_by_c_goes_on_from_the_checkpoint(trained, make_nnunet_folder
     checkpoint["logging"] = {key: value[:1] for key, value in checkpoint["logging"].items()}
     torch.save(checkpoint, final.with_name("checkpoint_latest.pth"))
     final.unlink()
-    output = folders.run("nnUNetv2_train", 511, "2d", 0, "-tr", TRAINER, "-device", "cpu", "--c").stdout
+    output = folders.call("nnUNetv2_train", 511, "2d", 0, "-tr", TRAINER, "-device", "cpu", "--c")
     assert "Epoch 1" in output
     assert "Epoch 0" not in output
     again = torch.load(final, weights_only=False)
@@ -97,9 +97,9 @@ def test_exported_and_installed_elsewhere_predicts_the_same(trained, make_nnunet
     assert here[name].shape == image.GetSize()[::-1]
 
     archive = tmp_path / "cafr.zip"
-    trained.run("nnUNetv2_export_model_to_zip", "-d", 511, "-o", archive, "-c", "2d", "-tr", TRAINER, "-f", 0)
+    trained.call("nnUNetv2_export_model_to_zip", "-d", 511, "-o", archive, "-c", "2d", "-tr", TRAINER, "-f", 0)
     elsewhere = make_nnunet_folders()
-    elsewhere.run("nnUNetv2_install_pretrained_model_from_zip", archive)
+    elsewhere.call("nnUNetv2_install_pretrained_model_from_zip", archive)
     which = ["-d", DATASET, "-c", "2d", "-f", 0, "-tr", TRAINER, "-device", "cpu", "-npp", 0, "-nps", 0]
     elsewhere.run("nnUNetv2_predict", *which, "-i", trained.raw / IMAGES, "-o", tmp_path / "there")
     there = read_maps(tmp_path / "there")
@@ -114,12 +114,13 @@ def test_doctor_finds_every_trainer(trained):
     assert "All is well." in output
 
 
-def test_doctor_says_what_to_do(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(type(trained), "environment", {"PATH": "/usr/bin", "nnUNet_raw": str(tmp_path / "no")})
-    result = trained.run("nnUNetv2_cafr", "doctor", check=False)
-    assert result.returncode == 1
-    assert "DOES NOT EXIST" in result.stdout
-    assert "export nnUNet_results=" in result.stdout
+def test_doctor_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "no"))
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "DOES NOT EXIST" in said
+    assert "export nnUNet_results=" in said
 
 
 def test_cost_of_a_plans_file(trained):

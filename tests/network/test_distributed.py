@@ -4,7 +4,6 @@ SyncBatchNorm has no CPU kernel, so the two processes keep plain batch norm; tha
 them is tested apart. This file is also the program that each rank runs.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
@@ -97,6 +97,7 @@ def trainer_with_validation(rank: int) -> dict[str, Any]:
         return {**validation_step(self, batch), **spoilt}
 
     stock.nnUNetTrainer.validation_step = spoilt_step
+    LocalLogger.plot_progress_png = lambda *_: None  # takes longer than the epoch
     stock.DDP = lambda network, device_ids: DistributedDataParallel(network)
     nn.SyncBatchNorm.convert_sync_batchnorm = lambda network: network
     trainer = get_trainer_from_args("511", "2d", 0, TRAINER)
@@ -111,11 +112,11 @@ def trainer_with_validation(rank: int) -> dict[str, Any]:
     }
 
 
-def run_ranks(work: str, folder: Path, environment: dict[str, str] | None = None) -> list[Any]:
-    """What the function `work` of this file returns on each rank."""
-    command = [sys.executable, __file__, work, str(folder)]
-    environment = {**(environment or os.environ), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    logs = [folder / f"{work}_{rank}.log" for rank in range(RANKS)]
+def run_ranks(folder: Path, environment: dict[str, str]) -> list[tuple[list[Any], dict[str, Any]]]:
+    """What `steps_in_every_setting` and `trainer_with_validation` return on each rank, both in one process."""
+    command = [sys.executable, __file__, str(folder)]
+    environment = {**environment, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    logs = [folder / f"{rank}.log" for rank in range(RANKS)]
     processes = []
     for rank, log in enumerate(logs):
         with log.open("w") as output:
@@ -132,25 +133,35 @@ def run_ranks(work: str, folder: Path, environment: dict[str, str] | None = None
             process.kill()
             process.wait()
     assert codes == [0] * RANKS, "\n".join(f"{log.name}:\n{log.read_text()[-3000:]}" for log in logs)
-    return [torch.load(folder / f"{work}_{rank}.pth", weights_only=False) for rank in range(RANKS)]
+    return [torch.load(folder / f"{rank}.pth", weights_only=False) for rank in range(RANKS)]
 
 
-def run_rank(work: str, folder: Path, rank: int) -> None:
+def run_rank(folder: Path, rank: int) -> None:
     dist.init_process_group(
         "gloo",
-        init_method=f"file://{folder / f'{work}.rendezvous'}",
+        init_method=f"file://{folder / 'rendezvous'}",
         rank=rank,
         world_size=RANKS,
         timeout=timedelta(seconds=TIME_LIMIT / 2),
     )
-    torch.save(globals()[work](rank), folder / f"{work}_{rank}.pth")
+    torch.save((steps_in_every_setting(rank), trainer_with_validation(rank)), folder / f"{rank}.pth")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def ranks_per_setting(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict, dict]]:
-    ranks = run_ranks("steps_in_every_setting", tmp_path_factory.mktemp("ranks"))
-    return list(zip(*ranks, strict=True))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """nnU-Net's results of the ranks, and what they returned."""
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(phantom_dataset, folder: Path) -> list[tuple[list[Any], dict[str, Any]]]:
+    return run_ranks(folder, {**phantom_dataset.environment, "nnUNet_results": str(folder), "nnUNet_n_proc_DA": "0"})
+
+
+@pytest.fixture(scope="module")
+def ranks_per_setting(ranks) -> list[tuple[dict, dict]]:
+    return list(zip(*(steps for steps, _ in ranks), strict=True))
 
 
 @pytest.mark.parametrize("index", range(len(SETTINGS)), ids=[str(setting) for setting in SETTINGS])
@@ -186,10 +197,9 @@ def test_nnunets_conversion_synchronises_every_batch_norm(token_size, compiled):
     assert synchronised == norms
 
 
-def test_trainer_on_two_ranks(phantom_dataset, tmp_path):
+def test_trainer_on_two_ranks(ranks, folder):
     """The loop, the logged terms, the checkpoint and the validation of nnU-Net's distributed mode."""
-    environment = {**phantom_dataset.environment, "nnUNet_results": str(tmp_path), "nnUNet_n_proc_DA": "0"}
-    first, second = run_ranks("trainer_with_validation", tmp_path, environment)
+    first, second = (trained for _, trained in ranks)
     torch.testing.assert_close(
         {name: value for name, value in first["weights"].items() if "running_" not in name},
         {name: value for name, value in second["weights"].items() if "running_" not in name},
@@ -206,7 +216,7 @@ def test_trainer_on_two_ranks(phantom_dataset, tmp_path):
     for loss, dice, ce, clr, weight in zip(total, *parts, weights, strict=True):
         assert loss == pytest.approx(dice + ce + weight * clr, rel=1e-5)
 
-    fold = tmp_path / "Dataset511_SpineMRI" / f"{TRAINER}__nnUNetPlans__2d" / "fold_0"
+    fold = folder / "Dataset511_SpineMRI" / f"{TRAINER}__nnUNetPlans__2d" / "fold_0"
     saved = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
     torch.testing.assert_close(dict(saved), dict(first["weights"]), rtol=0, atol=0)
     (log,) = fold.glob("training_log_*.txt")
@@ -217,4 +227,4 @@ def test_trainer_on_two_ranks(phantom_dataset, tmp_path):
 
 
 if __name__ == "__main__":
-    run_rank(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    run_rank(Path(sys.argv[1]), int(sys.argv[2]))

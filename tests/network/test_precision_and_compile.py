@@ -113,7 +113,11 @@ class Compiled:
 
 
 @pytest.mark.parametrize(
-    ("token_size", "spatial"), [(IN_PLANE, (32, 32)), (THICK_SLICES, (6, 32, 24))], ids=["2-D", "3-D"]
+    ("token_size", "spatial"),
+    [
+        pytest.param(IN_PLANE, (32, 32), id="2-D"),
+        pytest.param(THICK_SLICES, (6, 32, 24), id="3-D", marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_compiles_once_for_each_of_its_phases(token_size, spatial):
     """Whole graphs without breaks: network and Dice in training, in validation, and the network for prediction."""

@@ -20,6 +20,8 @@ from nnunetv2_cafr.planning.architecture import cafr_architecture
 from nnunetv2_cafr.planning.memory import TrainingMemory, training_memory
 from nnunetv2_cafr.planning.planner import CAFRPlanner
 
+from ..conftest import make_pools_threads
+
 DATASET = "Dataset007_Written"
 WriteDataset = Callable[..., Path]
 
@@ -33,6 +35,7 @@ def write_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteDatas
             (tmp_path / name / DATASET).mkdir(parents=True)
             monkeypatch.setenv(name, str(tmp_path / name))
         monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # fails where nnU-Net builds U-Nets for its own estimate
+        make_pools_threads(monkeypatch)
         raw, preprocessed = tmp_path / "nnUNet_raw" / DATASET, tmp_path / "nnUNet_preprocessed" / DATASET
         (raw / "imagesTr").mkdir()
         (raw / "imagesTr" / "case_0000.nii.gz").touch()
@@ -256,7 +259,7 @@ def test_our_trainer_adds_the_contrastive_head(planned_phantoms):
     assert trainer.train_step({"data": torch.randn(2, 1, 64, 64), "target": targets})["clr"] > 0
 
 
-def test_command_plans_and_nnunet_trains(nnunet_environment, monkeypatch, capsys):
+def test_command_plans_and_nnunet_trains(nnunet_environment, quick_memory, monkeypatch, capsys):
     """The data preprocessed for nnUNetPlans serves, and the plans are used by their name."""
     assert main(["plan", "-d", "511", "--gpu-memory-target", "3"]) == 0
     output = capsys.readouterr().out
