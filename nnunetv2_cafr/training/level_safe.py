@@ -15,11 +15,14 @@ import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.training.orientation import OrientedCases
+from nnunetv2_cafr.training.partial_view import PartialView
 from nnunetv2_cafr.training.recipe import AdamWRecipe
 from nnunetv2_cafr.training.robust import RobustTraining
 
@@ -52,7 +55,7 @@ def loaded_patch_size(patch_size: Sequence[int], rotation: tuple[float, float]) 
 
 
 class LevelSafeAugmentation(OrientedCases):
-    """Mixin: no up/down mirroring, at most 15 degrees of rotation, shifts, elasticity.
+    """Mixin: no up/down mirroring, at most 15 degrees of rotation, shifts, elasticity; partial views where asked for.
 
     The up/down axis comes from the direction cosines of the preprocessed cases. Where they are missing, or differ
     between cases, nothing is mirrored at all, and the log says so.
@@ -65,6 +68,8 @@ class LevelSafeAugmentation(OrientedCases):
     elastic_probability = 0.2
     elastic_sigma = (0.05, 0.15)  # smoothness of the deformation, as a fraction of the patch
     elastic_magnitude = 0.03  # largest displacement, as a fraction of the shortest side of the patch
+    partial_probability = 0.0  # of a patch that keeps a part of its view along up/down (documentation/recipe.md)
+    partial_least = 0.35  # smallest such part, as a fraction of the patch
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802 - nnU-Net's name
         self,
@@ -100,11 +105,15 @@ class LevelSafeAugmentation(OrientedCases):
         cls,
         patch_size: Any,
         rotation_for_DA: Any,  # noqa: N803 - nnU-Net's name
+        deep_supervision_scales: Any,
+        mirror_axes: Any,
         *args: Any,
         **kwargs: Any,
     ) -> BasicTransform:
-        """nnU-Net's training pipeline with shifts and elastic deformation switched on in its spatial transform."""
-        pipeline = super().get_training_transforms(patch_size, rotation_for_DA, *args, **kwargs)
+        """nnU-Net's pipeline, its spatial transform with shifts and elastic deformation, then partial views."""
+        pipeline = super().get_training_transforms(
+            patch_size, rotation_for_DA, deep_supervision_scales, mirror_axes, *args, **kwargs
+        )
         for transform in pipeline.transforms:
             if isinstance(transform, SpatialTransform):
                 axes = len(transform.patch_size)
@@ -115,6 +124,12 @@ class LevelSafeAugmentation(OrientedCases):
                 transform.p_elastic_deform = cls.elastic_probability
                 transform.elastic_deform_scale = cls.elastic_sigma
                 transform.elastic_deform_magnitude = (0.0, cls.elastic_magnitude * min(transform.patch_size))
+        not_mirrored = set(range(len(patch_size))) - set(mirror_axes or range(len(patch_size)))
+        if not_mirrored and cls.partial_probability:
+            up_down = not_mirrored.pop()
+            partial = RandomTransform(PartialView(up_down, cls.partial_least), cls.partial_probability)
+            after = [isinstance(t, SpatialTransform | Convert2DTo3DTransform) for t in pipeline.transforms]
+            pipeline.transforms.insert(len(after) - after[::-1].index(True), partial)
         return pipeline
 
 

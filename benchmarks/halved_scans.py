@@ -1,0 +1,58 @@
+"""Held-out patients as scans of a part of the spine: the upper and the lower 55 % of each, to predict and to score.
+
+    python benchmarks/halved_scans.py -d 531 -o halves
+    nnUNetv2_predict -d 531 -c 2d_small -f 0 -tr nnUNetTrainer_CAFR -i halves/images -o halves/predicted
+    nnUNetv2_cafr evaluate halves/labels halves/predicted
+
+The labels get the data set's dataset.json, so that their names say which level is which.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+SHARE = 0.55  # of the scan's height
+
+
+def halves(image: sitk.Image) -> dict[str, sitk.Image]:
+    """The upper and the lower part, along the axis nearest to the patient's up and down."""
+    towards_head = np.reshape(image.GetDirection(), (3, 3))[2]
+    axis = int(np.abs(towards_head).argmax())
+    size, kept = list(image.GetSize()), round(SHARE * image.GetSize()[axis])
+    last = size[axis] - kept
+    size[axis] = kept
+    starts = {"upper": last, "lower": 0} if towards_head[axis] > 0 else {"upper": 0, "lower": last}
+    return {
+        name: sitk.RegionOfInterest(image, size, [start if a == axis else 0 for a in range(3)])
+        for name, start in starts.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-d", required=True, help="data set with one channel")
+    parser.add_argument("-f", type=int, default=0, help="fold whose held-out patients are cut")
+    parser.add_argument("-o", type=Path, required=True, help="new folder")
+    arguments = parser.parse_args()
+
+    name = maybe_convert_to_dataset_name(arguments.d)
+    raw = Path(nnUNet_raw) / name
+    folds = json.loads((Path(nnUNet_preprocessed) / name / "splits_final.json").read_text())
+    for folder in ("images", "labels"):
+        (arguments.o / folder).mkdir(parents=True)
+    for case in folds[arguments.f]["val"]:
+        for source, target in ((f"imagesTr/{case}_0000", "images"), (f"labelsTr/{case}", "labels")):
+            for part, image in halves(sitk.ReadImage(raw / f"{source}.nii.gz")).items():
+                channel = "_0000" if target == "images" else ""
+                sitk.WriteImage(image, arguments.o / target / f"{case}-{part}{channel}.nii.gz", useCompression=True)
+    shutil.copy(raw / "dataset.json", arguments.o / "labels")
+
+
+if __name__ == "__main__":
+    main()
