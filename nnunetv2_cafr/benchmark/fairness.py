@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_cafr.benchmark.arms import OWN_PLANS, RECIPE
+from nnunetv2_cafr.benchmark.arms import NETWORKS_OF_PLANS, OWN_PLANS, RECIPE
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.errors import UserError
@@ -232,6 +232,7 @@ def _wrong_plans(matrix: Matrix) -> Iterator[str]:
                     f"-plans_name {plans}"
                 )
             spacings[str(configuration["spacing"])].append(plans)
+    yield from _wrong_networks(matrix)
     if len(identifiers) > 1:
         yield f"the plans do not share one set of preprocessed data: {dict(identifiers)}"
     if len(spacings) > 1:
@@ -239,6 +240,20 @@ def _wrong_plans(matrix: Matrix) -> Iterator[str]:
             f"the plans do not share one spacing: {dict(spacings)}; give nnUNetv2_plan_experiment -pl ... the "
             f"-overwrite_target_spacing that {matrix.plans} had"
         )
+
+
+def _wrong_networks(matrix: Matrix) -> Iterator[str]:
+    """Arms that would train another network than they are described by: plans decide for nnU-Net's own trainers."""
+    for arm in matrix.selected_arms():
+        wanted = next((name for name in NETWORKS_OF_PLANS if name in arm.description), None)
+        if wanted and matrix.plans_file(arm.plans).is_file() and not _lack_of_configuration(matrix, arm.plans):
+            architecture = _configuration(matrix, arm.plans).get("architecture", {})
+            named = architecture.get("network_class_name", wanted).rpartition(".")[2]
+            if named != wanted:
+                yield (
+                    f"{arm.name} stands for nnU-Net's {wanted}, and would train the {named} that {arm.plans} name: "
+                    "give other plans by -p, or leave the arm out by --arms"
+                )
 
 
 def impossible_folds(matrix: Matrix) -> str | None:

@@ -161,6 +161,18 @@ def test_plans_of_another_spacing_are_refused_before_anything_starts(matrix):
         fairness.check_before(matrix)
 
 
+def test_an_arm_trains_the_network_that_it_is_described_by(matrix):
+    """nnU-Net's own trainers build what the plans name, and those of nnUNetv2_cafr plan name CAFR-Net."""
+    architecture = {"architecture": {"network_class_name": "nnunetv2_cafr.network.CAFRNet"}}
+    content = {"configurations": {"base": {**PLANS, **architecture}, "2d": {"inherits_from": "base"}}}
+    matrix.plans_file("nnUNetPlans").write_text(json.dumps(content))
+    fairness.check_before(dataclasses.replace(matrix, arms=(CAFR, RES_ENC)))
+    with pytest.raises(SystemExit) as error:
+        fairness.check_before(matrix)
+    refused = [line for line in str(error.value).splitlines() if "would train the CAFRNet" in line]
+    assert [line.split()[1] for line in refused] == [LEVEL_SAFE, STOCK]
+
+
 @pytest.mark.parametrize("arm", ["UNet", "AttentionUNet"])
 def test_an_arm_whose_package_is_missing_is_refused_before_anything_starts(arm, matrix, monkeypatch):
     fairness.check_before(dataclasses.replace(matrix, arms=(LEVEL_SAFE, arm)))
