@@ -13,6 +13,7 @@ from nnunetv2_cafr.report.study import Arm
 LEVEL_SAFE, STOCK, RECIPE = "level-safe", "stock", "the paper's recipe"
 OWN_PLANS = {"nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM", "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL"}
 SAME_PLANS = ""  # the benchmark's plans
+NETWORKS_OF_PLANS = ("PlainConvUNet", "ResidualEncoderUNet")  # arms described by one of these train what the plans name
 
 _SGD = "SGD, Nesterov momentum 0.99, polynomial decay from 1e-2"
 _ADAMW = "AdamW, warm-up and cosine per iteration"

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,16 @@ import pandas as pd
 
 from nnunetv2_cafr.benchmark import fairness
 from nnunetv2_cafr.benchmark.arms import RECIPE
-from nnunetv2_cafr.benchmark.jobs import COST_FILE, EQUAL_SECONDS, external_section, score_folder, section_of
-from nnunetv2_cafr.benchmark.matrix import Matrix, Training, compared
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.benchmark.jobs import (
+    COST_FILE,
+    EQUAL_SECONDS,
+    external_scores,
+    external_section,
+    scores_of,
+    section_of,
+)
+from nnunetv2_cafr.benchmark.matrix import Matrix, Training
+from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.evaluation.reading import label_table
 from nnunetv2_cafr.evaluation.scores import Evaluation
 from nnunetv2_cafr.raw_dataset import find_dataset
@@ -63,7 +71,6 @@ def study_of(matrix: Matrix, folder: Path, command: str) -> Study:
 
 
 def _sections(matrix: Matrix, folder: Path) -> Iterator[Section]:
-    folds = [f"fold{fold}" for fold in matrix.folds]
     # A single fold validates on patients that are held out of all trainings.
     splits = json.loads((matrix.preprocessed / SPLITS_FILE).read_text(encoding="utf-8"))
     main_title = "Cross-validation" if len(splits) > 1 else "Held-out patients"
@@ -73,7 +80,7 @@ def _sections(matrix: Matrix, folder: Path) -> Iterator[Section]:
         note = f"Validation cases of fold {_list(matrix.folds)}, each predicted by the training that did not see it."
         if percent < 100:
             note += " The patients trained on are a part of those of every larger share, and the same for all arms."
-        yield Section(key, title, note, _scores(matrix, folder, key, folds))
+        yield Section(key, title, note, _scores(matrix, folder, percent))
     if matrix.budget_seconds:
         note = (
             f"The same cases, predicted by trainings that take {matrix.seconds:,.0f} s of stepping each, to the "
@@ -81,25 +88,42 @@ def _sections(matrix: Matrix, folder: Path) -> Iterator[Section]:
             "and nnU-Net's validation are not counted."
         )
         title = f"Equal seconds: {matrix.seconds:,.0f} s"
-        scores = _scores(matrix, folder, EQUAL_SECONDS, folds, [arm.name for arm in compared(matrix.selected_arms())])
-        yield Section(EQUAL_SECONDS, title, note, scores)
+        yield Section(EQUAL_SECONDS, title, note, _scores(matrix, folder, 100, equal_seconds=True))
     for dataset in matrix.externals:
         note = f"{dataset}, never trained on, predicted by the ensemble of fold {_list(matrix.folds)} of each arm."
         key = external_section(dataset)
-        yield Section(key, f"External: {dataset}", note, _scores(matrix, folder, key, ["all-folds"]))
+        scores = {
+            arm: {seed: Evaluation.read(external_scores(matrix, folder, dataset, arm, seed)) for seed in matrix.seeds}
+            for arm in matrix.arms
+        }
+        yield Section(key, f"External: {dataset}", note, scores)
 
 
 def _scores(
-    matrix: Matrix, folder: Path, section: str, parts: list[str], arms: Sequence[str] = ()
+    matrix: Matrix, folder: Path, percent: int, *, equal_seconds: bool = False
 ) -> dict[str, dict[int, Evaluation]]:
-    """Of these arms; of all without them."""
-    return {
-        arm: {
-            seed: _pool([Evaluation.read(score_folder(folder, section, arm, seed, part)) for part in parts])
-            for seed in matrix.seeds
-        }
-        for arm in arms or matrix.arms
-    }
+    """By arm and seed, the folds pooled."""
+    folds: dict[str, dict[int, list[Evaluation]]] = defaultdict(lambda: defaultdict(list))
+    for training in matrix.trainings():
+        if (training.percent, training.equal_seconds) == (percent, equal_seconds):
+            folds[training.arm.name][training.seed].append(_validation_scores(matrix, training, folder))
+    return {arm: {seed: _pool(parts) for seed, parts in seeds.items()} for arm, seeds in folds.items()}
+
+
+def _validation_scores(matrix: Matrix, training: Training, folder: Path) -> Evaluation:
+    """Raises ValueError if other cases were scored than this training validates."""
+    file = scores_of(matrix, training, folder)
+    scores = Evaluation.read(file)
+    found, expected = set(scores.levels["case"]), set(fairness.records_of(matrix, training)[-1]["split"]["val"])
+    for wrong, what in ((found - expected, "has scores of"), (expected - found, "lacks scores of")):
+        if wrong:
+            does = "does not validate" if found - expected else "validates"
+            predictions = matrix.fold_folder(training) / "validation"
+            raise ValueError(
+                f"{file} {what} {shorten(sorted(wrong))}, which this training {does}. Look for predictions of an "
+                f"earlier training in {predictions}, remove {file}, and give the benchmark's line again"
+            )
+    return scores
 
 
 def _pool(evaluations: list[Evaluation]) -> Evaluation:
@@ -197,6 +221,12 @@ def _provenance(record: Mapping[str, Any], command: str) -> dict[str, str]:
 
 def _notes(matrix: Matrix) -> list[str]:
     notes = fairness.own_plans(matrix)
+    for dataset in (matrix.dataset, *matrix.externals):
+        if not (find_dataset(dataset) / "provenance.json").is_file():
+            notes.append(
+                f"{dataset} has no provenance.json, which would say whose the cases are: each counts as a patient of "
+                "its own, in intervals and tests too. Where a patient has several, these are too sure of themselves."
+            )
     if any(arm.family == RECIPE for arm in matrix.selected_arms()):
         notes.append(
             "The paper's recipe has its own patch, batch and augmentation, and without a budget its own length: it is "

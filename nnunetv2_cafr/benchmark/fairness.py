@@ -11,18 +11,21 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from nnunetv2_cafr.benchmark.arms import OWN_PLANS, RECIPE
+from nnunetv2_cafr.benchmark.arms import NETWORKS_OF_PLANS, OWN_PLANS, RECIPE
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import read_json
+from nnunetv2_cafr.files import read_json, sha256
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
+from nnunetv2_cafr.splits.writing import SPLITS_FILE
 from nnunetv2_cafr.training.lookup import find_trainer
 from nnunetv2_cafr.training.preflight import CheckedTraining
-from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE, code_digest
+from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE, code_digest, versions
+from nnunetv2_cafr.training.variants import nested_share
 
 Record = dict[str, Any]
 
@@ -37,8 +40,14 @@ def records_of(matrix: Matrix, training: Training) -> list[Record]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
 
-def differences(matrix: Matrix) -> list[str]:
-    """What the trainings that have begun do not share, a line for each condition; empty if they compare fairly."""
+def differences(matrix: Matrix, *, to_train: bool = False) -> list[str]:
+    """What the trainings that have begun do not share, a line for each condition; empty if they compare fairly.
+
+    Their split must be the one that is there now, of which `check_before` knows that no patient is on both sides.
+
+    Args:
+        to_train: whether code and packages that are here now have to be those of the trainings.
+    """
     values: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for training in matrix.trainings():
         for record in records_of(matrix, training):
@@ -50,6 +59,11 @@ def differences(matrix: Matrix) -> list[str]:
                 name = f"num_epochs of {training.arm.name} at equal seconds"
                 values[name][_short(record["settings"]["num_epochs"])].append(who)
                 values[name][_short(matrix.length_of(training).epochs)].append("the length by its seconds per step")
+    for condition, split in _splits(matrix):
+        values[condition][_short(split)].append(f"{SPLITS_FILE} as it is now")
+    if to_train:
+        for condition, value in _of_code(code_digest(), versions()):
+            values[condition][_short(value)].append("what would train now")
     for number, measurement in enumerate(matrix.clock.measurements if matrix.budget_seconds else (), 1):
         who = f"measurement {number} of seconds per step"
         values["device"][_short(measurement.device)].append(who)
@@ -63,13 +77,12 @@ def differences(matrix: Matrix) -> list[str]:
 
 
 def _conditions(training: Training, record: Record) -> Iterator[tuple[str, object]]:
-    fold = f"fold {training.fold}, {training.percent} % of the patients"
+    fold = _fold(training.fold, training.percent)
     yield f"split of {fold}", {part: sorted(cases) for part, cases in record["split"].items()}
+    yield f"preprocessed files of {fold}", record["data"].get("cases")
     yield "dataset.json", record["data"]["dataset.json"]
     yield "dataset fingerprint", record["data"]["fingerprint"]
-    yield "version of nnunetv2-cafr's code", record["nnunetv2-cafr code"]
-    for package, version in record["versions"].items():
-        yield f"version of {package}", version
+    yield from _of_code(record["nnunetv2-cafr code"], record["versions"])
     yield "device", record["device"]
     yield "processes of a training", record["ranks"]
     if training.arm.family == RECIPE:
@@ -86,6 +99,31 @@ def _conditions(training: Training, record: Record) -> Iterator[tuple[str, objec
         for name in _MATCHED:
             yield f"{name} of the plans", plans[name]
         yield f"augmentation ({training.arm.family})", record["augmentation"]
+
+
+def _of_code(digest: str, packages: Mapping[str, str | None]) -> Iterator[tuple[str, object]]:
+    yield "version of nnunetv2-cafr's code", digest
+    for package, version in packages.items():
+        yield f"version of {package}", version
+
+
+def _splits(matrix: Matrix) -> Iterator[tuple[str, object]]:
+    """What each fold and share trains on and validates by the file that is there now; nothing without one."""
+    file = matrix.preprocessed / SPLITS_FILE
+    if not file.is_file():
+        return
+    splits = json.loads(file.read_text(encoding="utf-8"))
+    for fold in matrix.folds:
+        split = splits[fold] if fold < len(splits) else {"train": [], "val": []}
+        patients = patients_of(matrix.dataset, split["train"])
+        for percent in matrix.percents:
+            chosen = nested_share(sorted(set(patients.values())), percent, fold)
+            train = sorted(case for case, patient in patients.items() if patient in chosen)
+            yield f"split of {_fold(fold, percent)}", {"train": train, "val": sorted(split["val"])}
+
+
+def _fold(fold: int, percent: int) -> str:
+    return f"fold {fold}, {percent} % of the patients"
 
 
 def _short(value: object) -> str:
@@ -138,9 +176,15 @@ def check_before(matrix: Matrix) -> None:
             f"the folder {CLOCK_FOLDER} of the benchmark, to measure again and train at the lengths that follow"
         )
     if not problems:
-        problems = [f"trainings that are there already differ in {line}" for line in differences(matrix)]
+        left = matrix.untimed() or not all(_is_finished(matrix, training) for training in matrix.trainings())
+        lines = differences(matrix, to_train=bool(left))
+        problems = [f"trainings that are there already differ in {line}" for line in lines]
     if problems:
         raise UserError("This would be no fair comparison, so nothing was started:\n- " + "\n- ".join(problems))
+
+
+def _is_finished(matrix: Matrix, training: Training) -> bool:
+    return (matrix.fold_folder(training) / "validation" / "summary.json").is_file()
 
 
 def _plans(matrix: Matrix) -> list[str]:
@@ -188,6 +232,7 @@ def _wrong_plans(matrix: Matrix) -> Iterator[str]:
                     f"-plans_name {plans}"
                 )
             spacings[str(configuration["spacing"])].append(plans)
+    yield from _wrong_networks(matrix)
     if len(identifiers) > 1:
         yield f"the plans do not share one set of preprocessed data: {dict(identifiers)}"
     if len(spacings) > 1:
@@ -195,6 +240,20 @@ def _wrong_plans(matrix: Matrix) -> Iterator[str]:
             f"the plans do not share one spacing: {dict(spacings)}; give nnUNetv2_plan_experiment -pl ... the "
             f"-overwrite_target_spacing that {matrix.plans} had"
         )
+
+
+def _wrong_networks(matrix: Matrix) -> Iterator[str]:
+    """Arms that would train another network than they are described by: plans decide for nnU-Net's own trainers."""
+    for arm in matrix.selected_arms():
+        wanted = next((name for name in NETWORKS_OF_PLANS if name in arm.description), None)
+        if wanted and matrix.plans_file(arm.plans).is_file() and not _lack_of_configuration(matrix, arm.plans):
+            architecture = _configuration(matrix, arm.plans).get("architecture", {})
+            named = architecture.get("network_class_name", wanted).rpartition(".")[2]
+            if named != wanted:
+                yield (
+                    f"{arm.name} stands for nnU-Net's {wanted}, and would train the {named} that {arm.plans} name: "
+                    "give other plans by -p, or leave the arm out by --arms"
+                )
 
 
 def impossible_folds(matrix: Matrix) -> str | None:
@@ -269,6 +328,24 @@ def _wrong_externals(matrix: Matrix) -> Iterator[str]:
                 f"{folder} holds {other['file_ending']} files, {matrix.dataset} {own['file_ending']}: nnUNetv2_predict "
                 "reads only what a model was trained on; convert one of them"
             )
+        if same := _same_images(matrix.raw, folder, own["file_ending"]):
+            yield (
+                f"--external {dataset} holds images of {matrix.dataset}, and would not be one that nobody has trained "
+                f"on: {_several(same)}"
+            )
+
+
+def _same_images(own: Path, other: Path, ending: str) -> list[str]:
+    """Images of `other` whose content an image of `own` has; only files of one size are read."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for file in sorted((own / "imagesTr").glob(f"*{ending}")):
+        by_size[file.stat().st_size].append(file)
+    return [
+        f"{file.name} is {same.name}"
+        for file in sorted((other / "imagesTr").glob(f"*{ending}"))
+        for same in by_size.get(file.stat().st_size, ())
+        if sha256(file) == sha256(same)
+    ]
 
 
 def check_after(matrix: Matrix) -> None:
@@ -281,7 +358,7 @@ def check_after(matrix: Matrix) -> None:
     for training in matrix.trainings():
         folder = matrix.fold_folder(training)
         records = records_of(matrix, training)
-        if not records or not (folder / "validation" / "summary.json").is_file():
+        if not records or not _is_finished(matrix, training):
             problems.append(f"{folder} is not finished")
         elif training.arm.family != RECIPE:
             epochs = len(json.loads((folder / CURVES_FILE).read_text(encoding="utf-8"))["train_losses"])

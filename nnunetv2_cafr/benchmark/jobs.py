@@ -80,13 +80,23 @@ def external_section(dataset: str) -> str:
     return f"external-{dataset}"
 
 
-def score_folder(folder: Path, section: str, arm: str, seed: int, part: str) -> Path:
-    """Where the scores of one fold, or of all folds together, are kept."""
-    return folder / "evaluation" / section / arm / f"seed{seed}" / part
+def scores_of(matrix: Matrix, training: Training, folder: Path) -> Path:
+    """Where the scores of a training's validation are kept; of equal seconds by its length, which may change."""
+    section, part = section_of(training.percent), f"fold{training.fold}"
+    if training.equal_seconds:
+        epochs, iterations = matrix.length_of(training).counts
+        section, part = EQUAL_SECONDS, f"{part}-{epochs}x{iterations}"
+    return folder / "evaluation" / section / training.arm.name / f"seed{training.seed}" / part
 
 
-def prediction_folder(folder: Path, dataset: str, arm: str, seed: int) -> Path:
-    return folder / "predictions" / dataset / arm / f"seed{seed}"
+def external_scores(matrix: Matrix, folder: Path, dataset: str, arm: str, seed: int) -> Path:
+    """Where the scores of an ensemble are kept."""
+    return folder / "evaluation" / external_section(dataset) / arm / f"seed{seed}" / _ensemble(matrix)
+
+
+def _ensemble(matrix: Matrix) -> str:
+    """Its name: one of other folds is another one."""
+    return "-".join(("folds", *map(str, sorted(matrix.folds))))
 
 
 def _training(matrix: Matrix, training: Training) -> Job:
@@ -100,9 +110,7 @@ def _training(matrix: Matrix, training: Training) -> Job:
 
 
 def _scoring_of_fold(matrix: Matrix, training: Training, folder: Path) -> Job:
-    section = EQUAL_SECONDS if training.equal_seconds else section_of(training.percent)
-    part = f"fold{training.fold}"
-    target = score_folder(folder, section, training.arm.name, training.seed, part)
+    target = scores_of(matrix, training, folder)
     predictions = matrix.fold_folder(training) / "validation"
     return _scoring(
         folder,
@@ -121,20 +129,20 @@ def _external(matrix: Matrix, folder: Path) -> Iterator[Job]:
             for seed in matrix.seeds:
                 prediction = _prediction(matrix, arm, seed, folder, dataset, raw / "imagesTr")
                 yield prediction
-                target = score_folder(folder, external_section(dataset), arm.name, seed, "all-folds")
+                target = external_scores(matrix, folder, dataset, arm.name, seed)
                 images = prediction.output.parent
                 yield _scoring(folder, dataset, raw / "labelsTr", images, prediction.output, target)
 
 
 def _prediction(matrix: Matrix, arm: Arm, seed: int, folder: Path, dataset: str, images: Path) -> Job:
     trainings = [Training(arm, seed, 100, fold) for fold in matrix.folds]
-    target = prediction_folder(folder, dataset, arm.name, seed)
+    target = folder / "predictions" / dataset / arm.name / f"seed{seed}" / _ensemble(matrix)
     command = ["nnUNetv2_predict", "-d", matrix.dataset, "-c", matrix.configuration, "-p", arm.plans]
     command += ["-tr", matrix.trainer(trainings[0]), "-f", *map(str, matrix.folds), "-chk", FINAL_CHECKPOINT]
     command += ["-i", str(images), "-o", str(target), "-device", matrix.device]
     needed = tuple(matrix.fold_folder(training) / "validation" / "summary.json" for training in trainings)
     return Job(
-        f"predict-{dataset}-{arm.name}-seed{seed}",
+        f"predict-{dataset}-{arm.name}-seed{seed}-{_ensemble(matrix)}",
         tuple(command),
         target / COMPLETE,
         needed,

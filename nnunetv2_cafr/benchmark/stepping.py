@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +82,9 @@ def percentiles(times: Sequence[float]) -> tuple[float, float]:
 
 
 def measure(matrix: Matrix, names: Sequence[str]) -> Measurement:
-    """Seconds per step of these arms."""
+    """Seconds per step of these arms; the first may be one that the benchmark has left out since."""
     load = os.getloadavg()[0]
-    first = matrix.first_trainings()
+    first = replace(matrix, arms=tuple(names)).first_trainings()
     arms = {name: SteppingArm(matrix, first[name]) for name in tqdm(names, desc="building the arms")}
     device = arms[names[0]].device
     steps = {name: arm.training_step for name, arm in arms.items()}

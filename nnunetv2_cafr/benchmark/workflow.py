@@ -20,6 +20,7 @@ from nnunetv2_cafr.benchmark.jobs import Job, missing
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import try_lock
 
+LOCK = ".lock"
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOG_LINES = 15
 # Set to 1 by Snakemake for every job, which would make a training on CPUs slow and its measured cost no user's.
@@ -43,7 +44,7 @@ def require_snakemake() -> None:
 
 
 def run(jobs: Sequence[Job], folder: Path, parallel: int, gpus: Sequence[str], options: Sequence[str]) -> int:
-    """Runs what is missing; returns Snakemake's exit status.
+    """Runs what is missing, in a folder that this process holds; returns Snakemake's exit status.
 
     Args:
         jobs: all jobs.
@@ -62,8 +63,7 @@ def run(jobs: Sequence[Job], folder: Path, parallel: int, gpus: Sequence[str], o
     command += ["--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--quiet", "host"]
     if gpus:
         command += ["--resources", f"gpu={len(gpus)}"]
-    with hold(folder):
-        status = subprocess.call([*command, *options], env=_environment())
+    status = subprocess.call([*command, *options], env=_environment())
     for job in missing(list(jobs)) if status else []:
         log = logs / f"{job.name}.log"
         if log.is_file() and all(path.is_file() for path in job.inputs):
@@ -111,7 +111,7 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         UserError: if another one is at work there.
     """
-    lock = try_lock(folder / ".lock")
+    lock = try_lock(folder / LOCK)
     if lock is None:
         raise UserError(f"Another benchmark is at work in {folder}: wait for it, or choose another -o")
     try:

@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -131,8 +132,8 @@ def _percent(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     import torch
 
-    from nnunetv2_cafr.benchmark import collect, fairness, planning, workflow
-    from nnunetv2_cafr.benchmark.jobs import jobs_of, missing, timing
+    from nnunetv2_cafr.benchmark import fairness, planning, workflow
+    from nnunetv2_cafr.benchmark.jobs import jobs_of, missing
     from nnunetv2_cafr.raw_dataset import find_dataset, require_folders
 
     require_folders(*ENVIRONMENT)
@@ -158,9 +159,9 @@ def run(arguments: argparse.Namespace) -> int:
     if problem := fairness.impossible_folds(matrix) or fairness.impossible_configuration(matrix):
         raise UserError(f"Nothing was started: {problem}")
     matrix = replace(matrix, clock=Clock.read(folder))
-    jobs = jobs_of(matrix, folder)
     if arguments.dry_run:
-        for command in (*planning.missing_plans(matrix), *(job.command for job in missing(jobs) if job.is_of_nnunet)):
+        jobs = missing(jobs_of(matrix, folder))
+        for command in (*planning.missing_plans(matrix), *(job.command for job in jobs if job.is_of_nnunet)):
             print(shlex.join(command))
         if untimed := matrix.untimed():
             print(f"# And those of equal seconds, when the steps of {', '.join(untimed)} have been measured")
@@ -169,14 +170,22 @@ def run(arguments: argparse.Namespace) -> int:
     workflow.require_snakemake()
     planning.make_missing_plans(matrix)
     fairness.check_before(matrix)
-    _claim(folder, matrix)
+    with _claimed(folder, matrix):
+        return _run(arguments, folder, matrix)
+
+
+def _run(arguments: argparse.Namespace, folder: Path, matrix: Matrix) -> int:
+    """Runs what is left of the benchmark in its folder, and writes the report; returns the exit status."""
+    from nnunetv2_cafr.benchmark import collect, workflow
+    from nnunetv2_cafr.benchmark.jobs import jobs_of, missing, timing
+
     gpus = _gpus(matrix, arguments.snakemake)
     if measurement := timing(matrix, folder):
         print(f"Measuring seconds per step of {', '.join(matrix.untimed())}, to be kept in {folder / CLOCK_FOLDER}")
         if status := workflow.run(measurement, folder, 1, gpus, arguments.snakemake):
             return status
         matrix = Matrix.read(folder)
-        jobs = jobs_of(matrix, folder)
+    jobs = jobs_of(matrix, folder)
     for line in lengths(matrix):
         print(line)
     if arguments.measure_seconds:
@@ -200,13 +209,15 @@ def lengths(matrix: Matrix) -> Iterator[str]:
         yield f"{name}: {step:.3g} s a step, {steps} in {matrix.seconds:.0f} s"
 
 
-def _claim(folder: Path, matrix: Matrix) -> None:
-    """Marks a folder as this benchmark's.
+@contextmanager
+def _claimed(folder: Path, matrix: Matrix) -> Iterator[None]:
+    """Marks a folder as this benchmark's, and keeps others out of it.
 
     Raises:
-        UserError: if it holds something else, or a benchmark of other data, plans or budget.
+        UserError: if it holds something else, or a benchmark of other data, plans or budget, or one that is at work.
     """
     from nnunetv2_cafr.benchmark.collect import REPORT
+    from nnunetv2_cafr.benchmark.workflow import LOCK, hold
     from nnunetv2_cafr.report.page import check_folder as check_report
 
     if (folder / MATRIX_FILE).is_file():
@@ -218,12 +229,14 @@ def _claim(folder: Path, matrix: Matrix) -> None:
             raise UserError(f"{folder} holds a benchmark of {'; '.join(differing)}: choose another -o")
     try:
         if not (folder / MATRIX_FILE).is_file():
-            check_folder(folder, "a benchmark's", {})
+            check_folder(folder, "a benchmark's", {LOCK: Path.is_file})
         check_report(folder / REPORT)
     except OSError as error:
         raise UserError(f"{error} (-o). Nothing was touched") from error
     folder.mkdir(parents=True, exist_ok=True)
-    matrix.write(folder)
+    with hold(folder):
+        matrix.write(folder)
+        yield
 
 
 def _gpus(matrix: Matrix, options: Sequence[str]) -> list[str]:

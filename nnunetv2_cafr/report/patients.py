@@ -7,8 +7,10 @@ one, and a second seed makes a value more certain without counting as another pa
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
+from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.evaluation.means import per_case
 from nnunetv2_cafr.evaluation.scores import Evaluation
 from nnunetv2_cafr.report.study import Section
@@ -111,11 +113,18 @@ TESTED = (DICE, DICE_VERTEBRAE, DICE_DISCS, NSD, HD95, LEVELS, ALL_LEVELS)
 
 
 def check_same_cases(section: Section) -> None:
-    """Raises ValueError, naming the cases, if an arm or a seed lacks one that another has: nothing would be paired."""
+    """Whether values can be paired.
+
+    Raises:
+        ValueError: naming the cases, if an arm or a seed lacks one that another has, or was scored against another
+            reference: one that was corrected between the two, say.
+    """
+    scores = {
+        f"{arm}, seed {seed}": evaluation for arm, seeds in section.scores.items() for seed, evaluation in seeds.items()
+    }
     found = {
-        f"{arm}, seed {seed}": dict(zip(evaluation.levels["case"], evaluation.levels["patient"], strict=True))
-        for arm, seeds in section.scores.items()
-        for seed, evaluation in seeds.items()
+        who: dict(zip(evaluation.levels["case"], evaluation.levels["patient"], strict=True))
+        for who, evaluation in scores.items()
     }
     expected = {case: patient for cases in found.values() for case, patient in cases.items()}
     problems = []
@@ -125,11 +134,29 @@ def check_same_cases(section: Section) -> None:
             problems.append(f"{who} lacks {len(lacking)} of {len(expected)} cases: {shown}")
         if moved := sorted(case for case, patient in cases.items() if patient != expected[case]):
             problems.append(f"{who} gives other patients to {', '.join(moved[:10])} than another arm")
+    first = next(iter(scores), "")
+    for who, evaluation in scores.items():
+        if other := _cases_of_other_references(scores[first], evaluation):
+            problems.append(
+                f"{who} was scored against another reference of {shorten(other)} than {first}: remove the scores of "
+                "both, and give the benchmark's line again"
+            )
     if problems:
         raise ValueError(
             f"{section.title}: arms can only be compared on the same cases. Predict and score what is missing, or "
             "leave the arm out:\n- " + "\n- ".join(problems)
         )
+
+
+def _cases_of_other_references(one: Evaluation, other: Evaluation) -> list[str]:
+    """Of the cases that both have, those of which a class has another volume in the reference."""
+    volumes = [
+        scores.classes[scores.classes["view"] == "volume"].set_index(["case", "name"])["reference_mm3"]
+        for scores in (one, other)
+    ]
+    both = pd.concat(volumes, axis=1, join="inner")
+    differs = ~np.isclose(both.iloc[:, 0], both.iloc[:, 1])
+    return sorted(set(both.index[differs].get_level_values("case")))
 
 
 def patient_values(scores: Mapping[str, Mapping[int, Evaluation]], measure: Measure) -> pd.DataFrame:

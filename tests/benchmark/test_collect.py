@@ -9,13 +9,14 @@ import pytest
 
 from nnunetv2_cafr.benchmark import collect
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Measurement
-from nnunetv2_cafr.benchmark.jobs import EQUAL_SECONDS, score_folder
+from nnunetv2_cafr.benchmark.jobs import EQUAL_SECONDS, scores_of
 from nnunetv2_cafr.benchmark.matrix import Matrix
-from nnunetv2_cafr.commands.benchmark import _claim
+from nnunetv2_cafr.commands.benchmark import _claimed
 
 from ..report.synthetic_study import NAMES, evaluation
 from .test_fairness import RECORD, write
 
+SPLIT = {"train": ["a", "b"], "val": [f"case_{patient:03d}_0" for patient in range(7)]}
 DICE = {("validation", "LevelSafe"): 0.80, ("validation", "CAFR"): 0.85}
 DICE |= {(EQUAL_SECONDS, "LevelSafe"): 0.80, (EQUAL_SECONDS, "CAFR"): 0.90}
 
@@ -27,7 +28,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
     fixed = ("Dataset001_X", "2d", "nnUNetPlans", ("LevelSafe", "CAFR"), (0,), (0, 1), "2x4", (100,), (), "cpu")
     folder = tmp_path / "benchmark"
-    _claim(folder, Matrix(*fixed, budget_seconds="LevelSafe"))
+    with _claimed(folder, Matrix(*fixed, budget_seconds="LevelSafe")):
+        pass
     clock = Measurement({"LevelSafe": 2.0, "CAFR": 1.0}, {}, "a quiet machine", "cpu", RECORD["nnunetv2-cafr code"])
     (folder / CLOCK_FOLDER).mkdir()
     (folder / CLOCK_FOLDER / "1.json").write_text(json.dumps(dataclasses.asdict(clock)))
@@ -37,9 +39,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for place in (matrix.raw, matrix.preprocessed):
         place.mkdir(parents=True)
         (place / "dataset.json").write_text(json.dumps(description))
-    (matrix.preprocessed / "splits_final.json").write_text(json.dumps([RECORD["split"]]))
+    (matrix.preprocessed / "splits_final.json").write_text(json.dumps([SPLIT]))
     matrix.plans_file("nnUNetPlans").write_text(json.dumps({"configurations": {"2d": RECORD["configuration"]}}))
-    extra = {"nnunetv2-cafr git revision": None, "device": "cpu"}
+    extra = {"split": SPLIT, "nnunetv2-cafr git revision": None, "device": "cpu"}
     for training in matrix.trainings():
         epochs = matrix.length_of(training).epochs
         write(matrix, training, {**RECORD, **extra, "settings": {**RECORD["settings"], "num_epochs": epochs}})
@@ -47,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (matrix.fold_folder(training) / "training_curves.json").write_text(json.dumps(curves))
         section = EQUAL_SECONDS if training.equal_seconds else "validation"
         scores = evaluation(DICE[section, training.arm.name], 7, training.seed)
-        scores.write(score_folder(folder, section, training.arm.name, training.seed, "fold0"))
+        scores.write(scores_of(matrix, training, folder))
     return folder
 
 
@@ -84,4 +86,20 @@ def test_lengths_that_do_not_follow_from_the_seconds_are_refused(folder):
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, "step_seconds": {"LevelSafe": 2.0, "CAFR": 0.5}}))
     with pytest.raises(SystemExit, match=r"budget8x4.* is not finished"):
+        collect.report(folder, "the command")
+
+
+def test_cases_without_known_patients_are_told(folder):
+    matrix = Matrix.read(folder)
+    assert any(note.startswith("Dataset001_X has no provenance.json") for note in collect._notes(matrix))
+    (matrix.raw / "provenance.json").write_text("{}")
+    assert not any("provenance.json" in note for note in collect._notes(matrix))
+
+
+def test_scores_of_other_cases_than_the_fold_validates_are_refused(folder):
+    """All arms have them: left in the folders by trainings of an earlier split, say."""
+    matrix = Matrix.read(folder)
+    for training in matrix.trainings():
+        evaluation(0.8, 8, training.seed).write(scores_of(matrix, training, folder))
+    with pytest.raises(SystemExit, match=r"scores of case_007_0, .* not validate"):
         collect.report(folder, "the command")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 
 from nnunetv2_cafr.benchmark.arms import ARMS, parse_budget
 from nnunetv2_cafr.cli import main
@@ -130,9 +131,11 @@ def test_each_network_of_the_papers_tables_has_an_arm():
 @pytest.mark.slow
 def test_from_training_to_report(phantom_dataset, tmp_path):
     pytest.importorskip("snakemake", reason="the extra [cluster] is not installed (it needs Python 3.11)")
-    # The external data: the same phantoms under another number, predicted and scored as if they were others.
+    # The external data: the same phantoms, a little brighter, predicted and scored as if they were others.
     external = phantom_dataset.raw / "Dataset520_SpineMRI"
-    external.symlink_to(phantom_dataset.raw / DATASET)
+    shutil.copytree(phantom_dataset.raw / DATASET, external)
+    for image in (external / "imagesTr").iterdir():
+        sitk.WriteImage(sitk.ReadImage(str(image)) + 1, str(image))
     phantom_dataset.run("nnUNetv2_cafr", "split", "-d", 511)
     folder = tmp_path / "benchmark"
     line = ["benchmark", "-d", 511, "-f", 0, "--budget", "1x2", "-device", "cpu", "-o", folder]

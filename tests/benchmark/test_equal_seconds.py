@@ -3,14 +3,16 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from nnunetv2_cafr.benchmark import fairness
+from nnunetv2_cafr.benchmark import fairness, stepping
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Clock, Measurement
 from nnunetv2_cafr.benchmark.jobs import jobs_of, timing
 from nnunetv2_cafr.benchmark.matrix import Matrix
-from nnunetv2_cafr.commands.benchmark import _claim
+from nnunetv2_cafr.commands.benchmark import _claimed
 
 STEPS = {"LevelSafe": 0.8, "CAFR": 0.3}
 
@@ -51,9 +53,10 @@ def test_a_training_that_serves_both_comparisons_runs_once(matrix, tmp_path):
     trained = [job.command[5] for job in jobs if job.command[0] == "nnUNetv2_train"]
     assert len(set(trained)) == len(trained) == 2 * 4  # seeds; LevelSafe, CAFR twice, the paper's recipe
     scored = {str(job.output.parent.relative_to(tmp_path)) for job in jobs if job.name.startswith("score")}
-    assert "evaluation/equal-seconds/LevelSafe/seed1/fold0" in scored
+    assert "evaluation/equal-seconds/LevelSafe/seed1/fold0-10x50" in scored
+    assert "evaluation/equal-seconds/CAFR/seed1/fold0-27x50" in scored, "not taken for the scores of another length"
     assert "evaluation/validation/LevelSafe/seed1/fold0" in scored
-    assert "evaluation/equal-seconds/CAFR-paper/seed0/fold0" not in scored, "it has its own length"
+    assert not any("equal-seconds/CAFR-paper" in name for name in scored), "it has its own length"
 
 
 def test_an_arm_that_joins_is_measured_beside_an_old_one_and_changes_no_length(matrix, tmp_path):
@@ -74,7 +77,8 @@ def test_the_clock_is_read_from_its_folder(matrix, tmp_path):
     (tmp_path / CLOCK_FOLDER).mkdir()
     for number, one in ((1, measured(**STEPS)), (2, measured(LevelSafe=0.4, UNet=0.2))):
         (tmp_path / CLOCK_FOLDER / f"{number}.json").write_text(json.dumps(dataclasses.asdict(one)))
-    _claim(tmp_path / "folder", matrix)
+    with _claimed(tmp_path / "folder", matrix):
+        pass
     (tmp_path / CLOCK_FOLDER).rename(tmp_path / "folder" / CLOCK_FOLDER)
     read = Matrix.read(tmp_path / "folder")
     assert read.clock.step_seconds == pytest.approx({**STEPS, "UNet": 0.4})
@@ -83,12 +87,44 @@ def test_the_clock_is_read_from_its_folder(matrix, tmp_path):
 
 def test_seconds_may_be_added_and_not_changed(matrix, tmp_path):
     folder = tmp_path / "folder"
-    _claim(folder, dataclasses.replace(matrix, budget_seconds=""))
-    _claim(folder, matrix)
-    with pytest.raises(SystemExit, match="budget_seconds 400, not 500"):
-        _claim(folder, dataclasses.replace(matrix, budget_seconds="500"))
+    for seconds in ("", "400"):
+        with _claimed(folder, dataclasses.replace(matrix, budget_seconds=seconds)):
+            pass
+    with (
+        pytest.raises(SystemExit, match="budget_seconds 400, not 500"),
+        _claimed(folder, dataclasses.replace(matrix, budget_seconds="500")),
+    ):
+        pass
+
+
+def test_a_call_that_is_refused_changes_nothing_of_the_benchmark_at_work(matrix, tmp_path):
+    folder = tmp_path / "folder"
+    with _claimed(folder, matrix):
+        with pytest.raises(SystemExit, match="at work"), _claimed(folder, dataclasses.replace(matrix, arms=("CAFR",))):
+            pass
+        assert Matrix.read(folder).arms == matrix.arms
+    with _claimed(folder, dataclasses.replace(matrix, arms=("CAFR",))):
+        assert Matrix.read(folder).arms == ("CAFR",)
 
 
 def test_no_report_before_every_step_is_measured(matrix):
     with pytest.raises(SystemExit, match="the seconds per step of CAFR are not measured"):
         fairness.check_after(dataclasses.replace(matrix, clock=Clock((measured(LevelSafe=0.8),))))
+
+
+def test_an_arm_joins_where_the_first_one_was_left_out(matrix, monkeypatch):
+    arm = SimpleNamespace(device=torch.device("cpu"), batch={"data": torch.zeros(1)}, training_step=lambda: None)
+    monkeypatch.setattr(stepping, "SteppingArm", lambda matrix, training: arm)
+    later = dataclasses.replace(matrix, arms=("CAFR", "ResEncM"))
+    measured = stepping.measure(later, later.clock.to_measure(later.untimed()))
+    assert list(measured.step_seconds) == ["LevelSafe", "ResEncM"]
+
+
+def test_an_ensemble_of_other_folds_is_predicted_and_scored_anew(matrix, tmp_path):
+    def external(*folds: int) -> set[Path]:
+        jobs = jobs_of(dataclasses.replace(matrix, folds=folds, externals=("Dataset002_Y",)), tmp_path)
+        return {job.output for job in jobs if "Dataset002_Y" in job.name}
+
+    assert len(external(0)) == 2 * 3 * 2  # prediction and scores, arms, seeds
+    assert not external(0) & external(0, 1)
+    assert external(1, 0) == external(0, 1)

@@ -11,13 +11,14 @@ import pytest
 from nnunetv2_cafr.benchmark import fairness
 from nnunetv2_cafr.benchmark.clock import Clock, Measurement
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
+from nnunetv2_cafr.training.variants import nested_share
 
 CAFR, LEVEL_SAFE, STOCK, RES_ENC, RECIPE = "CAFR", "LevelSafe", "nnU-Net", "ResEncM", "CAFR-paper"
 PLANS = {"data_identifier": "nnUNetPlans_2d", "patch_size": [64, 48], "batch_size": 9, "spacing": [1.0, 1.0]}
 PLANS |= {"preprocessor_name": "DefaultPreprocessor", "normalization_schemes": ["ZScore"], "batch_dice": True}
+SPLITS = [{"train": ["a", "b"], "val": ["c"]}, {"train": ["b", "c"], "val": ["a"]}]
 RECORD = {
-    "split": {"train": ["a", "b"], "val": ["c"]},
-    "data": {"dataset.json": "1", "fingerprint": "2"},
+    "data": {"dataset.json": "1", "fingerprint": "2", "cases": {"a": [10, 3], "b": [11, 3], "c": [12, 3]}},
     "nnunetv2-cafr code": "3",
     "versions": {"torch": "2.15"},
     "device": "cpu",
@@ -37,6 +38,8 @@ def matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
     for name in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
     arms = (CAFR, LEVEL_SAFE, STOCK, RES_ENC, RECIPE)
+    monkeypatch.setattr(fairness, "code_digest", lambda: RECORD["nnunetv2-cafr code"])
+    monkeypatch.setattr(fairness, "versions", lambda: RECORD["versions"])
     made = Matrix("Dataset001_X", "2d", "nnUNetPlans", arms, (0, 1), (0,), "smoke", (100,), (), "cpu")
     dataset = {"labels": {"background": 0, "S": 1}, "channel_names": {"0": "MR"}, "file_ending": ".nii.gz"}
     for name, labels in (("Dataset001_X", {}), ("Dataset002_Y", {"labels": {"background": 0, "L5": 1}})):
@@ -46,8 +49,7 @@ def matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
     for plans, batch in (("nnUNetPlans", 9), ("nnUNetResEncUNetMPlans", 7)):
         own = {"configurations": {"2d": {**PLANS, "batch_size": batch}}}
         made.plans_file(plans).write_text(json.dumps(own))
-    splits = [{"train": ["a", "b"], "val": ["c"]}, {"train": ["b", "c"], "val": ["a"]}]
-    (made.preprocessed / "splits_final.json").write_text(json.dumps(splits))
+    (made.preprocessed / "splits_final.json").write_text(json.dumps(SPLITS))
     for training in made.trainings():
         write(made, training, RECORD)
     return made
@@ -57,13 +59,13 @@ def write(matrix: Matrix, training: Training, record: dict) -> None:
     folder = matrix.fold_folder(training)
     (folder / "validation").mkdir(parents=True, exist_ok=True)
     (folder / "validation" / "summary.json").write_text("{}")
-    (folder / "training_record.json").write_text(json.dumps([record]))
+    (folder / "training_record.json").write_text(json.dumps([{"split": SPLITS[training.fold], **record}]))
     (folder / "training_curves.json").write_text(json.dumps({"train_losses": [1.0, 0.5]}))
 
 
 def alter(matrix: Matrix, arm: str, *path: str, value: object) -> None:
     """Writes another value into the records of an arm's fold 0."""
-    record = copy.deepcopy(RECORD)
+    record = copy.deepcopy({"split": SPLITS[0], **RECORD})
     inner = record
     for key in path[:-1]:
         inner = inner[key]
@@ -85,6 +87,7 @@ def test_equal_conditions_pass(matrix):
         (("mirroring",), [0, 1], "test-time mirroring (level-safe)"),
         (("data", "fingerprint"), "other", "dataset fingerprint"),
         (("data", "dataset.json"), "other", "dataset.json"),
+        (("data", "cases", "b"), [13, 3], "preprocessed files of fold 0"),
         (("split", "val"), ["d"], "split of fold 0"),
         (("configuration", "patch_size"), [32, 32], "patch_size of the plans"),
         (("configuration", "batch_size"), 8, "batch_size of the plans"),
@@ -158,6 +161,18 @@ def test_plans_of_another_spacing_are_refused_before_anything_starts(matrix):
         fairness.check_before(matrix)
 
 
+def test_an_arm_trains_the_network_that_it_is_described_by(matrix):
+    """nnU-Net's own trainers build what the plans name, and those of nnUNetv2_cafr plan name CAFR-Net."""
+    architecture = {"architecture": {"network_class_name": "nnunetv2_cafr.network.CAFRNet"}}
+    content = {"configurations": {"base": {**PLANS, **architecture}, "2d": {"inherits_from": "base"}}}
+    matrix.plans_file("nnUNetPlans").write_text(json.dumps(content))
+    fairness.check_before(dataclasses.replace(matrix, arms=(CAFR, RES_ENC)))
+    with pytest.raises(SystemExit) as error:
+        fairness.check_before(matrix)
+    refused = [line for line in str(error.value).splitlines() if "would train the CAFRNet" in line]
+    assert [line.split()[1] for line in refused] == [LEVEL_SAFE, STOCK]
+
+
 @pytest.mark.parametrize("arm", ["UNet", "AttentionUNet"])
 def test_an_arm_whose_package_is_missing_is_refused_before_anything_starts(arm, matrix, monkeypatch):
     fairness.check_before(dataclasses.replace(matrix, arms=(LEVEL_SAFE, arm)))
@@ -197,6 +212,55 @@ def test_splits_that_would_flatter_are_refused(splits, message, matrix):
     with pytest.raises(SystemExit) as error:
         fairness.check_before(matrix)
     assert message in str(error.value)
+
+
+def test_trainings_of_an_earlier_split_are_refused(matrix):
+    """One that mixed patients, say: the split that is there now tells nothing of them, and the arms agree."""
+    file = matrix.preprocessed / "splits_final.json"
+    file.write_text(json.dumps([SPLITS[0], {"train": ["c"], "val": ["a"]}]))
+    for check in (fairness.check_before, fairness.check_after):
+        with pytest.raises(SystemExit, match=r"split of fold 1, 100 % of the patients: .*splits_final.json"):
+            check(matrix)
+
+
+def test_a_share_of_the_patients_is_that_of_the_present_split(matrix):
+    half = dataclasses.replace(matrix, arms=(CAFR,), folds=(0,), percents=(100, 50))
+    (share,) = (one for one in half.trainings() if one.percent == 50)
+    (chosen,) = nested_share(["a", "b"], 50, 0)
+    write(half, share, {**RECORD, "split": {"train": [chosen], "val": ["c"]}})
+    assert fairness.differences(half) == []
+    write(half, share, {**RECORD, "split": {"train": sorted({"a", "b"} - {chosen}), "val": ["c"]}})
+    (line,) = fairness.differences(half)
+    assert line.startswith("split of fold 0, 50 % of the patients: ")
+
+
+def test_what_cannot_be_reported_is_not_trained(matrix, monkeypatch):
+    """The arms that are there were trained by code and versions that are no longer here."""
+    monkeypatch.setattr(fairness, "code_digest", lambda: "4")
+    monkeypatch.setattr(fairness, "versions", lambda: {"torch": "2.16"})
+    fairness.check_before(matrix)  # nothing is left to train
+    last = list(matrix.trainings())[-1]
+    (matrix.fold_folder(last) / "validation" / "summary.json").unlink()
+    with pytest.raises(SystemExit) as error:
+        fairness.check_before(matrix)
+    for condition in ("version of nnunetv2-cafr's code: ", "version of torch: "):
+        assert condition in str(error.value)
+    assert "what would train now" in str(error.value)
+
+
+def test_an_external_set_that_holds_images_of_the_training_set_is_refused(matrix):
+    raw = matrix.raw.parent
+    own, other = raw / "Dataset001_X", raw / "Dataset003_Z"
+    for folder in (own, other):
+        (folder / "imagesTr").mkdir(parents=True)
+    (other / "dataset.json").write_text((own / "dataset.json").read_text())
+    for name, content in (("a", "one"), ("b", "two")):
+        (own / "imagesTr" / f"{name}_0000.nii.gz").write_text(content)
+    (other / "imagesTr" / "y_0000.nii.gz").write_text("owt")  # as long as b
+    fairness.check_before(dataclasses.replace(matrix, externals=("Dataset003_Z",)))
+    (other / "imagesTr" / "z_0000.nii.gz").write_text("two")
+    with pytest.raises(SystemExit, match=r"Dataset003_Z .*z_0000.nii.gz is b_0000.nii.gz"):
+        fairness.check_before(dataclasses.replace(matrix, externals=("Dataset003_Z",)))
 
 
 def test_all_problems_are_said_before_anything_starts(matrix):

@@ -49,7 +49,8 @@ from test_workflow import job, workflow
 folder = Path({str(tmp_path)!r})
 first = job(folder, "first")
 long = job(folder, "long", (first.output,), command="sleep ${{SLEEP:-0}}")
-sys.exit(workflow.run([first, long], folder, 1, [], []))
+with workflow.hold(folder):
+    sys.exit(workflow.run([first, long], folder, 1, [], []))
 """
     run = [sys.executable, "-c", script]
     process = subprocess.Popen(run, env={**os.environ, "SLEEP": "60"}, start_new_session=True)

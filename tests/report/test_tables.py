@@ -249,6 +249,16 @@ def test_paper_tables_mark_what_is_printed(study):
     assert [row.values[2] for row in ablation.values()] == [88.92, 90.43, 91.12, 92.04]
 
 
+def test_scores_against_another_reference_are_refused():
+    """A mask of the held-out cases was corrected after the first arm had been scored."""
+    first, later = evaluation(0.9, 4, 0), evaluation(0.9, 4, 1)
+    check_same_cases(Section("validation", "CV", "", {"CAFR": {0: first}, "UNet": {0: later}}))
+    is_corrected = (later.classes["case"] == "case_002_0") & (later.classes["name"] == "L3")
+    later.classes.loc[is_corrected, "reference_mm3"] *= 1.02
+    with pytest.raises(ValueError, match=r"UNet, seed 0 was scored against another reference of case_002_0 than CAFR"):
+        check_same_cases(Section("validation", "CV", "", {"CAFR": {0: first}, "UNet": {0: later}}))
+
+
 def test_an_arm_that_lacks_cases_is_refused():
     one, other = evaluation(0.9, 4, 0), evaluation(0.8, 4, 1)
     keep = other.levels["case"] != "case_002_0"
