@@ -167,6 +167,14 @@ def test_of_the_patient_as_the_series_is_now(predict, series, tmp_path) -> None:
         )
 
 
+def test_the_folder_above(predict, series, tmp_path, monkeypatch) -> None:
+    """`-i ..` is called by its name, not by two dots, which would hide the label map."""
+    (series / "reports").mkdir()
+    monkeypatch.chdir(series / "reports")
+    assert predict(Path(".."), tmp_path / "out") == 0
+    assert (tmp_path / "out" / "patient.nii.gz").is_file()
+
+
 def test_predicted(predict, series, tmp_path, capsys) -> None:
     """Beside the label map; a file among the scans has none, and a series that lacks its frame."""
     model = describe(tmp_path / "model.onnx")
