@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from io import TextIOWrapper
 from pathlib import Path
 
 from dataset_conversion.collection import Collection
 from dataset_conversion.conversion import convert
-from dataset_conversion.environment import fault_of_arguments, folder_of
+from dataset_conversion.environment import fault_of_arguments, folder_of, spell_strange_letters
 from dataset_conversion.labels import SCHEMES
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.processes import default_processes
@@ -75,9 +74,7 @@ def run(
     Raises:
         SystemExit: with status 2, for wrong arguments and for data that cannot be converted (`UserError`).
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files in the locale C
+    spell_strange_letters()
     argv = sys.argv[1:] if argv is None else list(argv)
     if fault := fault_of_arguments(argv):
         parser.error(fault)

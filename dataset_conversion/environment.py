@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 
+def spell_strange_letters() -> None:
+    """Lets the names of files be printed whose letters the terminal lacks, or that are in another encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8; SimpleITK ends the whole process over one that is not."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def fault_of_arguments(argv: Sequence[str]) -> str | None:
-    """What a shell did not do with a command line's arguments: both would be taken for places in the working folder."""
+    """What a shell did not do with a command line's arguments: they would be taken for places in the working folder.
+
+    Or a name in another encoding than the system's.
+    """
     for text in argv:
         if text == "--":  # what follows is another program's
             return None
+        if not is_text(text):
+            return f"{text!r} is in another encoding than UTF-8, in which names are read: rename that file or folder"
         value = text.partition("=")[2] if text.startswith("--") else text
         if not text or (text.endswith("=") and text.startswith("--")):
             return f"an argument is empty ({text!r}): is a variable of the shell not set?"

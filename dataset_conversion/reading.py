@@ -24,6 +24,7 @@ import SimpleITK as sitk
 
 from dataset_conversion import metaimage
 from dataset_conversion.dicom import read_series
+from dataset_conversion.environment import is_text
 from dataset_conversion.nifti import check_header, check_place, has_no_codes
 from dataset_conversion.problems import Problem
 
@@ -77,6 +78,12 @@ def read_volume(path: Path, flat: bool = False) -> tuple[Volume | None, list[Pro
         The volume, or None, and what is wrong. NaN and infinity are a problem of a volume that is returned: its
         geometry can still be looked at.
     """
+    if not is_text(str(path)):
+        found, remedy = (
+            "a name in another encoding than UTF-8",
+            "rename it, and whatever folder of its path is named so",
+        )
+        return None, [Problem(path, found, "a name in UTF-8", remedy)]
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what ITK would warn about is checked and reported here
     if path.is_dir() and not path.name.lower().endswith(ENDINGS):
         return _read_folder(path)

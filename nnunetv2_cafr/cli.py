@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from dataset_conversion.environment import fault_of_arguments
+from dataset_conversion.environment import fault_of_arguments, spell_strange_letters
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import FULL
 
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with status 2, for wrong arguments and for every other error of the user's (`UserError`).
     """
+    spell_strange_letters()
     argv = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_cafr",

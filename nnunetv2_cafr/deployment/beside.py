@@ -87,7 +87,7 @@ def _write(
         segmented = f"{study.name}{SEGMENTATION}"
         if study.name not in parts:  # nothing of another label map stays beside this one
             maps.remove_beside([picture, segmented])
-        if maps.dicom_seg and study.name in sources and not maps.has_beside(segmented):
+        if maps.dicom_seg and study.name in sources and not _is_of_its_series(study, maps, segmented):
             try:
                 maps.write_beside({segmented: _segmentation(study, maps, labels)})
             except ValueError as error:
@@ -142,6 +142,15 @@ def _look_at(
     except Exception as error:
         one = StudyPreview(study.name, doubts={NOT_MEASURED: str(error) or repr(error)}, source=source)
     return replace(one, doubts={**doubts, **one.doubts})
+
+
+def _is_of_its_series(study: Study, maps: LabelMaps, segmented: str) -> bool:
+    """Whether a study's DICOM SEG is there, and of the series as it is now: the same voxels may get another patient."""
+    if (folder := series_of(study)) is None or not maps.has_beside(segmented):
+        return False
+    from nnunetv2_cafr.deployment.dicom_seg import refers_to
+
+    return refers_to(maps.folder / segmented, folder)
 
 
 def _segmentation(study: Study, maps: LabelMaps, labels: Labels) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ FIELDS = {
     "intended_use": "for what, and for what not",
     "metrics": "on held-out data: a text, numbers by name, or the CSV file of a table, beside the card",
 }
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # becomes that of a folder
 WARNING = "For research only. Not a medical device: it must not be used for diagnosis or treatment."
 EXAMPLE = "\n".join(f"  {name}: ...  # {meaning}" for name, meaning in FIELDS.items())
 
@@ -47,13 +48,29 @@ def read_card(file: Path) -> dict[str, Any]:
         holds = f"holds the unknown {', '.join(unknown)}" if unknown else ""
         raise ValueError(f"{file} {' and '.join(filter(None, (lacks, holds)))}. Expected is\n{EXAMPLE}")
     card = {name: content[name] if name == "metrics" else str(content[name]) for name in FIELDS}
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", card["name"], re.ASCII):
+    if not NAME.fullmatch(card["name"]):
         raise ValueError(f"{file}: the name {card['name']!r} is none for a folder; expected {FIELDS['name']}")
     metrics = card["metrics"]
     if isinstance(metrics, str) and metrics.endswith(".csv"):
         card["metrics"] = _table(file.parent / metrics)
     json.dumps(card, default=_refuse(file))
     return {**card, "warning": WARNING}
+
+
+def card_faults(card: Any) -> Iterator[str]:
+    """What is wrong with the card of an exported network, which may come from anybody; a line each."""
+    if not isinstance(card, Mapping):
+        yield f"its card is a {type(card).__name__}; expected an object"
+        return
+    for name in FIELDS:
+        if name != "metrics" and not isinstance(card.get(name), str):
+            yield f"{name} of its card is {card.get(name)!r}; expected a text"
+    if isinstance(card.get("name"), str) and not NAME.fullmatch(card["name"]):
+        yield f"name of its card is {card['name']!r}, which is none for a folder; expected {FIELDS['name']}"
+    metrics = card.get("metrics")
+    table = isinstance(metrics, list) and metrics and all(isinstance(row, Mapping) for row in metrics)
+    if not (table or isinstance(metrics, str | int | float | Mapping)):
+        yield f"metrics of its card is {metrics!r}; expected a text, numbers by name, or rows of a table"
 
 
 def _table(file: Path) -> list[dict[str, str]]:
@@ -111,7 +128,8 @@ def describe_model(content: Mapping[str, Any]) -> str:
     lines.append(f"SHA-256 of the network: {content.get('sha256')}")
     if card:
         lines += ["metrics on held-out data:", *_metrics(card["metrics"])]
-    return "\n".join(lines)
+    text = "\n".join(lines)  # of whoever packed it: codes that clear or colour a terminal could hide the warning
+    return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)
 
 
 def _metrics(metrics: Any) -> list[str]:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunetv2_cafr.deployment.card import card_faults
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.plans_fields import faults_of
 
@@ -142,6 +143,8 @@ def _faults(content: dict[str, Any]) -> Iterator[str]:
     orders = content.get("training_voxel_orders")
     if orders is not None and not isinstance(orders, dict):
         yield f"training_voxel_orders is {orders!r}; expected a number for each order"
+    if content.get("card") is not None:
+        yield from card_faults(content["card"])
     probe = content.get("probe")
     if not isinstance(probe, list) or not probe or not all(isinstance(value, int | float) for value in probe):
         yield "probe is no list of numbers"

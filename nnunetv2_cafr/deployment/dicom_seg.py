@@ -20,12 +20,19 @@ import SimpleITK as sitk
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from dataset_conversion.dicom import read_series
+from dataset_conversion.dicom import list_dicom, read_series
 from dataset_conversion.geometry import check_same_grid, orientation_of
 from nnunetv2_cafr.spine import SACRUM, colour_of, disc_of, vertebra_of
 
 SERIES_NUMBER = 900  # ours: behind those of a scanner
 DISC = Code("360499006", "SCT", "Intervertebral disc")  # of SNOMED CT; CID 7604 has no general one
+# Of type 2: they may be empty, so that those of a series from which an anonymisation took them are.
+MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
+    "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+IDENTITY = ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID")
+UTF_8 = "ISO_IR 192"
 LONGEST_LABEL = 64  # characters of DICOM's value representation LO
 
 
@@ -40,6 +47,17 @@ def code_of(name: str) -> Code:
         lower, upper = ("S1" if one == SACRUM else one for one in disc)
         return codes.cid7604.concepts.get(f"{upper}{lower}Disc", DISC)
     return codes.cid7150.AnatomicalStructure
+
+
+def refers_to(file: Path, folder: Path) -> bool:
+    """Whether a segmentation is of the slices that lie in a folder now, and of their patient and examination."""
+    of = pydicom.dcmread(file, stop_before_pixels=True)
+    sources = {one.ReferencedSOPInstanceUID for one in of.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+    for path in list_dicom(folder):
+        one = pydicom.dcmread(path, specific_tags=["SOPInstanceUID", *IDENTITY], stop_before_pixels=True, force=True)
+        if one.get("SOPInstanceUID") in sources and all(one.get(key, "") == of.get(key, "") for key in IDENTITY):
+            sources.remove(one.SOPInstanceUID)
+    return not sources
 
 
 def segmentation(mask: sitk.Image, folder: Path, names: Mapping[int, str], network: str) -> bytes:
@@ -84,6 +102,16 @@ def segmentation(mask: sitk.Image, folder: Path, names: Mapping[int, str], netwo
     for one in slices:
         if not one.get("SliceThickness"):  # which a segmentation has to have
             one.SliceThickness = series.image.GetSpacing()[2]
+    first = slices[0]  # which highdicom takes patient and examination from
+    for keyword in MAY_BE_EMPTY:
+        if keyword not in first:
+            setattr(first, keyword, "")
+    if (
+        not isinstance(first.get("SpecificCharacterSet", ""), str)
+        or not f"{network}{''.join(names.values())}".isascii()
+    ):
+        first.decode()  # several sets, as in Japan, which highdicom refuses, or one that may lack letters of ours
+        first.SpecificCharacterSet = UTF_8
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that are not as the standard has them

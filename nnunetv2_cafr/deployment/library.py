@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import check_place, sha256, write_atomically
 
 NETWORK = "model.onnx"
+LARGEST = 2**31  # bytes of a member: an ONNX file cannot have more, and a few kB of zip can swell to fill a disk
 
 
 def folder_of_models() -> Path:
@@ -174,6 +176,10 @@ def _unpack(file: Path, place: Path) -> None:
                     f"{file} holds {more or 'nothing'}; expected are {' and '.join(names)} alone. A zip of "
                     "nnUNetv2_export_model_to_zip is installed by nnUNetv2_install_pretrained_model_from_zip"
                 )
+            if large := [one.filename for one in archive.infolist() if one.file_size > LARGEST]:
+                raise ValueError(f"{file} holds {large[0]} of more than 2 GB; expected is less, as of every ONNX file")
             archive.extractall(place)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{file} is no zip file, or half of one ({error}): fetch it again") from error
+    except RuntimeError as error:  # a password, or a method that Python does not know
+        raise ValueError(f"{file} cannot be unpacked ({error}); expected is what model pack wrote") from error

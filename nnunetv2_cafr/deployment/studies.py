@@ -115,7 +115,7 @@ def _images_in(path: Path, endings: tuple[str, ...], volumes: bool, out: Path | 
         loose = [entry for entry in others if is_dicom(entry)]
         if any(entry.name.upper() == "DICOMDIR" for entry in loose) or holds_slices(loose):
             # One study, with all folders in it: as a CD holds it, or a series with reports in a folder beside.
-            images.append(path.absolute())
+            images.append(path.resolve() if path.name == ".." else path.absolute())
             others = [entry for entry in others if not entry.is_dir() and entry not in loose]
         else:
             series = [entry for entry in others if entry.is_dir() and holds_images(list_dicom(entry))]

@@ -33,7 +33,8 @@ FEWEST_VOXELS = 50  # of a structure: fewer are a chip of it
 FEWEST_SLICES = 3  # across a structure, for its width
 CUT_SHARE = 0.1  # of a section that reaches the outermost slices: more, and the structure is cut
 FEWEST_IN_CURVE = 3  # vertebrae that show a curve to the side
-COARSEST = 4.0  # degrees that a voxel's height makes over an end plate, from right to left
+COARSEST = 4.0  # degrees that a voxel's height makes over an end plate; more, and heights are two voxels off
+NO_BODY = {"C1": "it is a ring without a body", "C2": "its dens takes the place of an upper end plate"}
 SCOLIOSIS = 10.0  # degrees from which a curve to the side has a name, and is said to which side (SRS)
 MID_BODY = 0.95  # of the largest coronal section: those that go through the middle of the body
 SACRUM_REACH = (
@@ -163,7 +164,8 @@ def measure(label_map: LabelMap, spine: Spine) -> StudyMeasurements:
             _measure_slip(one, vertebrae, spine)
         elif one.level.kind == "disc":
             _measure_index(one, vertebrae)
-    cobb = _cobb([one for one in structures if one.level.kind == "vertebra"], vertebrae, label_map, spine)
+    bodies = [one for one in structures if one.level.kind == "vertebra" and one.level.name not in NO_BODY]
+    cobb = _cobb(bodies, vertebrae, label_map, spine)
     return StudyMeasurements([one.level for one in structures], _lordosis(vertebrae, spine), cobb)
 
 
@@ -243,6 +245,8 @@ def _measure_outline(one: _Structure, structures: Sequence[_Structure], label_ma
     level = one.level
     try:
         _check_oblique(label_map)
+        if level.name in NO_BODY:
+            raise NotMeasurableError(NO_BODY[level.name])
         if level.kind == "sacrum":
             one.outline = _outline_of_sacrum(one, structures, label_map, spine)
             return
@@ -271,6 +275,15 @@ def _check_oblique(label_map: LabelMap) -> None:
         )
 
 
+def _check_height_of_voxels(found: Outline, height: float) -> None:
+    """End plates are stairs of voxels; of a few wide steps, no fit tells heights, wedges and slips."""
+    coarse = float(np.degrees(np.arctan(height / (found.back - found.front))))
+    if coarse > COARSEST:
+        raise NotMeasurableError(
+            f"voxels too high: one is {coarse:.1f} degrees of its end plates, at most {COARSEST:g} are measured"
+        )
+
+
 def _outline_in_the_middle(
     one: _Structure, structures: Sequence[_Structure], label_map: LabelMap
 ) -> tuple[Outline, float]:
@@ -293,6 +306,8 @@ def _outline_in_the_middle(
         if cut := [edge for axis in (0, 1) for edge in _edges(axis, low[axis], high[axis], shape)]:
             raise NotMeasurableError(_cut(cut))
         found = outline(section, _first_angle(one, structures), one.level.kind)
+        if one.level.kind == "vertebra":
+            _check_height_of_voxels(found, one.spacing[0])
         core = voxels[found.inside(section.points)] - one.corner[:2]
         lines, index = one.mask[core[:, 0], core[:, 1]], one.slice - one.corner[2]
         last = one.slice + np.cumprod(lines[:, index:], 1).sum(1) - 1
@@ -468,9 +483,5 @@ def _coronal_plates(one: _Structure, label_map: LabelMap) -> tuple[float, float]
     if cut:
         raise NotMeasurableError(_cut(cut))
     found = outline(section, 0.0, "vertebra", across="from right to left")
-    coarse = float(np.degrees(np.arctan(one.spacing[0] / (found.back - found.front))))
-    if coarse > COARSEST:
-        raise NotMeasurableError(
-            f"too few voxels: one is {coarse:.1f} degrees of its end plates, at most {COARSEST:g} are measured"
-        )
+    _check_height_of_voxels(found, one.spacing[0])
     return found.upper, found.lower

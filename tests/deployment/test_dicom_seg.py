@@ -1,5 +1,6 @@
 """DICOM segmentations, read back by highdicom and by pydicom: the label map voxel for voxel, and its levels' codes."""
 
+import io
 import json
 from pathlib import Path
 
@@ -116,6 +117,62 @@ def test_of_another_grid(series) -> None:
     mask.SetSpacing((1, 1, 1))
     with pytest.raises(ValueError, match="found spacing"):
         segmentation(mask, series, NAMES, "model.onnx")
+
+
+def test_names_in_any_letters(series) -> None:
+    """Of a Japanese hospital, and labels that the series' own set of characters lacks; told by the bytes."""
+    mask = mask_of(series)
+    for charset, name, label in [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", "L5"),
+        ("ISO_IR 144", "Иванов", "Wirbelkörper"),
+    ]:
+        for slice_ in series.iterdir():
+            dataset = pydicom.dcmread(slice_)
+            dataset.SpecificCharacterSet, dataset.PatientName = charset, name
+            dataset.save_as(slice_)
+        content = segmentation(mask, series, {**NAMES, 1: label}, "model.onnx")
+        found = pydicom.dcmread(io.BytesIO(content))
+        assert str(found.PatientName) == name and found.SegmentSequence[0].SegmentLabel == label
+        assert name.encode() in content and label.encode() in content and b"ISO_IR 192" in content
+
+
+def test_anonymised(series) -> None:
+    """What an anonymisation took away and may be empty is empty."""
+    mask = mask_of(series)
+    for slice_ in series.iterdir():
+        dataset = pydicom.dcmread(slice_)
+        for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber"):
+            if keyword in dataset:
+                delattr(dataset, keyword)
+        dataset.save_as(slice_)
+    found = pydicom.dcmread(io.BytesIO(segmentation(mask, series, NAMES, "model.onnx")))
+    assert found.PatientID == found.PatientBirthDate == "" and found.FrameOfReferenceUID == "1.2.3.9"
+
+
+def test_of_the_patient_as_the_series_is_now(predict, series, tmp_path) -> None:
+    """The same voxels are sent again, with the right patient: the label map is the same, the segmentation is not."""
+    for options in ((), ("--continue_prediction",)):
+        assert predict(series, tmp_path / "out", "--dicom-seg", *options) == 0
+        for slice_ in series.iterdir():
+            dataset = pydicom.dcmread(slice_)
+            dataset.PatientID += "9"
+            dataset.SeriesInstanceUID += ".9"
+            dataset.SOPInstanceUID += ".9"
+            dataset.save_as(slice_)
+        assert predict(series, tmp_path / "out", "--dicom-seg", *options) == 0
+        found = pydicom.dcmread(tmp_path / "out" / "patient.seg.dcm")
+        assert (found.PatientID, found.ReferencedSeriesSequence[0].SeriesInstanceUID) == (
+            dataset.PatientID,
+            dataset.SeriesInstanceUID,
+        )
+
+
+def test_the_folder_above(predict, series, tmp_path, monkeypatch) -> None:
+    """`-i ..` is called by its name, not by two dots, which would hide the label map."""
+    (series / "reports").mkdir()
+    monkeypatch.chdir(series / "reports")
+    assert predict(Path(".."), tmp_path / "out") == 0
+    assert (tmp_path / "out" / "patient.nii.gz").is_file()
 
 
 def test_predicted(predict, series, tmp_path, capsys) -> None:

@@ -5,7 +5,11 @@ Every case builds its own small files. No network runs: what a study is refused 
 
 import gzip
 import json
+import os
+import shutil
+import sys
 from collections.abc import Callable
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import nibabel
@@ -14,6 +18,8 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 from skimage import io
+
+from nnunetv2_cafr.cli import main
 
 from .files import SAGITTAL, VOXELS, describe, image_of, write
 
@@ -250,3 +256,24 @@ def test_spacing_beside_a_tiff_is_found_by_any_name(predict: Callable[..., int],
     (tmp_path / "images" / "x.json").write_text('{"spacing": [4.4, 0.8, 0.7]}')
     assert predict(tmp_path / "images", tmp_path / "out", model=model) == 0
     assert json.loads((tmp_path / "out" / "x.json").read_text()) == {"spacing": [4.4, 0.8, 0.7]}
+
+
+def test_names_in_another_encoding(predict: Callable[..., int], model: Path, tmp_path: Path, monkeypatch) -> None:
+    """From a disc of before UTF-8: SimpleITK would end the process, and print would fail over a mere note beside."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    write(scans / "a.nii.gz")
+    try:
+        for name in (b"M\xfcller.nii.gz", b"f\xfcr alle.txt"):
+            shutil.copy(scans / "a.nii.gz", scans / os.fsdecode(name))
+    except OSError:
+        pytest.skip("this file system knows no such names")
+    said = TextIOWrapper(BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", said)
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", "-m", str(model), "-i", str(scans), "-o", str(tmp_path / os.fsdecode(b"M\xfcller"))])
+    assert predict(scans, tmp_path / "out") == 1
+    said.flush()
+    text = said.buffer.getvalue().decode()
+    assert "Left out of" in text and "f\\udcfcr alle.txt" in text
+    assert "a name in another encoding than UTF-8" in text and (tmp_path / "out" / "a.nii.gz").is_file()

@@ -13,7 +13,7 @@ import pytest
 
 from nnunetv2_cafr import load_model
 from nnunetv2_cafr.deployment import export
-from nnunetv2_cafr.deployment.card import FIELDS, read_card
+from nnunetv2_cafr.deployment.card import FIELDS, describe_model, read_card
 from nnunetv2_cafr.deployment.library import find_model, folder_of_models, installed_models
 from nnunetv2_cafr.files import sha256
 
@@ -91,6 +91,54 @@ def test_what_is_refused_leaves_nothing(archive, server, tmp_path):
         with pytest.raises(SystemExit, match=message):
             run_verb("model", "install", *arguments)
         assert not list(folder_of_models().iterdir()), arguments
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "../../../elsewhere"}, "none for a folder"),
+        ({"version": None}, "version of its card is None"),
+        ({"metrics": [1, 2]}, "metrics of its card"),
+    ],
+)
+def test_cards_of_others_that_are_refused(archive, tmp_path, change, message):
+    """Of an archive that was not packed here: its card's name must not lead out of the models' folder."""
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(other, "w") as one:
+        one.writestr("model.onnx", whole.read("model.onnx"))
+        one.writestr("model.json", json.dumps({**json.loads(whole.read("model.json")), "card": {**CARD, **change}}))
+    before = set(tmp_path.iterdir())
+    with pytest.raises(SystemExit, match=message):
+        run_verb("model", "install", other)
+    assert not list(folder_of_models().iterdir())
+    assert set(tmp_path.iterdir()) - before <= {tmp_path / "data"}
+
+
+def test_a_card_says_nothing_to_the_terminal(archive):
+    with zipfile.ZipFile(archive) as whole:
+        content = json.loads(whole.read("model.json"))
+    content["card"] = {**CARD, "data": "all\x1b[2J\rhidden"}
+    assert "data: all?[2J?hidden" in describe_model(content)
+
+
+def test_archives_that_cannot_be_unpacked(archive, tmp_path, monkeypatch):
+    whole, other = archive.read_bytes(), tmp_path / "other.zip"
+    local, central = whole.index(b"PK\3\4"), whole.index(b"PK\1\2")
+    for name, changed, message in [
+        ("deflated", {whole.index(b"model.onnx") + 10: 0xFF}, "half of one"),
+        ("locked", {local + 6: 1, central + 8: 1}, "cannot be unpacked"),
+        ("method", {local + 8: 99, central + 10: 99}, "cannot be unpacked"),
+    ]:
+        content = bytearray(whole)
+        for place, value in changed.items():
+            content[place] = value
+        other.write_bytes(content)
+        with pytest.raises(SystemExit, match=message):
+            run_verb("model", "install", other)
+        assert not list(folder_of_models().iterdir()), name
+    monkeypatch.setattr("nnunetv2_cafr.deployment.library.LARGEST", 9)
+    with pytest.raises(SystemExit, match=r"holds model\.onnx of more than 2 GB"):
+        run_verb("model", "install", archive)
 
 
 def test_names_that_mean_nothing(tmp_path):

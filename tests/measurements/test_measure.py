@@ -118,6 +118,17 @@ def test_studies_that_fail_do_not_stop_the_others(maps, tmp_path, capsys):
     assert set(content["failed"]) == {"broken", "foreign", "empty", "slice", "four"}
 
 
+def test_doubtful_levels_are_said(maps, tmp_path, capsys):
+    """Numbers of L2 that are L3's would else stand in the table without a word."""
+    image = sitk.ReadImage(maps / "whole.nii.gz")
+    (maps / "whole.nii.gz").unlink()
+    swapped = sitk.ChangeLabel(image, {LABELS["L2"]: LABELS["L3"], LABELS["L3"]: LABELS["L2"]})
+    sitk.WriteImage(swapped, maps / "swapped.nii.gz")
+    assert run("-i", maps, "-o", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"Levels are doubtful in 1 of 2 studies .*:\n  swapped: ", printed)
+
+
 def test_nothing_is_left_where_all_fail(maps, tmp_path):
     for path in maps.glob("*.nii.gz"):
         path.write_bytes(path.read_bytes()[:200])

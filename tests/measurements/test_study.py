@@ -119,8 +119,9 @@ def test_without_sacrum():
         (draw(turn=(0, 0, 26)), ("L3", "L2/L3"), "oblique slices: 26 degrees off"),
         (draw(spacing=(2, 2, 2), sideways=0.5), ("L3",), "oblique slices: the spine leaves them by 2"),
         (draw(spacing=(6, 6, 5)), ("L3", "L2/L3"), "too few voxels"),
+        (draw(spacing=(0.7, 3, 4)), ("L1", "L4"), "voxels too high: one is 5"),
     ],
-    ids=["edge", "sides", "turned", "leaning", "coarse"],
+    ids=["edge", "sides", "turned", "leaning", "coarse", "axial"],
 )
 def test_what_cannot_be_known_is_empty(image, names, words):
     study = measured(image)
@@ -128,7 +129,7 @@ def test_what_cannot_be_known_is_empty(image, names, words):
         level = by_name(study)[name]
         for measure_ in MEASURES[level.kind]:
             if measure_ == "volume_ml" and level.values[measure_] is not None:
-                assert "oblique" in words or "too few" in words  # voxels can be counted all the same
+                assert "oblique" in words or "voxels" in words  # voxels can be counted all the same
                 continue
             assert level.values[measure_] is None
             assert words in level.reasons[measure_] or "edge" in words + level.reasons[measure_]
@@ -174,6 +175,19 @@ def test_levels_counted_from_the_bottom():
     assert study.lordosis.reason == "the labels do not name L1"
 
 
+def test_vertebrae_without_a_body():
+    """The ring and the one with the dens have no heights; the vertebrae below have, and show no curve to the side."""
+    names = dict(zip(("L5", "L4", "L3", "L2", "L1"), ("C5", "C4", "C3", "C2", "C1"), strict=True))
+    blocks = [block for block in LUMBAR if block.name in names]
+    study = measure(LabelMap.of(draw(blocks)), read_spine({name: LABELS[level] for level, name in names.items()}))
+    levels = by_name(study)
+    for name, words in (("C1", "a ring without a body"), ("C2", "its dens")):
+        assert words in levels[name].reasons["height_middle_mm"] and words in levels[name].reasons["slip_mm"]
+        assert levels[name].values["volume_ml"]
+    assert levels["C3"].values["height_middle_mm"] == pytest.approx(26.5, abs=1)
+    assert study.cobb.degrees == pytest.approx(0, abs=0.1)
+
+
 @pytest.mark.parametrize(
     "spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 3.3), (4.0, 1.0, 1.0)], ids=["3-D", "sagittal", "coronal"]
 )
@@ -200,7 +214,7 @@ def test_curve_to_the_side_in_lordosis():
     ("image", "words"),
     [
         (draw_coronal(scoliosis(12), (0.8, 0.8, 5)), "too few voxels: 6.* from right to left, at least 8"),
-        (draw_coronal(scoliosis(12), (1, 3, 1)), "too few voxels: one is 5.* degrees of its end plates"),
+        (draw_coronal(scoliosis(12), (1, 3, 1)), "voxels too high: one is 5.* degrees of its end plates"),
         (draw_coronal(scoliosis(12))[20:], "L4 is not measured: cut by the image's right edge"),
         (draw_coronal(scoliosis(12))[:, :, :80], "2 whole vertebrae"),
         (draw(turn=(0, 0, 26)), "oblique slices"),
