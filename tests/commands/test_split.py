@@ -410,7 +410,7 @@ def test_too_few_patients_are_told_what_nnunet_will_do(raw: Path) -> None:
 
 
 def test_values_beside_whole_numbers_are_shown_as_they_are(raw: Path) -> None:
-    mask = np.full((4, 4, 4), np.nextafter(np.float32(3), 0))
+    mask = np.full((4, 4, 4), np.nextafter(*np.float32([3, 0])))
     sitk.WriteImage(sitk.GetImageFromArray(mask), raw / "labelsTr" / "case_03.mha")
     with pytest.raises(SystemExit, match=r"case_03.mha holds 1 values .* casts down: 2.9999998 as 2\. Round the mask"):
         run()

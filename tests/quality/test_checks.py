@@ -308,7 +308,7 @@ def test_fractions_and_empty_masks(copy, number):
 
 def test_what_nnunet_reads_of_a_float_mask(copy, number):
     """A hair below an integer is trained as the level before; nnU-Net's own preprocessing says what it makes of it."""
-    copy.change(copy.mask(number), lambda labels: np.where(labels == 3, np.nextafter(np.float32(3), 0), labels))
+    copy.change(copy.mask(number), lambda labels: np.where(labels == 3, np.nextafter(*np.float32([3, 0])), labels))
     file = f"labelsTr/SpineMRI_{number:03d}.nii.gz"
     (found,) = only(copy, "labels beside whole numbers", file=file, severity="error", remedy="round the mask")
     read, _ = SimpleITKIO().read_seg(str(copy.mask(number)))
