@@ -14,8 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.paths import nnUNet_preprocessed
+
+from nnunetv2_cafr.files import read_json
+from nnunetv2_cafr.raw_dataset import case_files, find_dataset
+from nnunetv2_cafr.splits.writing import SPLITS_FILE
 
 SHARE = 0.55  # of the scan's height
 
@@ -36,21 +39,22 @@ def halves(image: sitk.Image) -> dict[str, sitk.Image]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-d", required=True, help="data set with one channel")
+    parser.add_argument("-d", required=True, help="raw data set")
     parser.add_argument("-f", type=int, default=0, help="fold whose held-out patients are cut")
     parser.add_argument("-o", type=Path, required=True, help="new folder")
     arguments = parser.parse_args()
 
-    name = maybe_convert_to_dataset_name(arguments.d)
-    raw = Path(nnUNet_raw) / name
-    folds = json.loads((Path(nnUNet_preprocessed) / name / "splits_final.json").read_text())
+    raw = find_dataset(arguments.d)
+    files = case_files(raw, read_json(raw / "dataset.json"))
+    folds = json.loads((Path(nnUNet_preprocessed) / raw.name / SPLITS_FILE).read_text())
     for folder in ("images", "labels"):
         (arguments.o / folder).mkdir(parents=True)
     for case in folds[arguments.f]["val"]:
-        for source, target in ((f"imagesTr/{case}_0000", "images"), (f"labelsTr/{case}", "labels")):
-            for part, image in halves(sitk.ReadImage(raw / f"{source}.nii.gz")).items():
-                channel = "_0000" if target == "images" else ""
-                sitk.WriteImage(image, arguments.o / target / f"{case}-{part}{channel}.nii.gz", useCompression=True)
+        images, mask = files[case]
+        for source, folder in (*((image, "images") for image in images), (mask, "labels")):
+            for part, half in halves(sitk.ReadImage(source)).items():
+                name = source.name.replace(case, f"{case}-{part}", 1)
+                sitk.WriteImage(half, arguments.o / folder / name, useCompression=True)
     shutil.copy(raw / "dataset.json", arguments.o / "labels")
 
 

@@ -25,7 +25,7 @@ from nnunetv2_cafr.splits.writing import SPLITS_FILE
 from nnunetv2_cafr.training.lookup import find_trainer
 from nnunetv2_cafr.training.preflight import CheckedTraining
 from nnunetv2_cafr.training.record import CURVES_FILE, RECORD_FILE, code_digest, versions
-from nnunetv2_cafr.training.variants import nested_share
+from nnunetv2_cafr.training.variants import share_of_cases
 
 Record = dict[str, Any]
 
@@ -115,11 +115,9 @@ def _splits(matrix: Matrix) -> Iterator[tuple[str, object]]:
     splits = json.loads(file.read_text(encoding="utf-8"))
     for fold in matrix.folds:
         split = splits[fold] if fold < len(splits) else {"train": [], "val": []}
-        patients = patients_of(matrix.dataset, split["train"])
         for percent in matrix.percents:
-            chosen = nested_share(sorted(set(patients.values())), percent, fold)
-            train = sorted(case for case, patient in patients.items() if patient in chosen)
-            yield f"split of {_fold(fold, percent)}", {"train": train, "val": sorted(split["val"])}
+            _, train = share_of_cases(matrix.dataset, split["train"], percent, fold)
+            yield f"split of {_fold(fold, percent)}", {"train": sorted(train), "val": sorted(split["val"])}
 
 
 def _fold(fold: int, percent: int) -> str:
@@ -258,7 +256,7 @@ def _wrong_networks(matrix: Matrix) -> Iterator[str]:
 
 def impossible_folds(matrix: Matrix) -> str | None:
     """Why some of the folds can't exist, known from the raw data set alone; None if nothing speaks against them."""
-    files = [folder / "splits_final.json" for folder in (matrix.preprocessed, matrix.raw)]
+    files = [folder / SPLITS_FILE for folder in (matrix.preprocessed, matrix.raw)]
     file = next((file for file in files if file.is_file()), None)
     if file is not None:
         number = len(json.loads(file.read_text(encoding="utf-8")))
@@ -279,7 +277,7 @@ def impossible_folds(matrix: Matrix) -> str | None:
 
 
 def _wrong_splits(matrix: Matrix) -> Iterator[str]:
-    file = matrix.preprocessed / "splits_final.json"
+    file = matrix.preprocessed / SPLITS_FILE
     if not file.is_file():
         yield f"{file} is missing: run nnUNetv2_cafr split -d {matrix.dataset}, which keeps patients together"
         return

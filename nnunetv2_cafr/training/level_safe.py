@@ -128,8 +128,9 @@ class LevelSafeAugmentation(OrientedCases):
         if not_mirrored and cls.partial_probability:
             up_down = not_mirrored.pop()
             partial = RandomTransform(PartialView(up_down, cls.partial_least), cls.partial_probability)
-            after = [isinstance(t, SpatialTransform | Convert2DTo3DTransform) for t in pipeline.transforms]
-            pipeline.transforms.insert(len(after) - after[::-1].index(True), partial)
+            spatial = SpatialTransform | Convert2DTo3DTransform
+            last = max(at for at, transform in enumerate(pipeline.transforms) if isinstance(transform, spatial))
+            pipeline.transforms.insert(last + 1, partial)
         return pipeline
 
 

@@ -67,9 +67,7 @@ def _robust(base: type[nnUNetTrainer]) -> tuple[type, ...]:
 def _of_share(name: str, base: type[nnUNetTrainer], percent: int) -> type[nnUNetTrainer]:
     def do_split(self: nnUNetTrainer) -> tuple[list[str], list[str]]:
         train, validation = super(trainer, self).do_split()
-        patients = patients_of(self.plans_manager.dataset_name, train)
-        chosen = nested_share(sorted(set(patients.values())), percent, self.fold)
-        kept = [case for case in train if patients[case] in chosen]
+        chosen, kept = share_of_cases(self.plans_manager.dataset_name, train, percent, self.fold)
         self.print_to_log_file(
             f"SHARE OF THE DATA, as the trainer's name asks: {percent} % of the patients, "
             f"{len(chosen)} with {len(kept)} of {len(train)} cases: {', '.join(kept)}"
@@ -81,6 +79,13 @@ def _of_share(name: str, base: type[nnUNetTrainer], percent: int) -> type[nnUNet
         name, _robust(base), {"do_split": do_split, "__module__": __name__, "__doc__": document}
     )
     return trainer
+
+
+def share_of_cases(dataset: str, train: Sequence[str], percent: int, fold: int | str) -> tuple[set[str], list[str]]:
+    """The patients that a share keeps of these training cases, and their cases in the same order."""
+    patients = patients_of(dataset, train)
+    chosen = nested_share(sorted(set(patients.values())), percent, fold)
+    return chosen, [case for case in train if patients[case] in chosen]
 
 
 def nested_share(patients: Sequence[str], percent: int, fold: int | str) -> set[str]:
