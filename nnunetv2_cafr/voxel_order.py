@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from nibabel.orientations import (
     aff2axcodes,
     apply_orientation,
@@ -28,6 +29,12 @@ PLAIN_READERS = ("SimpleITKIO", "NibabelIO")  # these keep directions, and turn 
 RECOMMENDED_READER = "SimpleITKIOWithReorient"
 NO_ORDER = "none"  # of pictures, and whatever else has no directions
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # SimpleITK's world, and nibabel's
+
+
+def properties_of(image: sitk.Image | sitk.ImageFileReader) -> dict[str, Any]:
+    """What nnU-Net's SimpleITK reader keeps of a volume; of a file, its header will do."""
+    stuff = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
+    return {"sitk_stuff": stuff, "spacing": image.GetSpacing()[::-1]}
 
 
 def directions_of(properties: Mapping[str, Any]) -> np.ndarray | None:

@@ -83,13 +83,18 @@ def run(arguments: argparse.Namespace) -> int:
         copy_atomically(plans, target / plans.name)
     values = frozenset(map(int, labels.values()))
     number = len(values) - (IGNORE in labels)
+    trained = None
+    if plans.is_file():
+        from nnunetv2_cafr.deployment.training_cases import cases_of_training, heights_of
+
+        trained = heights_of(cases_of_training(read_json(plans), found.description))
     record = Record(target, {"maps": str(source), "probabilities": str(arguments.p or ""), "labels": str(file)})
     failed = {}
     for case, path in tqdm(maps.items(), unit="study"):
         try:
             label_map, properties = read_labels(path, reader, values)
             evidence = read_probabilities(probabilities[case], label_map, number) if probabilities else None
-            decoding = decode(label_map, found.spine, grid_of(properties), evidence)
+            decoding = decode(label_map, found.spine, grid_of(properties), evidence, trained=trained)
             if decoding.changed:
                 write = partial(_write, reader, decoding.labels, properties, ending)
                 write_atomically(target / path.name, write)

@@ -131,14 +131,15 @@ def _page(parts: Mapping[str, Part], studies: Sequence[Study], maps: LabelMaps) 
 def _look_at(
     study: Study, maps: LabelMaps, labels: Labels, decoding: Mapping[str, Any] | None, source: str
 ) -> StudyPreview:
-    doubts = {}
+    doubts = dict(study.doubts)
+    trained = maps.description.training_heights
     try:
         try:
             mask, image = _read(study, maps, labels)
         except Exception as error:  # of images, readers raise nearly anything
             doubts[NO_IMAGE] = str(error) or repr(error)
             mask, image = read_label_map(maps.target(study), labels.names)
-        one = preview(study.name, mask, image, labels, decoding, source, maps.png)
+        one = preview(study.name, mask, image, labels, decoding, source, maps.png, trained)
     except Exception as error:
         one = StudyPreview(study.name, doubts={NOT_MEASURED: str(error) or repr(error)}, source=source)
     return replace(one, doubts={**doubts, **one.doubts})

@@ -91,16 +91,6 @@ def _refuse(file: Path) -> Any:
     return refuse
 
 
-def spacing_range(preprocessed: Path) -> dict[str, list[float]] | None:
-    """Smallest and largest spacing of the training cases in mm, as nnU-Net's reader orders axes; None if unknown."""
-    try:
-        spacings = json.loads((preprocessed / "dataset_fingerprint.json").read_text(encoding="utf-8"))["spacings"]
-        axes = list(zip(*spacings, strict=True))
-        return {"smallest": [min(axis) for axis in axes], "largest": [max(axis) for axis in axes]} if axes else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def describe_model(content: Mapping[str, Any]) -> str:
     """The card of an exported network and what its description says, for reading."""
     card = content.get("card") or {}
@@ -123,6 +113,8 @@ def describe_model(content: Mapping[str, Any]) -> str:
     if spacing := content.get("training_spacing"):
         low, high = (" x ".join(f"{step:.3g}" for step in spacing[end]) for end in ("smallest", "largest"))
         lines.append(f"spacing of the training cases, in mm: {low} to {high}")
+    if heights := content.get("training_heights"):
+        lines.append("height of the training cases, in mm: {:.0f} to {:.0f}".format(*heights))
     training = f"{content.get('trainer')}, {content.get('dataset')} {content.get('configuration')}"
     lines.append(f"training: {training}, folds {' '.join(map(str, content.get('folds', ())))}")
     lines.append(f"SHA-256 of the network: {content.get('sha256')}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nnunetv2_cafr.deployment.card import card_faults
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.plans_fields import faults_of
+from nnunetv2_cafr.spine import Spine, read_spine
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -75,6 +77,14 @@ class Description:
     def dataset_json(self) -> dict[str, Any]:
         return self.content["dataset_json"]
 
+    @cached_property
+    def spine(self) -> Spine | None:
+        """The levels among the labels; None where they have no order along a spine."""
+        try:
+            return read_spine(self.dataset_json["labels"])
+        except ValueError:
+            return None
+
     @property
     def file_ending(self) -> str:
         """Of images and label maps, as the data set has it."""
@@ -113,6 +123,12 @@ class Description:
         return self.content.get("training_voxel_orders") or {}
 
     @property
+    def training_heights(self) -> tuple[float, float] | None:
+        """Smallest and largest height of the training cases in mm; None where it is unknown, as in older exports."""
+        heights = self.content.get("training_heights")
+        return None if heights is None else (float(heights[0]), float(heights[1]))
+
+    @property
     def voxel_order(self) -> str | None:
         """What arrays are turned to before prediction, such as PIR; None: they are taken as they are stored."""
         return self.content.get("voxel_order")
@@ -143,6 +159,13 @@ def _faults(content: dict[str, Any]) -> Iterator[str]:
     orders = content.get("training_voxel_orders")
     if orders is not None and not isinstance(orders, dict):
         yield f"training_voxel_orders is {orders!r}; expected a number for each order"
+    heights = content.get("training_heights")
+    if heights is not None and not (
+        isinstance(heights, list)
+        and len(heights) == 2
+        and all(isinstance(height, int | float) and 0 < height < math.inf for height in heights)
+    ):
+        yield f"training_heights is {heights!r}; expected the smallest and the largest, in mm"
     if content.get("card") is not None:
         yield from card_faults(content["card"])
     probe = content.get("probe")

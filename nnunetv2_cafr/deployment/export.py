@@ -28,12 +28,11 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 from torch.nn import functional as F
 
-from nnunetv2_cafr.deployment.card import spacing_range
 from nnunetv2_cafr.deployment.description import FORMAT, Description, description_file
 from nnunetv2_cafr.deployment.orders import order_to_predict_in
 from nnunetv2_cafr.deployment.runtime import AXES, import_extra
 from nnunetv2_cafr.deployment.studies import UnusableStudyError, find_studies, preprocess
-from nnunetv2_cafr.deployment.training_orders import orders_of_training
+from nnunetv2_cafr.deployment.training_cases import cases_of_training, heights_of, orders_of, spacing_range
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import check_place, sha256
 from nnunetv2_cafr.network.convolution import crop_to
@@ -187,12 +186,16 @@ def describe(predictor: nnUNetPredictor, arguments: argparse.Namespace) -> dict[
 
 
 def training_cases(predictor: nnUNetPredictor, folder: Path) -> dict[str, Any]:
-    """Voxel orders and spacing of the training cases, and the order that prediction turns scans to."""
-    plans, settings = predictor.plans_manager, predictor.configuration_manager
-    counts = orders_of_training(folder, plans.dataset_name, settings.data_identifier, predictor.dataset_json)
-    order = order_to_predict_in(plans.plans["image_reader_writer"], counts)
-    preprocessed = Path(nnUNet_preprocessed.get() or "") / plans.dataset_name
-    return {"voxel_order": order, "training_voxel_orders": counts, "training_spacing": spacing_range(preprocessed)}
+    """Voxel orders, spacing and heights of the training cases, and the order that prediction turns scans to."""
+    plans = predictor.plans_manager
+    cases = cases_of_training(plans.plans, predictor.dataset_json, folder)
+    counts, heights = orders_of(cases), heights_of(cases)
+    return {
+        "voxel_order": order_to_predict_in(plans.plans["image_reader_writer"], counts),
+        "training_voxel_orders": counts,
+        "training_spacing": spacing_range(Path(nnUNet_preprocessed.get() or "") / plans.dataset_name),
+        "training_heights": heights and list(heights),
+    }
 
 
 def load_samples(description: Description) -> tuple[list[np.ndarray], str]:

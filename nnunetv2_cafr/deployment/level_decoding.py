@@ -12,12 +12,9 @@ import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice
 
 from nnunetv2_cafr.deployment.description import Description
-from nnunetv2_cafr.deployment.orders import ORDER_READ
-from nnunetv2_cafr.levels.components import Grid
+from nnunetv2_cafr.deployment.orders import grid_in_order
 from nnunetv2_cafr.levels.decoding import Decoding, Evidence, decode
-from nnunetv2_cafr.levels.files import grid_of, grid_of_affine
 from nnunetv2_cafr.spine import read_spine
-from nnunetv2_cafr.voxel_order import affine_of, turned_affine
 
 SAMPLED = 5000  # voxels of a slice
 
@@ -33,6 +30,7 @@ class LevelDecoder:
         self.spine = read_spine(description.dataset_json["labels"])
         self.transpose_backward = description.plans.transpose_backward
         self.voxel_order = description.voxel_order
+        self.trained = description.training_heights
         self._depth = 0
         self._index: list[np.ndarray] = []
         self._probabilities: list[np.ndarray] = []
@@ -67,11 +65,5 @@ class LevelDecoder:
         voxels = np.ravel_multi_index(tuple(index.T), segmentation.shape)
         order = np.argsort(voxels)
         evidence = Evidence(voxels[order], probabilities[order])
-        return decode(segmentation, self.spine, self._grid(segmentation, properties), evidence)
-
-    def _grid(self, segmentation: np.ndarray, properties: Mapping[str, Any]) -> Grid:
-        stored, affine = properties.get(ORDER_READ), affine_of(properties)
-        if stored is None or affine is None or self.voxel_order is None:
-            return grid_of(properties)
-        # Where the corner lies does not matter, so that the turned array's shape will do for the stored one's.
-        return grid_of_affine(turned_affine(affine, segmentation.shape, stored, self.voxel_order))
+        grid = grid_in_order(segmentation.shape, properties, self.voxel_order)
+        return decode(segmentation, self.spine, grid, evidence, trained=self.trained)

@@ -11,6 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset_conversion.problems import Problem
+from nnunetv2_cafr.levels.components import Grid
+from nnunetv2_cafr.levels.files import grid_of, grid_of_affine
 from nnunetv2_cafr.voxel_order import (
     NO_ORDER,
     PLAIN_READERS,
@@ -96,6 +98,15 @@ def read_in_order(reader: Any, files: Sequence[str], order: str | None) -> tuple
         if shift > SHIFT_TOLERANCE * min(spacing):
             tqdm.write(f"WARNING: {file} lies up to {shift:.2g} mm from {files[0]}: are they channels of one scan?")
     return np.concatenate(turned_channels), {**all_properties[0], "spacing": spacings[0], ORDER_READ: orders[0]}
+
+
+def grid_in_order(shape: Sequence[int], properties: Mapping[str, Any], order: str | None) -> Grid:
+    """How an array of this shape (z, y, x) that `read_in_order` gave lies in the patient, but for its origin."""
+    stored, affine = properties.get(ORDER_READ), affine_of(properties)
+    if stored is None or affine is None or order is None:
+        return grid_of(properties)
+    # Where the corner lies does not matter, so that the turned array's shape will do for the stored one's.
+    return grid_of_affine(turned_affine(affine, shape, stored, order))
 
 
 def as_stored(segmentation: np.ndarray, properties: Mapping[str, Any], order: str | None) -> np.ndarray:

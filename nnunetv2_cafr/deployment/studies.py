@@ -23,12 +23,15 @@ from dataset_conversion.geometry import check_same_grid
 from dataset_conversion.problems import Problem, lines_of
 from dataset_conversion.reading import FILE_ENDINGS, NO_ORIENTATION, Volume, read_volume
 from nnunetv2_cafr.deployment.description import Description
-from nnunetv2_cafr.deployment.orders import UnknownOrderError, read_in_order
+from nnunetv2_cafr.deployment.orders import UnknownOrderError, grid_in_order, read_in_order
 from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW
+from nnunetv2_cafr.levels.field_of_view import doubt_about_height, height_of
 from nnunetv2_cafr.voxel_order import NO_ORDER
 
 SHOWN = 10  # files left out that are named one by one
 FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
+PLANE = "another plane"
 LARGEST_RATIO = 20  # between an image's pixels and those that the network was trained on; ours
 
 
@@ -43,12 +46,17 @@ class UnusableStudyError(ValueError):
 class Study:
     """One case to predict: the image of each channel, a file or a folder with a DICOM series.
 
-    `notes` is filled when it is read: what was left out or taken for granted.
+    What follows is filled when it is read.
+
+    Args:
+        notes: what was left out or taken for granted, and the doubts' reasons.
+        doubts: why its label map may be wrong, by what they are of.
     """
 
     name: str
     images: dict[int, Path] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    doubts: dict[str, str] = field(default_factory=dict)
 
 
 def series_of(study: Study) -> Path | None:
@@ -179,8 +187,11 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
         raise UnusableStudyError([problem])
     if problem := _check_image(first, image, properties, description):
         raise UnusableStudyError([problem])
-    if note := _note_on_plane(image, properties, description):
-        study.notes.append(note)
+    if doubt := _doubt_about_plane(image, properties, description):
+        study.doubts[PLANE] = doubt
+    if doubt := _doubt_about_height(image, properties, description):
+        study.doubts[FIELD_OF_VIEW] = doubt
+    study.notes += study.doubts.values()
     for name, channel in zip(names, image, strict=True):
         if channel.min() == channel.max():
             study.notes.append(f"the value {channel.min():g} in every voxel of {name}: its label map means nothing")
@@ -286,7 +297,15 @@ def _check_image(path: Path, image: np.ndarray, properties: dict[str, Any], desc
     return None
 
 
-def _note_on_plane(image: np.ndarray, properties: dict[str, Any], description: Description) -> str | None:
+def _doubt_about_height(image: np.ndarray, properties: dict[str, Any], description: Description) -> str | None:
+    """Says so if the scan (c, z, y, x) shows less or more than the training cases, and the labels are levels."""
+    if description.spine is None:
+        return None
+    grid = grid_in_order(image.shape[1:], properties, description.voxel_order)
+    return doubt_about_height(height_of(image.shape[1:], grid), description.training_heights)
+
+
+def _doubt_about_plane(image: np.ndarray, properties: dict[str, Any], description: Description) -> str | None:
     """Says so if the scan's thick slices (c, z, y, x) lie across the network's own, as an axial series' do."""
     through, *within = description.plans.transpose_forward
     size, spacing = image.shape[1:], properties["spacing"]

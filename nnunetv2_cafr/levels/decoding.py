@@ -5,13 +5,14 @@ doubtful is left as it is and flagged:
   levels uncertain      another shift of the whole row explains the votes nearly as well, there is no row, or one
                         beside it
   transitional anatomy  one vertebra more or less (L6, T13, sacralised L5) explains them better
-No step of this kind can detect that every label is shifted by one: only a labelled sacrum, and the position of the
-lowest vertebra in the image (flag `lower end`), are evidence against it.
+No step of this kind can detect that every label is shifted by one: only a labelled sacrum, the position of the lowest
+vertebra in the image (flag `lower end`), and a scan that shows less or more than those of the training (`field of
+view`) are evidence against it.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from nnunetv2_cafr.levels.components import (
     Structure,
     dissect,
 )
+from nnunetv2_cafr.levels.field_of_view import doubt_about_height, height_of
 from nnunetv2_cafr.levels.path import (
     DISC,
     SACRUM_WEIGHT,
@@ -40,9 +42,10 @@ from nnunetv2_cafr.spine import SACRUM, Spine
 THRESHOLD = (
     0.2  # confidence below which a study is flagged and left as it is; documentation/levels.md has what chose it
 )
-UNCERTAIN, TRANSITIONAL, LOWER_END, MISSED, BEYOND = (
+UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, LOWER_END, MISSED, BEYOND = (
     "levels uncertain",
     "transitional anatomy",
+    "field of view",
     "lower end",
     "missed",
     "beyond the table",
@@ -100,7 +103,12 @@ class Decoding:
 
 
 def decode(
-    labels: np.ndarray, spine: Spine, grid: Grid, evidence: Evidence | None = None, threshold: float = THRESHOLD
+    labels: np.ndarray,
+    spine: Spine,
+    grid: Grid,
+    evidence: Evidence | None = None,
+    threshold: float = THRESHOLD,
+    trained: tuple[float, float] | None = None,
 ) -> Decoding:
     """Gives every structure the level that the whole row speaks for.
 
@@ -108,7 +116,15 @@ def decode(
         labels: label map (z, y, x) of unsigned integers; it is not written to.
         evidence: the network's probabilities; without them every voxel votes for its label.
         threshold: of the confidence, see the module.
+        trained: smallest and largest height of the cases that the network was trained on, in mm; None if unknown.
     """
+    decoding = _decode(labels, spine, grid, evidence, threshold)
+    if doubt := doubt_about_height(height_of(labels.shape, grid), trained):
+        return replace(decoding, flags={**decoding.flags, FIELD_OF_VIEW: doubt})
+    return decoding
+
+
+def _decode(labels: np.ndarray, spine: Spine, grid: Grid, evidence: Evidence | None, threshold: float) -> Decoding:
     try:
         anatomy = dissect(labels, spine, grid)
         row = _row(anatomy, labels, spine, evidence)

@@ -23,6 +23,7 @@ from nnunetv2_cafr.files import write_atomically
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.decoding import (
     BEYOND,
+    FIELD_OF_VIEW,
     LOWER_END,
     MISSED,
     THRESHOLD,
@@ -31,6 +32,7 @@ from nnunetv2_cafr.levels.decoding import (
     Decoding,
     Evidence,
 )
+from nnunetv2_cafr.levels.field_of_view import HIGHEST, LOWEST
 from nnunetv2_cafr.voxel_order import LPS_TO_RAS, affine_of
 
 TABLE_FILE, STATISTICS_FILE = "level_decoding.csv", "level_decoding.json"
@@ -43,6 +45,8 @@ DEFINITIONS = {
     UNCERTAIN: f"confidence below {THRESHOLD:g}, or no row that could be judged; the label map is left as predicted",
     TRANSITIONAL: "one vertebra more or less (L6, T13, sacralised L5) fits better; where the labels do not provide for "
     "it, the label map is left as predicted",
+    FIELD_OF_VIEW: f"the scan is lower than {LOWEST:g} or higher than {HIGHEST:g} times those that the network was "
+    "trained on, where that is known: a whole row may be off by one",
     MISSED: "levels between the lowest and the highest vertebra that were not found",
     BEYOND: "structures beyond the levels that the labels have; they become background",
     LOWER_END: "the lowest vertebra is not the lowest one of the labels, and the image shows more below it",

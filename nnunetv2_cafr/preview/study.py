@@ -12,17 +12,18 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_cafr.errors import shorten
-from nnunetv2_cafr.levels.decoding import TRANSITIONAL, UNCERTAIN, decode
+from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TRANSITIONAL, UNCERTAIN, decode
 from nnunetv2_cafr.levels.files import grid_of
 from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.study import StudyMeasurements, measure
 from nnunetv2_cafr.preview.png import LONGEST, png_of
 from nnunetv2_cafr.quality.picture import Picture, draw
 from nnunetv2_cafr.spine import BACKGROUND, IGNORE, OPTIONAL, Spine, read_spine
+from nnunetv2_cafr.voxel_order import properties_of
 
 PICTURE_SIZE = 480  # pixels of the longer side on the page, at most
 NOT_MEASURED, CONTRADICTORY = "not measured", "contradictory levels"  # doubts
-OF_NUMBERING = (UNCERTAIN, TRANSITIONAL, CONTRADICTORY)
+OF_NUMBERING = (UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, CONTRADICTORY)
 DECODINGS = "level_decoding.json"  # what `--levels` leaves beside label maps, see levels/files.py
 
 
@@ -102,6 +103,7 @@ def preview(
     decoding: Mapping[str, Any] | None = None,
     source: str = "",
     png: bool = False,
+    trained: tuple[float, float] | None = None,
 ) -> StudyPreview:
     """Measures and draws a study. What fails is a doubt, or a picture that is missing; so is a doubtful numbering.
 
@@ -110,12 +112,13 @@ def preview(
         image: on its grid; without one, contours lie on black.
         decoding: one of `read_decodings`.
         png: whether a larger picture is drawn, too.
+        trained: smallest and largest height of the cases that the network was trained on, in mm; None if unknown.
     """
     doubts = dict(decoding["flags"]) if decoding else {}
     measurements = None
     if labels.spine is not None:
         if decoding is None:
-            doubts |= _numbering(mask, labels.spine)
+            doubts |= _numbering(mask, labels.spine, trained)
         try:
             measurements = measure(LabelMap.of(mask), labels.spine)
             doubts |= _gaps(measurements, labels.spine)
@@ -135,13 +138,12 @@ def preview(
     return StudyPreview(name, picture, file, fault, measurements, doubts, confidence, source)
 
 
-def _numbering(mask: sitk.Image, spine: Spine) -> Iterator[tuple[str, str]]:
+def _numbering(mask: sitk.Image, spine: Spine, trained: tuple[float, float] | None) -> Iterator[tuple[str, str]]:
     """What the decoding of levels would flag or change, so that no wrong level goes unnoticed where it was not run."""
-    stuff = {"direction": mask.GetDirection(), "spacing": mask.GetSpacing(), "origin": mask.GetOrigin()}
     values = sitk.GetArrayFromImage(mask).astype(np.uint16)
     if not values.any():
         return  # which the measures say
-    decoding = decode(values, spine, grid_of({"sitk_stuff": stuff, "spacing": mask.GetSpacing()[::-1]}))
+    decoding = decode(values, spine, grid_of(properties_of(mask)), trained=trained)
     for kind in OF_NUMBERING:
         if kind in decoding.flags:
             yield kind, decoding.flags[kind]

@@ -21,12 +21,12 @@ def shown(out: Path) -> dict[str, str]:
     return {part.row["name"]: part.card for part in parts_in((out / "preview.html").read_text(encoding="utf-8"))}
 
 
-def spine(folder: Path) -> Path:
-    """A network for levels of a spine."""
+def spine(folder: Path, **more: object) -> Path:
+    """A network for levels of a spine; `more` stands in its description."""
     model = describe(folder / "spine.onnx")
     content = json.loads(model.with_suffix(".json").read_text())
     content["dataset_json"]["labels"] = {"background": 0, "L5": 1, "L4": 2, "L3": 3}
-    model.with_suffix(".json").write_text(json.dumps(content))
+    model.with_suffix(".json").write_text(json.dumps({**content, **more}))
     return model
 
 
@@ -110,6 +110,25 @@ def test_flags_of_levels(predict, scans, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("nnunetv2_cafr.deployment.model.LevelDecoder", Decoder)
     assert predict(scans, out, "--levels", model=model) == 0
     assert "uncertain</b>: confidence 0.02" in shown(out)["a"]
+
+
+def test_a_scan_that_shows_less_than_those_of_the_training(predict, scans, tmp_path, capsys) -> None:
+    """b, of 24 mm."""
+    model = spine(tmp_path, training_heights=[30, 40])
+    write(scans / "a.nii.gz", VOXELS, spacing=(0.7, 1.0, 4.4))
+    assert predict(scans, tmp_path / "out", model=model) == 0
+    doubt = "24 mm from bottom to top, and the network was trained on 30 to 40 mm"
+    output = capsys.readouterr().out
+    assert f"Note on b: {doubt}" in output and f"field of view ({doubt}" in output and "Note on a" not in output
+    cards = shown(tmp_path / "out")
+    assert list(cards) == ["b", "a"] and "field of view" in cards["b"] and "field of view" not in cards["a"]
+
+
+def test_a_series_of_another_plane_is_a_doubt(predict, tmp_path) -> None:
+    (tmp_path / "scans").mkdir()
+    write(tmp_path / "scans" / "x.nii.gz", np.resize(VOXELS, (30, 9, 24)), spacing=(0.7, 4.4, 0.8))
+    assert predict(tmp_path / "scans", tmp_path / "out") == 0
+    assert "another plane</b>: its slices lie in another plane" in shown(tmp_path / "out")["x"]
 
 
 def test_pictures(predict, scans, tmp_path) -> None:

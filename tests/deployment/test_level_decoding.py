@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from dataset_conversion.spinemri import TABLE
 from nnunetv2_cafr.deployment.level_decoding import LevelDecoder
 from nnunetv2_cafr.deployment.orders import ORDER_READ
-from nnunetv2_cafr.levels.decoding import Evidence, decode
+from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, Evidence, decode
 from nnunetv2_cafr.levels.files import TABLE_FILE, grid_of
 from nnunetv2_cafr.phantom import make_case
 from nnunetv2_cafr.voxel_order import order_of, turned
@@ -25,6 +25,7 @@ class _Description:
     def __init__(self, transpose: list[int], voxel_order: str | None = None) -> None:
         self.dataset_json = {"labels": LABELS}
         self.voxel_order = voxel_order
+        self.training_heights = (1000.0, 1000.0)  # mm, more than any scan here shows
         self.plans = PlansManager({"transpose_backward": transpose})
 
 
@@ -81,7 +82,8 @@ def test_up_and_back_of_a_turned_scan(order):
     }  # fmt: skip
     found = decoder.decode(labels, properties)
     np.testing.assert_array_equal(turned(found.labels, order, stored), truth)
-    assert not found.flags
+    height = mask.GetSpacing()[1] * mask.GetSize()[1]
+    assert list(found.flags) == [FIELD_OF_VIEW] and found.flags[FIELD_OF_VIEW].startswith(f"{height:.0f} mm")
 
 
 def test_labels_without_order_are_refused(cafr, models: Models, tmp_path):

@@ -14,12 +14,13 @@ import SimpleITK as sitk
 import torch
 
 from nnunetv2_cafr.deployment.export import describe
-from nnunetv2_cafr.deployment.training_orders import orders_of_training
+from nnunetv2_cafr.deployment.training_cases import cases_of_training, heights_of, orders_of
 
 from .untrained import Models, nnunet_label_maps, nnunet_predictor, run_verb, write_image
 
 ORDERS = ["".join(order) for axes in permutations(("PA", "IS", "RL")) for order in product(*axes)]
 
+FILES = {"file_ending": ".nii.gz"}
 MIRRORING = "inference_allowed_mirroring_axes"
 
 
@@ -168,26 +169,33 @@ def test_where_the_order_is_unknown_scans_are_taken_as_they_are(
     assert (arrays[0] != arrays[1]).mean() > 0.05
 
 
-def test_orders_of_training_from_whatever_is_there(models: Models, scan, tmp_path, monkeypatch):
+def test_orders_and_heights_of_training_from_whatever_is_there(models: Models, scan, tmp_path, monkeypatch):
     validation = tmp_path / "fold_0" / "validation"
     validation.mkdir(parents=True)
     for number, order in enumerate(("PIR", "PIR", "LAS")):
         sitk.WriteImage(sitk.DICOMOrient(scan, order), validation / f"{number}.nii.gz")
     (validation / "summary.json").write_text("{}")
-    arguments = (tmp_path, "Dataset901_Tiny", "nnUNetPlans_2d", {"file_ending": ".nii.gz"})
+
+    def cases():
+        return cases_of_training({"dataset_name": "Dataset901_Tiny", "configurations": {}}, FILES, tmp_path)
+
     monkeypatch.setenv("nnUNet_raw", str(models.root / "nowhere"))
-    assert orders_of_training(*arguments) == {"PIR": 2, "LAS": 1}
+    assert orders_of(cases()) == {"PIR": 2, "LAS": 1}
+    assert heights_of(cases()) == pytest.approx((44 * 0.8, 44 * 0.8))
+    sitk.WriteImage(scan[:, :30], validation / "2.nii.gz")
+    assert heights_of(cases()) == pytest.approx((30 * 0.8, 44 * 0.8))
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     (tmp_path / "Dataset901_Tiny" / "imagesTr").mkdir(parents=True)
     for channel in range(2):
         sitk.WriteImage(scan, tmp_path / "Dataset901_Tiny" / "imagesTr" / f"a_000{channel}.nii.gz")
-    assert orders_of_training(*arguments) == {"PIR": 1}
+    assert orders_of(cases()) == {"PIR": 1}
     image = nibabel.load(tmp_path / "Dataset901_Tiny" / "imagesTr" / "a_0000.nii.gz")
     image.header["qform_code"] = image.header["sform_code"] = 0
     nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(
         tmp_path / "Dataset901_Tiny" / "imagesTr" / "b_0000.nii.gz"
     )
-    assert orders_of_training(*arguments) == {"PIR": 1, "none": 1}
+    assert orders_of(cases()) == {"PIR": 1, "none": 1}
+    assert heights_of(cases()) is None
 
 
 def test_no_mirroring_as_older_checkpoints_hold_it(models: Models, scan, tmp_path):

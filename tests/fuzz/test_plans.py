@@ -83,6 +83,7 @@ DESCRIPTION = {
     "inference_allowed_mirroring_axes": [1],
     "voxel_order": "PIR",
     "training_voxel_orders": {"PIR": 5},
+    "training_heights": [250, 300.5],
     "probe": [0.5, 1.0],
     "plans": PLANS,
     "dataset_json": DATASET,
@@ -149,6 +150,7 @@ def test_export(changes: list[tuple[tuple[str, ...], Any]], fields: dict[str, An
         assert sorted(found.plans.transpose_forward) == sorted(found.plans.transpose_backward) == [0, 1, 2]
         assert found.file_ending and isinstance(found.reads_volumes, bool) and isinstance(found.flat, bool)
         assert found.mirroring_axes is not None and isinstance(found.training_voxel_orders, dict)
+        assert found.training_heights is None or min(found.training_heights) > 0
         return "read"
 
 

@@ -206,6 +206,25 @@ def test_files_in_other_voxel_orders(maps, truth, tmp_path, order, reader):
             assert found.GetOrigin() == pytest.approx(before.GetOrigin())
 
 
+def test_a_scan_that_shows_less_than_those_of_the_training(maps, truth, tmp_path, monkeypatch, capsys):
+    """Where nnUNetv2_predict left its plans beside the maps, and the training cases are there: named, and decoded."""
+    trained = tmp_path / "raw" / "Dataset901_Tiny" / "imagesTr"
+    trained.mkdir(parents=True)
+    write(trained / "a_0000.nii.gz", np.resize(truth.labels, (6, 240 * 2, 100)))
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    plans = {"image_reader_writer": "SimpleITKIO", "dataset_name": "Dataset901_Tiny", "configurations": {}}
+    (maps / "plans.json").write_text(json.dumps(plans))
+    assert run("-i", maps, "-o", tmp_path / "out") == 0
+    assert (
+        "right: field of view (360 mm from bottom to top, and the network was trained on 720 mm"
+        in capsys.readouterr().out
+    )
+    np.testing.assert_array_equal(read(tmp_path / "out" / "swapped.nii.gz"), truth.labels)
+    write(trained / "b_0000.nii.gz", truth.labels)
+    assert run("-i", maps, "-o", tmp_path / "all") == 0
+    assert "field of view" not in capsys.readouterr().out
+
+
 def test_pictures_and_empty_maps(tmp_path, capsys):
     """Two-dimensional files; one with nothing in it is copied and named."""
     truth = draw(("L5", "L4", "L3", "L2", "L1"), shape=(1, 240, 100))

@@ -1,6 +1,6 @@
 """Held-out patients as scans of a part of the spine: the upper and the lower 55 % of each, to predict and to score.
 
-    python benchmarks/halved_scans.py -d 531 -o halves
+    python benchmarks/cut_scans.py -d 531 -o halves
     nnUNetv2_predict -d 531 -c 2d_small -f 0 -tr nnUNetTrainer_CAFR -i halves/images -o halves/predicted
     nnUNetv2_cafr evaluate halves/labels halves/predicted
 
@@ -16,18 +16,17 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.paths import nnUNet_preprocessed
 
+from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset
 from nnunetv2_cafr.splits.writing import SPLITS_FILE
 
-SHARE = 0.55  # of the scan's height
 
-
-def halves(image: sitk.Image) -> dict[str, sitk.Image]:
-    """The upper and the lower part, along the axis nearest to the patient's up and down."""
+def upper_and_lower(image: sitk.Image, share: float) -> dict[str, sitk.Image]:
+    """The upper and the lower part of this share of the height, along the axis nearest to the patient's up and down."""
     towards_head = np.reshape(image.GetDirection(), (3, 3))[2]
     axis = int(np.abs(towards_head).argmax())
-    size, kept = list(image.GetSize()), round(SHARE * image.GetSize()[axis])
+    size, kept = list(image.GetSize()), round(share * image.GetSize()[axis])
     last = size[axis] - kept
     size[axis] = kept
     starts = {"upper": last, "lower": 0} if towards_head[axis] > 0 else {"upper": 0, "lower": last}
@@ -42,6 +41,12 @@ def main() -> None:
     parser.add_argument("-d", required=True, help="raw data set")
     parser.add_argument("-f", type=int, default=0, help="fold whose held-out patients are cut")
     parser.add_argument("-o", type=Path, required=True, help="new folder")
+    parser.add_argument(
+        "--share",
+        type=options.number("share", 0, 1, inclusive=False),
+        default=0.55,
+        help="of the height that is kept (default 0.55)",
+    )
     arguments = parser.parse_args()
 
     raw = find_dataset(arguments.d)
@@ -52,9 +57,9 @@ def main() -> None:
     for case in folds[arguments.f]["val"]:
         images, mask = files[case]
         for source, folder in (*((image, "images") for image in images), (mask, "labels")):
-            for part, half in halves(sitk.ReadImage(source)).items():
+            for part, cut in upper_and_lower(sitk.ReadImage(source), arguments.share).items():
                 name = source.name.replace(case, f"{case}-{part}", 1)
-                sitk.WriteImage(half, arguments.o / folder / name, useCompression=True)
+                sitk.WriteImage(cut, arguments.o / folder / name, useCompression=True)
     shutil.copy(raw / "dataset.json", arguments.o / "labels")
 
 
