@@ -38,6 +38,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
+from dataset_conversion.contrast import TAGS, Acquisition, acquisition_of
 from dataset_conversion.problems import Problem
 
 STEP_TOLERANCE = 0.1  # mm by which steps between slices may differ, and slices may lie beside each other
@@ -51,9 +52,9 @@ MONOCHROME1 = (
 COPY_AGAIN = "copy the series again from its source, or leave the case out"
 
 HEADER = (
-    "SOPClassUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
-    "SeriesDescription", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "SOPClassUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Rows", "Columns",
+    "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", *TAGS,
 )  # fmt: skip
 RESCALING = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType")
 
@@ -105,6 +106,7 @@ class Series:
     sha256: str
     notes: tuple[str, ...]
     files: tuple[Path, ...]
+    acquisition: Acquisition
 
 
 def list_dicom(folder: Path) -> list[Path]:
@@ -207,7 +209,8 @@ def _stack(folder: Path, images: Sequence[_Image], notes: list[str]) -> tuple[Se
     digest = hashlib.sha256()
     for path in sorted(one.path for one in slices):
         digest.update(path.read_bytes())
-    return Series(image, digest.hexdigest(), tuple(notes), tuple(one.path for one in slices)), []
+    files = tuple(one.path for one in slices)
+    return Series(image, digest.hexdigest(), tuple(notes), files, acquisition_of(slices[0].header)), []
 
 
 def _read_frames(image: _Image, notes: list[str]) -> Series:
@@ -237,7 +240,8 @@ def _read_frames(image: _Image, notes: list[str]) -> Series:
     read.SetOrigin(volume.position)
     read.SetSpacing(volume.spacing[::-1])
     read.SetDirection(volume.direction[:, ::-1].ravel().tolist())
-    return Series(read, hashlib.sha256(image.path.read_bytes()).hexdigest(), tuple(notes), (image.path,))
+    digest = hashlib.sha256(image.path.read_bytes()).hexdigest()
+    return Series(read, digest, tuple(notes), (image.path,), acquisition_of(image.header))
 
 
 class _UnreadableError(Exception):

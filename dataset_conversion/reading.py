@@ -23,6 +23,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion import metaimage
+from dataset_conversion.contrast import Acquisition
 from dataset_conversion.dicom import read_series
 from dataset_conversion.environment import is_text
 from dataset_conversion.nifti import check_header, check_place, has_no_codes
@@ -57,6 +58,7 @@ class Volume:
         stored: the NIfTI file as it lies on the disk, compressed or not; None where it is more or less than the volume.
         notes: what was left out or taken for granted.
         squeezed: whether the file has a fourth axis, of length one.
+        acquisition: how it was made; None of files that are not DICOM.
     """
 
     image: sitk.Image
@@ -64,6 +66,7 @@ class Volume:
     stored: bytes | None
     notes: tuple[str, ...] = ()
     squeezed: bool = False
+    acquisition: Acquisition | None = None
 
 
 def read_volume(path: Path, flat: bool = False) -> tuple[Volume | None, list[Problem]]:
@@ -194,7 +197,8 @@ def _read_folder(path: Path) -> tuple[Volume | None, list[Problem]]:
     if series is None:
         return None, problems
     not_finite = _not_finite(sitk.GetArrayViewFromImage(series.image))
-    return Volume(series.image, series.sha256, None, series.notes), _check_finite(path, series.image, not_finite)
+    volume = Volume(series.image, series.sha256, None, series.notes, acquisition=series.acquisition)
+    return volume, _check_finite(path, series.image, not_finite)
 
 
 def _check_finite(path: Path, image: sitk.Image, not_finite: int) -> list[Problem]:

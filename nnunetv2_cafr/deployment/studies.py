@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from dataset_conversion.contrast import doubt_about_contrast
 from dataset_conversion.dicom import holds_images, holds_slices, is_dicom, list_dicom
 from dataset_conversion.geometry import check_same_grid
 from dataset_conversion.problems import Problem, lines_of
@@ -31,7 +32,7 @@ from nnunetv2_cafr.voxel_order import NO_ORDER
 
 SHOWN = 10  # files left out that are named one by one
 FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
-PLANE = "another plane"
+CONTRAST, PLANE = "another contrast", "another plane"  # doubts
 LARGEST_RATIO = 20  # between an image's pixels and those that the network was trained on; ours
 
 
@@ -187,6 +188,13 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
         raise UnusableStudyError([problem])
     if problem := _check_image(first, image, properties, description):
         raise UnusableStudyError([problem])
+    if doubts := [
+        doubt
+        for path, channel in zip(channels, names, strict=True)
+        if description.reads_volumes and (volume := volumes[path]) is not None and volume.acquisition is not None
+        if (doubt := doubt_about_contrast(volume.acquisition, channel))
+    ]:
+        study.doubts[CONTRAST] = "; ".join(doubts)
     if doubt := _doubt_about_plane(image, properties, description):
         study.doubts[PLANE] = doubt
     if doubt := _doubt_about_height(image, properties, description):

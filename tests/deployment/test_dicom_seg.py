@@ -203,3 +203,16 @@ def test_predicted(predict, series, tmp_path, capsys) -> None:
     assert not list((tmp_path / "new").glob("*.dcm"))
     with pytest.raises(SystemExit, match="and none is: give folders with one"):
         predict(series.parent / "b.nii.gz", tmp_path / "third", "--dicom-seg", model=model)
+
+
+def test_a_series_of_another_contrast_is_a_doubt(series: Path, predict, tmp_path: Path, capsys) -> None:
+    for path in series.iterdir():
+        header = pydicom.dcmread(path)
+        header.SeriesDescription = "t1_tse_sag"
+        header.save_as(path)
+    doubt = "a T1-weighted series (it is called 't1_tse_sag'), and the network was trained on T2"
+    for channel, doubtful in (("T2", True), ("T1", False)):
+        model = describe(tmp_path / f"{channel}.onnx", channels=(channel,))
+        assert predict(series.parent, tmp_path / channel, model=model) == 0
+        assert (f"Note on patient: {doubt}" in capsys.readouterr().out) == doubtful
+        assert ("another contrast</b>" in (tmp_path / channel / "preview.html").read_text()) == doubtful

@@ -1,0 +1,40 @@
+"""Whether a series is of the kind that a network was trained on, from names and times as scanners write them."""
+
+import pytest
+from pydicom.dataset import Dataset
+
+from dataset_conversion.contrast import acquisition_of, doubt_about_contrast
+
+
+@pytest.mark.parametrize(
+    ("header", "channel", "doubt"),
+    [
+        ({"SeriesDescription": "t1_tse_sag"}, "T2", "a T1-weighted series (it is called 't1_tse_sag')"),
+        ({"SeriesDescription": "SAG T2W_TSE"}, "T1w", "a T2-weighted series"),
+        ({"SeriesDescription": "SAG T2W_TSE"}, "t2_sag", None),
+        ({"SeriesDescription": "SAG TSE T12-L5", "EchoTime": 9, "RepetitionTime": 600}, "T2", None),  # no spin echo
+        ({"SeriesDescription": "ax T2 from T1 down"}, "T1", None),
+        (
+            {"SeriesDescription": "sag", "ScanningSequence": "SE", "EchoTime": 9.1, "RepetitionTime": 600},
+            "T2",
+            "9.1 ms",
+        ),
+        ({"ScanningSequence": "SE", "EchoTime": 102, "RepetitionTime": 3500}, "T1", "a T2-weighted"),
+        ({"ScanningSequence": "SE", "EchoTime": 102, "RepetitionTime": 3500}, "T2", None),
+        ({"ScanningSequence": "SE", "EchoTime": 30, "RepetitionTime": 3500}, "T2", None),  # proton density
+        ({"ScanningSequence": ["SE", "IR"], "EchoTime": 12, "RepetitionTime": 600}, "T2", None),
+        ({"ScanningSequence": "SE", "EchoTime": None, "RepetitionTime": 600}, "T2", None),
+        ({"Modality": "CT"}, "T2", "a CT series, and the network was trained on T2"),
+        ({"Modality": "CT"}, "MRI", "a CT series"),
+        ({"Modality": "MR"}, "CT", "a MR series"),
+        ({"Modality": "CT"}, "ct_portal", None),
+        ({"Modality": "MR", "SeriesDescription": "t1_tse"}, "image", None),
+        ({}, "T2", None),
+    ],
+)
+def test_doubts(header, channel, doubt):
+    dataset = Dataset()
+    for name, value in header.items():
+        setattr(dataset, name, value)
+    found = doubt_about_contrast(acquisition_of(dataset), channel)
+    assert found is None if doubt is None else doubt in (found or "")
