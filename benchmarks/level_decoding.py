@@ -164,7 +164,7 @@ def main() -> None:
             ending = arguments.description["file_ending"]
             reader().write_seg(found, str(before / f"{case}{ending}"), properties)
             reader().write_seg(decoding.labels, str(after / f"{case}{ending}"), properties)
-            record.add(case, decoding)
+            record.add(case, decoding, after / f"{case}{ending}")
             for kind, labels in (("predicted", found), ("decoded", decoding.labels)):
                 for shift, count in level_shifts(reference.astype(int), labels.astype(int), names).items():
                     counts[kind][shift] += count

@@ -50,10 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from nnunetv2_cafr.levels.files import decoding_of, read_decodings
     from nnunetv2_cafr.measurements.label_map import read_label_map
     from nnunetv2_cafr.measurements.tables import JSON_FILE, TABLE_FILE, as_json, table_files
     from nnunetv2_cafr.preview.page import PAGE_FILE, PICTURES, part_of, render
-    from nnunetv2_cafr.preview.study import NOT_MEASURED, OF_NUMBERING, Labels, StudyPreview, preview, read_decodings
+    from nnunetv2_cafr.preview.study import NOT_MEASURED, OF_NUMBERING, Labels, StudyPreview, preview
 
     source, target = arguments.i, arguments.o
     found = read_spine_maps(source, arguments.labels, "Nothing can be measured")
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     for case, path in tqdm(found.maps.items(), unit="study"):
         try:
             mask, image = read_label_map(path, allowed, images.get(case))
-            one = preview(case, mask, image, labels, decodings.get(case), png=arguments.png)
+            one = preview(case, mask, image, labels, decoding_of(path, decodings.get(case)), png=arguments.png)
             if one.measurements is None:
                 failed[case] = f"{path} cannot be measured: {one.doubts[NOT_MEASURED]}"
             else:

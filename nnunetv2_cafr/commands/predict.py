@@ -127,7 +127,10 @@ def _predict(
             read_spine(description.dataset_json["labels"])
         except ValueError as error:
             raise UserError(f"--levels cannot be used with {arguments.m}: {error}. Predict without it") from error
-        record = Record(maps.folder, {"network": str(arguments.m)})
+        try:
+            record = Record(maps.folder, {"network": str(arguments.m)})
+        except ValueError as error:
+            raise UserError(str(error)) from error
     if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
         print(warning)
 

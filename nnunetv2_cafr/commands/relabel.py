@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
                 write_atomically(target / path.name, write)
             else:
                 copy_atomically(path, target / path.name)
-            record.add(case, decoding)
+            record.add(case, decoding, target / path.name)
         except Exception as error:
             failed[case] = f"{type(error).__name__}: {error}"
     print(record.summary(list(maps)))

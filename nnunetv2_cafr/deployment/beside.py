@@ -16,10 +16,11 @@ from tqdm import tqdm
 from nnunetv2_cafr.deployment.label_maps import SEGMENTATION, LabelMaps
 from nnunetv2_cafr.deployment.studies import Study, read_study, series_of
 from nnunetv2_cafr.files import sha256
+from nnunetv2_cafr.levels.files import read_decodings
 from nnunetv2_cafr.measurements.label_map import read_label_map
 from nnunetv2_cafr.measurements.tables import JSON_FILE, as_json, table_files
 from nnunetv2_cafr.preview.page import PAGE_FILE, PICTURES, Part, part_of, parts_in, render
-from nnunetv2_cafr.preview.study import NOT_MEASURED, OF_NUMBERING, Labels, StudyPreview, preview, read_decodings
+from nnunetv2_cafr.preview.study import NOT_MEASURED, OF_NUMBERING, Labels, StudyPreview, preview
 from nnunetv2_cafr.viewers import colour_files
 
 FAILED, NO_IMAGE = "not predicted", "image not shown"  # doubts

@@ -114,6 +114,8 @@ class Model:
         )
         decoding = decoder.decode(segmentation, geometry) if decoder else None
         labels = decoding.labels if decoding else segmentation
+        if not labels.any():
+            study.notes.append("nothing was found: its label map holds background alone")
         return as_stored(labels, geometry, self.description.voxel_order), geometry, decoding
 
     def _on_own_grid(self, segmentation: np.ndarray, geometry: dict, folder: Path) -> sitk.Image:

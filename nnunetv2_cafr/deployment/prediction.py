@@ -37,7 +37,7 @@ def predict_all(
             labels, geometry, decoding = model.predict_study(study, levels is not None)
             maps.write(study, labels, geometry)
             if levels and decoding:
-                levels.add(study.name, decoding)
+                levels.add(study.name, decoding, maps.target(study))
         except UnusableStudyError as error:
             failed[study.name] = str(error)
         except Exception as error:

@@ -19,7 +19,7 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from dataset_conversion.reading import fault_of
-from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.files import sha256, write_atomically
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.decoding import (
     BEYOND,
@@ -122,22 +122,51 @@ def read_probabilities(path: Path, labels: np.ndarray, number: int) -> Evidence:
     return evidence
 
 
+def read_decodings(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `Record` left in a folder, by study; nothing where there is none.
+
+    Raises:
+        ValueError: if it cannot be understood.
+    """
+    file = folder / STATISTICS_FILE
+    if not file.is_file():
+        return {}
+    try:
+        studies = json.loads(file.read_text(encoding="utf-8"))["studies"]
+        for study in studies.values():
+            if not isinstance(study["confidence"], float | int | None) or not all(
+                isinstance(text, str) for text in (*study["flags"], *study["flags"].values())
+            ):
+                raise TypeError("confidence or flags")
+        return studies
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be understood ({error!r}): restore it, or move it away") from error
+
+
+def decoding_of(label_map: Path, study: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What is known of a label map's levels, unless it was changed since."""
+    return study if study is not None and study.get("sha256") == sha256(label_map) else None
+
+
 class Record:
     """The table and the statistics of a folder's decodings, written anew after every study.
 
     Args:
         folder: which gets TABLE_FILE and STATISTICS_FILE. Studies that stand in these stay.
+
+    Raises:
+        ValueError: if an earlier STATISTICS_FILE cannot be understood.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self.settings = dict(settings)
-        self.studies: dict[str, dict[str, Any]] = {}
-        if (folder / STATISTICS_FILE).is_file():
-            self.studies = json.loads((folder / STATISTICS_FILE).read_text(encoding="utf-8"))["studies"]
+        self.studies: dict[str, dict[str, Any]] = read_decodings(folder)
 
-    def add(self, case: str, decoding: Decoding) -> None:
+    def add(self, case: str, decoding: Decoding, label_map: Path) -> None:
+        """Adds a study, whose label map is written already."""
         self.studies[case] = {
+            "sha256": sha256(label_map),
             "confidence": None if math.isnan(decoding.confidence) else round(decoding.confidence, 4),
             "flags": decoding.flags,
             "structures": [asdict(level) for level in decoding.levels],

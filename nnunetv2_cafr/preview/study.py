@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,6 @@ from nnunetv2_cafr.voxel_order import properties_of
 PICTURE_SIZE = 480  # pixels of the longer side on the page, at most
 NOT_MEASURED, CONTRADICTORY = "not measured", "contradictory levels"  # doubts
 OF_NUMBERING = (UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, CONTRADICTORY)
-DECODINGS = "level_decoding.json"  # what `--levels` leaves beside label maps, see levels/files.py
 
 
 @dataclass(frozen=True)
@@ -73,28 +70,6 @@ class StudyPreview:
     source: str = ""
 
 
-def read_decodings(folder: Path) -> dict[str, dict[str, Any]]:
-    """By study, the `flags` and the `confidence` that the decoding of levels left in a folder; none where it did not.
-
-    Raises:
-        ValueError: if its file cannot be understood.
-    """
-    file = folder / DECODINGS
-    if not file.is_file():
-        return {}
-    try:
-        studies = json.loads(file.read_text(encoding="utf-8"))["studies"]
-        return {
-            name: {
-                "flags": {str(kind): str(why) for kind, why in one["flags"].items()},
-                "confidence": one["confidence"],
-            }
-            for name, one in studies.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be understood ({error!r}): restore it, or move it away") from error
-
-
 def preview(
     name: str,
     mask: sitk.Image,
@@ -110,7 +85,7 @@ def preview(
     Args:
         mask: label map of three dimensions.
         image: on its grid; without one, contours lie on black.
-        decoding: one of `read_decodings`.
+        decoding: its `flags` and `confidence`, as levels/files.py has them.
         png: whether a larger picture is drawn, too.
         trained: smallest and largest height of the cases that the network was trained on, in mm; None if unknown.
     """

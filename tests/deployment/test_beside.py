@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from nnunetv2_cafr.deployment import beside
+from nnunetv2_cafr.deployment import model as deployed
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.levels.decoding import Decoding
 from nnunetv2_cafr.preview.page import parts_in
@@ -110,6 +111,10 @@ def test_flags_of_levels(predict, scans, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("nnunetv2_cafr.deployment.model.LevelDecoder", Decoder)
     assert predict(scans, out, "--levels", model=model) == 0
     assert "uncertain</b>: confidence 0.02" in shown(out)["a"]
+    statistics = out / "level_decoding.json"
+    statistics.write_text(statistics.read_text()[:-50])
+    with pytest.raises(SystemExit, match=r"level_decoding\.json cannot be understood"):
+        predict(scans, out, "--levels", model=model)
 
 
 def test_a_scan_that_shows_less_than_those_of_the_training(predict, scans, tmp_path, capsys) -> None:
@@ -122,6 +127,18 @@ def test_a_scan_that_shows_less_than_those_of_the_training(predict, scans, tmp_p
     assert f"Note on b: {doubt}" in output and f"field of view ({doubt}" in output and "Note on a" not in output
     cards = shown(tmp_path / "out")
     assert list(cards) == ["b", "a"] and "field of view" in cards["b"] and "field of view" not in cards["a"]
+
+
+def test_where_nothing_was_found(predict, scans, tmp_path, monkeypatch, capsys) -> None:
+    original = deployed.predict_study
+
+    def nothing(*arguments):
+        labels, geometry = original(*arguments)
+        return 0 * labels, geometry
+
+    monkeypatch.setattr(deployed, "predict_study", nothing)
+    assert predict(scans / "a.nii.gz", tmp_path / "out") == 0
+    assert "Note on a: nothing was found" in capsys.readouterr().out
 
 
 def test_a_series_of_another_plane_is_a_doubt(predict, tmp_path) -> None:

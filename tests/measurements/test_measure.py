@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_cafr.commands import measure
+from nnunetv2_cafr.commands import measure, relabel
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.measurements.tables import COLUMNS, JSON_FILE, TABLE_FILE
 from nnunetv2_cafr.preview.page import PAGE_FILE
 from nnunetv2_cafr.spine import colour_of
@@ -27,6 +28,12 @@ def run(*arguments: object) -> int:
     parser = argparse.ArgumentParser()
     measure.add_arguments(parser)
     return measure.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def run_relabel(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    relabel.add_arguments(parser)
+    return relabel.run(parser.parse_args([str(argument) for argument in arguments]))
 
 
 def describe(folder: Path, labels: dict[str, object] = LABELS, ending: str = ".nii.gz") -> Path:
@@ -93,6 +100,24 @@ def test_colours_for_viewers(maps):
         assert snap[name] == (LABELS[name], colour_of(name, LABELS[name]), [1, 1, 1])
     assert len({colour for _, colour, _ in slicer.values()}) == len(names)
     assert colour_of("vertebrae_L4", 30) == colour_of("L4", 3)
+
+
+def test_what_was_said_of_levels_holds_for_that_map_only(maps, tmp_path):
+    """relabel finds a swap; after it, or after a person, moved a label, its findings are of another map."""
+    image = sitk.ReadImage(maps / "whole.nii.gz")
+    swapped = sitk.ChangeLabel(image, {LABELS["L3"]: LABELS["L2"], LABELS["L2"]: LABELS["L3"]})
+    sitk.WriteImage(swapped, maps / "whole.nii.gz", True)
+    levels = tmp_path / "levels"
+    assert run_relabel("-i", maps, "-o", levels) == 0
+    assert run("-i", levels, "-o", tmp_path / "decoded") == 0
+    assert "contradictory" not in (tmp_path / "decoded" / PAGE_FILE).read_text()
+    sitk.WriteImage(swapped, levels / "whole.nii.gz", True)
+    assert run("-i", levels, "-o", tmp_path / "changed") == 0
+    assert "contradictory" in (tmp_path / "changed" / PAGE_FILE).read_text()
+    statistics = levels / "level_decoding.json"
+    statistics.write_text(statistics.read_text()[:-50])
+    with pytest.raises(UserError, match=r"level_decoding\.json cannot be understood .*: restore it, or move it away"):
+        run("-i", levels, "-o", tmp_path / "out")
 
 
 def test_studies_that_fail_do_not_stop_the_others(maps, tmp_path, capsys):

@@ -12,9 +12,11 @@ from markupsafe import escape
 from PIL import Image
 
 from nnunetv2_cafr.commands import measure
+from nnunetv2_cafr.files import sha256
+from nnunetv2_cafr.levels.files import STATISTICS_FILE
 from nnunetv2_cafr.preview.page import part_of, parts_in, render
 from nnunetv2_cafr.preview.png import LONGEST
-from nnunetv2_cafr.preview.study import CONTRADICTORY, DECODINGS, Labels, StudyPreview, preview
+from nnunetv2_cafr.preview.study import CONTRADICTORY, Labels, StudyPreview, preview
 from nnunetv2_cafr.spine import colour_of
 
 LABELS = {"background": 0, "S": 1, "L5": 2, "L4": 3, "L3": 4, "L4/L5": 5, "L3/L4": 6}
@@ -42,7 +44,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sitk.WriteImage(sitk.Cast(mask, sitk.sitkInt16) * 0 + 70, root / "images" / f"{case}_0000.mha")
     flags = {"uncertain": "confidence 0.02", "missed": "T12"}
     studies = {"unsure": {"flags": flags, "confidence": 0.02}, "gap": {"flags": {}, "confidence": 0.9}}
-    (root / "maps" / DECODINGS).write_text(json.dumps({"studies": studies}))
+    for case, study in studies.items():
+        study["sha256"] = sha256(root / "maps" / f"{case}.mha")
+    (root / "maps" / STATISTICS_FILE).write_text(json.dumps({"studies": studies}))
     parser = argparse.ArgumentParser()
     measure.add_arguments(parser)
     arguments = ["-i", root / "maps", "--images", root / "images", "-o", root / "out", "--png"]
