@@ -26,7 +26,6 @@ from nnunetv2_cafr.evaluation.scores import Evaluation
 from nnunetv2_cafr.raw_dataset import find_dataset
 from nnunetv2_cafr.report.page import check_folder, write_report
 from nnunetv2_cafr.report.study import CaseFiles, Cost, Curve, Lengths, Section, Study
-from nnunetv2_cafr.splits.writing import SPLITS_FILE
 from nnunetv2_cafr.training.record import CURVES_FILE
 
 REPORT = "report"  # folder of the page
@@ -71,9 +70,7 @@ def study_of(matrix: Matrix, folder: Path, command: str) -> Study:
 
 
 def _sections(matrix: Matrix, folder: Path) -> Iterator[Section]:
-    # A single fold validates on patients that are held out of all trainings.
-    splits = json.loads((matrix.preprocessed / SPLITS_FILE).read_text(encoding="utf-8"))
-    main_title = "Cross-validation" if len(splits) > 1 else "Held-out patients"
+    main_title = "Cross-validation" if len(matrix.folds) > 1 else "Held-out patients"
     for percent in sorted(matrix.percents, reverse=True):
         key = section_of(percent)
         title = main_title if percent == 100 else f"Trained on {percent} % of the patients"

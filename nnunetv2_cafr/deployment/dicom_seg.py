@@ -89,7 +89,7 @@ def segmentation(mask: sitk.Image, folder: Path, names: Mapping[int, str], netwo
     descriptions = [
         highdicom.seg.SegmentDescription(
             number,
-            names[label][:LONGEST_LABEL],
+            names[label].replace("\\", "/")[:LONGEST_LABEL],  # a backslash parts values in DICOM
             codes.cid7150.AnatomicalStructure,
             code_of(names[label]),
             highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,

@@ -146,7 +146,7 @@ def test_from_training_to_report(phantom_dataset, tmp_path):
     assert len(records) == 4  # two arms on all and on half of the patients
     written = {record: record.stat().st_mtime_ns for record in records}
     page = (folder / "report" / "report.html").read_text(encoding="utf-8")
-    for heading in ("Cross-validation", "External: Dataset520_SpineMRI", "Trained on 50 % of the patients"):
+    for heading in ("Held-out patients", "External: Dataset520_SpineMRI", "Trained on 50 % of the patients"):
         assert heading in page
     assert "Equal iterations beside equal seconds" in page
     clock = (folder / "seconds_per_step" / "1.json").read_text()

@@ -136,6 +136,11 @@ def test_names_in_any_letters(series) -> None:
         assert name.encode() in content and label.encode() in content and b"ISO_IR 192" in content
 
 
+def test_a_backslash_in_a_name_parts_no_values(series) -> None:
+    content = segmentation(mask_of(series), series, {**NAMES, 1: "L5\\S1"}, "model.onnx")
+    assert pydicom.dcmread(io.BytesIO(content)).SegmentSequence[0].SegmentLabel == "L5/S1"
+
+
 def test_anonymised(series) -> None:
     """What an anonymisation took away and may be empty is empty."""
     mask = mask_of(series)
