@@ -17,6 +17,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from dataset_conversion.environment import is_text
 from dataset_conversion.reading import FILE_ENDINGS, fault_of
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json
@@ -126,6 +127,8 @@ def read_dataset(folder: Path) -> RawDataset:
     Raises:
         UserError: if dataset.json is not there, or lacks what the checks need.
     """
+    if not is_text(str(folder)):
+        raise UserError(f"{folder} has a name in another encoding than UTF-8; rename it, or what it lies in")
     description = read_json(folder / "dataset.json")
     try:
         labels = LabelTable.from_json(description["labels"])
@@ -247,18 +250,30 @@ class _Listing:
         folder = self.folder / name
         if not folder.is_dir():
             return []
-        return sorted(p for p in folder.iterdir() if p.name.endswith(self.ending) and not p.name.startswith("."))
+        return sorted(
+            p
+            for p in folder.iterdir()
+            if p.name.endswith(self.ending) and not p.name.startswith(".") and is_text(p.name)
+        )
 
     def name_left_out(self) -> None:
-        """Names volumes and pictures that nnU-Net does not see, as it takes one ending, in these letters."""
+        """Names files that are not looked at: by nnU-Net, which takes one ending in these letters, or by us alone."""
         for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
             folder = self.folder / name
+            there = [path.name for path in sorted(folder.iterdir())] if folder.is_dir() else []
+            taken = [one for one in there if one.endswith(self.ending)]
+            hidden = [one for one in taken if one.startswith(".")] if name.startswith("images") else []
+            strange = [one.encode("utf-8", "backslashreplace").decode() for one in taken if not is_text(one)]
+            for names, found, expected, remedy in (
+                (hidden, "hidden files, which nnU-Net takes for cases", "cases only", "remove them"),
+                (strange, "names in another encoding than UTF-8", "names in UTF-8", "rename them"),
+            ):
+                if names:
+                    self.add("", Severity.ERROR, "file name", f"{found}: {shorten(names)}", expected, remedy, folder)
             others = [
-                path.name
-                for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
-                if not path.name.endswith(self.ending)
-                and not path.name.startswith(".")
-                and path.name.lower().endswith(IMAGE_ENDINGS)
+                one
+                for one in there
+                if one not in taken and not one.startswith(".") and one.lower().endswith(IMAGE_ENDINGS)
             ]
             if others:
                 self.add(

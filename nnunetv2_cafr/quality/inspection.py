@@ -186,7 +186,7 @@ def _read(path: Path, report: CaseReport, dataset: RawDataset) -> sitk.Image | N
             source.finding(Severity.ERROR, "unusable file", problem.found, problem.expected, problem.remedy)
             for problem in problems
         ]
-        return None if volume is None else volume.image
+        return None if volume is None else _finite(volume.image)
     try:
         # SimpleITK takes the pages of a TIFF for colours where they are three or four, and knows no spacing of them.
         image = _read_pages(path) if dataset.reader is Tiff3DIO else sitk.ReadImage(str(path))
@@ -196,7 +196,25 @@ def _read(path: Path, report: CaseReport, dataset: RawDataset) -> sitk.Image | N
         remedy = "export it again, or leave the case out"
         report.findings.append(source.finding(Severity.ERROR, "unusable file", found, "an image", remedy))
         return None
-    return sitk.JoinSeries(image) if image.GetDimension() == 2 else image
+    finite = _finite(image)
+    if finite is not image:
+        remedy = "replace them by a value that makes sense, or leave the case out"
+        report.findings.append(
+            source.finding(Severity.ERROR, "unusable file", "NaN or infinity", "finite values only", remedy)
+        )
+    return sitk.JoinSeries(finite) if finite.GetDimension() == 2 else finite
+
+
+def _finite(image: sitk.Image) -> sitk.Image:
+    """The image with 0 in place of NaN and infinity, as ITK reads them from NIfTI; itself where there are none."""
+    values = sitk.GetArrayViewFromImage(image)
+    if np.isfinite(values).all():
+        return image
+    finite = sitk.GetImageFromArray(
+        np.nan_to_num(values, posinf=0, neginf=0), isVector=image.GetNumberOfComponentsPerPixel() > 1
+    )
+    finite.CopyInformation(image)
+    return finite
 
 
 def _read_pages(path: Path) -> sitk.Image:

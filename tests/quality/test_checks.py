@@ -428,7 +428,9 @@ def test_tiff_is_read_as_nnunet_does(tmp_path):
     assert {(case.geometry.size, case.geometry.spacing) for case in cases} == {((30, 20, 4), (3, 2, 9))}
     with (tmp_path / "imagesTr" / "a_0000.tiff").open("r+b") as file:
         file.truncate(1000)
-    assert [f.file for f in check_dataset(tmp_path, 1)[2] if f.check == "unusable file"] == ["imagesTr/a_0000.tiff"]
+    tifffile.imwrite(tmp_path / "imagesTr" / "b_0000.tiff", np.where(voxels, np.nan, 1).astype(np.float32))
+    found = {f.file for f in check_dataset(tmp_path, 1)[2] if f.check == "unusable file"}
+    assert found == {f"imagesTr/{case}_0000.tiff" for case in "ab"}
 
 
 def test_slices_in_a_tif_that_nnunet_takes_for_channels_are_named(tmp_path):
@@ -550,6 +552,34 @@ def test_images_that_nnunet_does_not_see_are_named(copy, number):
     copy.describe(numTraining=3)
     for folder in ("imagesTr", "labelsTr"):
         only(copy, "file name", file=folder, severity="warning", remedy="rename or convert them to .nii.gz", count=2)
+
+
+def test_names_that_are_not_looked_at(copy, number):
+    """macOS leaves ._NAME beside files on foreign disks, which nnU-Net takes for cases; SimpleITK dies of latin-1."""
+    copy.image(number).with_name("._SpineMRI_900_0000.nii.gz").write_bytes(b"\0\5\26\7")
+    found = only(copy, "file name", file="imagesTr", severity="error", remedy="remove them")
+    assert "._SpineMRI_900_0000.nii.gz" in found[0].found
+    copy.image(number).with_name("._SpineMRI_900_0000.nii.gz").unlink()
+    for path in (copy.image(number), copy.mask(number)):
+        path.rename(path.with_name(path.name.replace("SpineMRI", "M\udcfcller")))
+    copy.describe(numTraining=3)
+    found = only(copy, "file name", file="imagesTr", severity="error", remedy="rename them", count=2)
+    assert all("M\\udcfcller" in one.found for one in found)
+
+
+def test_values_that_are_no_numbers(copy, number):
+    """ITK reads 0 for them from NIfTI alone."""
+    for path in copy.folder.glob("*Tr/*.nii.gz"):
+        image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32)
+        if path == copy.image(number):
+            image[5, 5, 2] = float("nan")
+        sitk.WriteImage(image, str(path).replace(".nii.gz", ".mha"))
+        path.unlink()
+    shutil.rmtree(copy.folder / "imagesTs")
+    copy.describe(file_ending=".mha")
+    file = f"imagesTr/SpineMRI_{number:03d}_0000.mha"
+    (found,) = only(copy, "unusable file", file=file, severity="error", remedy="replace them")
+    assert found.found.startswith("NaN or infinity in 1 of")
 
 
 def test_levels():
