@@ -116,18 +116,22 @@ def _check_slices(values: np.ndarray, labels: np.ndarray | None, source: Source)
         )
 
 
-def check_same_grid(image: sitk.Image, mask: sitk.Image, source: Source, oriented: bool = True) -> list[Finding]:
+def check_same_grid(
+    image: sitk.Image, mask: sitk.Image, source: Source, oriented: bool = True, kind: str = "mask"
+) -> list[Finding]:
     """Whether a mask lies on its image's grid. nnU-Net pairs voxels by index, so size, spacing and order are errors.
 
     Args:
         oriented: whether both files say how they lie; else their orders are SimpleITK's invention.
+        kind: "channel" of a further image of the case, in place of a mask.
     """
-    remedy = "resample the mask to the image's grid, or find the mask that belongs to it"
+    check, remedy = (
+        f"image and {kind}",
+        f"resample the {kind} to the image's grid, or find the {kind} that belongs to it",
+    )
     if image.GetSize() != mask.GetSize():
         found, expected = (" x ".join(map(str, grid.GetSize())) for grid in (mask, image))
-        return [
-            source.finding(Severity.ERROR, "image and mask", f"size {found}", f"size {expected}, as the image", remedy)
-        ]
+        return [source.finding(Severity.ERROR, check, f"size {found}", f"size {expected}, as the image", remedy)]
     findings = []
     turned = oriented and orientation_of(image) != orientation_of(mask)
     for name, relative, absolute, severity in (
@@ -140,9 +144,7 @@ def check_same_grid(image: sitk.Image, mask: sitk.Image, source: Source, oriente
             found, expected = (", ".join(f"{value:.4g}" for value in numbers) for numbers in (of_mask, of_image))
             name = name.lower()
             findings.append(
-                source.finding(
-                    severity, "image and mask", f"{name} {found}", f"{name} {expected}, as the image", remedy
-                )
+                source.finding(severity, check, f"{name} {found}", f"{name} {expected}, as the image", remedy)
             )
     return findings
 

@@ -94,6 +94,10 @@ def inspect_case(files: CaseFiles, dataset: RawDataset, picture_size: int) -> Ca
         if first is None:
             first = image
             _inspect_grid(image, mask, report, dataset, source)
+        else:
+            turned = _in_order_of(files.images[0], image) if dataset.reorients else image
+            oriented = _is_oriented(path, report)
+            report.findings += checks.check_same_grid(first, turned, source, oriented, "channel")
     if files.training and files.mask is not None and first is not None:
         report.findings += _ask_nnunet(files, report, dataset)
     if first is not None:

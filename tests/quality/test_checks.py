@@ -328,6 +328,21 @@ def test_mask_on_another_grid(copy, number):
     only(copy, "image and mask", file=file, severity="error", remedy="resample")
 
 
+def test_channel_in_another_voxel_order(copy, number):
+    """nnU-Net's own check has no more than a word on the terminal for it."""
+    for path in copy.folder.glob("images*/*.nii.gz"):
+        second = Path(str(path).replace("_0000", "_0001"))
+        copy.change(path, lambda values: np.sqrt(values).astype(np.float32) + values % 7, second)
+    copy.describe(channel_names={"0": "T2", "1": "T1"}, overwrite_image_reader_writer="SimpleITKIO")
+    second = copy.image(number).with_name(f"SpineMRI_{number:03d}_0001.nii.gz")
+    turn(second, "PSR")
+    found = copy.findings()
+    assert {f.check for f in found} == {"image and channel"} and {f.file for f in found} == {f"imagesTr/{second.name}"}
+    assert any(f.severity.word == "error" and f.found.startswith("direction") for f in found), found
+    copy.describe(overwrite_image_reader_writer="SimpleITKIOWithReorient")
+    assert copy.findings() == []
+
+
 def test_mask_in_another_voxel_order_than_its_image(copy, number):
     """A reader that turns nothing pairs their voxels by index: upside down here, in a grid of the same size."""
     mask = sitk.ReadImage(str(copy.mask(number)))
