@@ -49,6 +49,7 @@ class CaseReport:
     fingerprints: list[Fingerprint | None] = field(default_factory=list)
     mask_fingerprint: str | None = None
     picture: Picture | None = None
+    flat: bool = False  # whether a file has two dimensions, and so no place in the patient
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -103,7 +104,8 @@ def inspect_case(files: CaseFiles, dataset: RawDataset, picture_size: int) -> Ca
     if first is not None:
         same = mask is not None and mask.GetSize() == first.GetSize()
         names = {structure.label: structure.name for structure in report.structures}
-        report.picture = draw(first, labels if same else None, names, picture_size)
+        oriented = _is_oriented(files.images[0], report)
+        report.picture = draw(first, labels if same else None, names, picture_size, oriented)
     return report
 
 
@@ -137,7 +139,7 @@ def _ask_nnunet(files: CaseFiles, report: CaseReport, dataset: RawDataset) -> It
 def _inspect_grid(
     image: sitk.Image, mask: sitk.Image | None, report: CaseReport, dataset: RawDataset, source: checks.Source
 ) -> None:
-    flat = image.GetSize()[2] == 1 and not source.file.endswith((".nii", ".nii.gz"))
+    flat = report.flat or (image.GetSize()[2] == 1 and not source.file.endswith((".nii", ".nii.gz")))
     report.geometry = Geometry.of(image, 2 if flat else 3)
     if levels.is_spine_table(dataset.labels.names.values()) and _is_oriented(Path(source.file), report):
         report.findings += checks.check_plane(report.geometry, source)
@@ -150,7 +152,8 @@ def _inspect_grid(
 
 def _is_oriented(path: Path, report: CaseReport) -> bool:
     """Whether a file says which way is up: pictures have no such header, and some NIfTI files leave it empty."""
-    return path.name.lower().endswith(ENDINGS) and not any(f.check == "no orientation" for f in report.findings)
+    unknown = report.flat or any(f.check == "no orientation" for f in report.findings)
+    return path.name.lower().endswith(ENDINGS) and not unknown
 
 
 def _inspect_mask(mask: sitk.Image, report: CaseReport, dataset: RawDataset, oriented: bool) -> np.ndarray:
@@ -178,19 +181,19 @@ def _read(path: Path, report: CaseReport, dataset: RawDataset) -> sitk.Image | N
     """The volume, of three dimensions; None where it cannot be read, with a finding."""
     source = checks.Source(report.identifier, dataset.relative(path))
     if path.name.lower().endswith(ENDINGS):
-        volume, problems = read_volume(path)
+        volume, problems = read_volume(path, flat=True)
         if volume is None and len(problems) == 1 and problems[0].found.startswith(NO_ORIENTATION):
             # nnU-Net reads such files, and so can we; only the order of the levels cannot be trusted.
             report.findings += [
                 source.finding(Severity.WARNING, "no orientation", problem.found, problem.expected, problem.remedy)
                 for problem in problems
             ]
-            return sitk.ReadImage(str(path))
+            return _in_space(sitk.ReadImage(str(path)), report)
         report.findings += [
             source.finding(Severity.ERROR, "unusable file", problem.found, problem.expected, problem.remedy)
             for problem in problems
         ]
-        return None if volume is None else _finite(volume.image)
+        return None if volume is None else _in_space(volume.image, report)
     try:
         # SimpleITK takes the pages of a TIFF for colours where they are three or four, and knows no spacing of them.
         image = _read_pages(path) if dataset.reader is Tiff3DIO else sitk.ReadImage(str(path))
@@ -206,7 +209,17 @@ def _read(path: Path, report: CaseReport, dataset: RawDataset) -> sitk.Image | N
         report.findings.append(
             source.finding(Severity.ERROR, "unusable file", "NaN or infinity", "finite values only", remedy)
         )
-    return sitk.JoinSeries(finite) if finite.GetDimension() == 2 else finite
+    return _in_space(finite, report)
+
+
+def _in_space(image: sitk.Image, report: CaseReport) -> sitk.Image:
+    """The image with three dimensions, and with finite values."""
+    if image.GetDimension() == 4:  # the last of length one
+        image = image[:, :, :, 0]
+    elif image.GetDimension() == 2:
+        report.flat = True
+        image = sitk.JoinSeries(image)
+    return _finite(image)
 
 
 def _finite(image: sitk.Image) -> sitk.Image:

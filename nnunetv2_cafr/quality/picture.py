@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
-from dataset_conversion.geometry import orient
+from dataset_conversion.geometry import orient, orientation_of
 from nnunetv2_cafr.quality.measures import grey_values
 from nnunetv2_cafr.spine import colour_of, disc_of
 
@@ -74,36 +74,50 @@ class Picture:
         return max(self.width, self.height) / LETTERS
 
 
-def draw(image: sitk.Image, labels: np.ndarray | None, names: Mapping[int, str], size: int) -> Picture:
+def draw(
+    image: sitk.Image, labels: np.ndarray | None, names: Mapping[int, str], size: int, oriented: bool = True
+) -> Picture:
     """The sagittal slice that shows the most structures (of those, the most voxels); without labels, the middle one.
 
     Args:
-        image: three dimensions; two-dimensional pictures have one slice and are shown as they are.
+        image: three dimensions; two-dimensional pictures have one slice and are shown as they are, as is a single
+            slice that is not sagittal.
         labels: (z, y, x) on the image's grid, or None.
         names: of the labels that are outlined.
         size: pixels of the longer side, at most.
+        oriented: whether the image's direction is more than SimpleITK's invention; else those slices are shown that lie
+            farthest apart, as they are stored.
     """
     if image.GetNumberOfComponentsPerPixel() > 1:
         averaged = sitk.GetImageFromArray(grey_values(image))
         averaged.CopyInformation(image)
         image = averaged
-    flat = image.GetSize()[2] == 1
+    flat = image.GetSize()[2] == 1 and not (oriented and orientation_of(image)[2] in "LR")
     # x to the back, y down, z to the right: slices as radiologists hang them, the front at the left.
-    view = image if flat else orient(image)
+    hang = orient if oriented else _across_thickest
+    view = image if flat else hang(image)
     values = sitk.GetArrayViewFromImage(view)
     shown = None
     if labels is not None:
         mask = sitk.GetImageFromArray(labels)
         mask.CopyInformation(image)
-        shown = sitk.GetArrayFromImage(mask if flat else orient(mask))
+        shown = sitk.GetArrayFromImage(mask if flat else hang(mask))
     index = len(values) // 2
     if shown is not None and shown.any():
         index = max(range(len(shown)), key=lambda k: (len(np.unique(shown[k])), np.count_nonzero(shown[k])))
     column, row, _ = view.GetSpacing()
     height, width = values.shape[1] * row, values.shape[2] * column
     outlines = () if shown is None else tuple(_outlines(shown[index], names, column, row))
-    what = "the image" if flat else f"sagittal slice {index + 1} of {len(values)} from the left"
+    number = f"slice {index + 1} of {len(values)}"
+    what = f"sagittal {number} from the left" if oriented else f"{number} as stored, the file tells no direction"
+    what = "the image" if flat else what
     return Picture(_jpeg(values[index], width, height, min(column, row), size), width, height, outlines, what)
+
+
+def _across_thickest(image: sitk.Image) -> sitk.Image:
+    """The axes in their order, but that of the largest spacing last (of equals, the last)."""
+    thickest = max(range(3), key=lambda axis: (image.GetSpacing()[axis], axis))
+    return sitk.PermuteAxes(image, [axis for axis in range(3) if axis != thickest] + [thickest])
 
 
 def _jpeg(values: np.ndarray, width: float, height: float, finest: float, size: int) -> str:

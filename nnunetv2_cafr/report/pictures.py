@@ -18,7 +18,7 @@ from PIL import Image
 from skimage import measure
 from skimage.measure import approximate_polygon, find_contours
 
-from dataset_conversion.geometry import orient
+from dataset_conversion.geometry import orient, orientation_of
 from nnunetv2_cafr.spine import colour_of, is_vertebra
 
 PICTURE_SIZE, JPEG_QUALITY = 420, 80  # pixels of the longer side, at most
@@ -185,7 +185,9 @@ def named_slices(
 def _sagittal(files: Sequence[Path]) -> tuple[list[np.ndarray], float, float, bool]:
     """Volumes (slices, rows, columns), mm of a row and of a column, and whether they are a single picture as it is."""
     volumes = [sitk.ReadImage(str(file)) for file in files]
-    flat = volumes[0].GetDimension() == 2 or volumes[0].GetSize()[2] == 1
+    flat = volumes[0].GetDimension() == 2 or (
+        volumes[0].GetSize()[2] == 1 and orientation_of(volumes[0])[2] not in "LR"  # a sagittal slice can be hung
+    )
     views = volumes if flat else [orient(volume) for volume in volumes]
     if len({view.GetSize() for view in views}) > 1:
         sizes = [volume.GetSize() for volume in volumes]

@@ -353,6 +353,20 @@ def test_mask_in_another_voxel_order_than_its_image(copy, number):
     assert any(f.check == "image and mask" and f.found.startswith("direction") for f in errors), errors
 
 
+def test_files_of_two_and_four_dimensions(copy, number):
+    """nnU-Net reads pictures in .nii.gz too. A volume with a fourth axis may lack directions as any other."""
+    slices = Copy(Path(shutil.copytree(copy.folder, copy.folder.with_name("Dataset512_Slices"))))
+    for path in slices.folder.glob("*T*/*.nii.gz"):
+        sitk.WriteImage(sitk.ReadImage(str(path))[:, :, 3], str(path))
+    slices.describe(overwrite_image_reader_writer="SimpleITKIO")
+    assert slices.findings() == []
+    for path in (copy.image(number), copy.mask(number)):
+        image = nibabel.Nifti1Image(nibabel.load(path).get_fdata().astype(np.uint16)[..., None], None)
+        image.header["qform_code"] = image.header["sform_code"] = 0
+        nibabel.save(image, path)
+    assert {f.check for f in copy.findings()} >= {"no orientation"}
+
+
 def test_missing_and_unreadable_files(copy, number):
     image, mask = (f"{part}/SpineMRI_{number:03d}" for part in ("imagesTr", "labelsTr"))
     content = copy.mask(number).read_bytes()

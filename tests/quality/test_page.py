@@ -11,6 +11,7 @@ from markupsafe import escape
 
 from nnunetv2_cafr.quality.checking import check_dataset
 from nnunetv2_cafr.quality.page import render
+from nnunetv2_cafr.quality.picture import draw
 
 from .conftest import VALUES, Copy
 
@@ -152,3 +153,15 @@ def test_numbers_and_contours_are_those_of_the_files(page):
         ):
             assert low == pytest.approx((index.min()) * step, abs=0.6 * step)
             assert high == pytest.approx((index.max() + 1) * step, abs=0.6 * step)
+
+
+def test_pictures_lie_as_the_file_says(copy):
+    """A single sagittal slice in any voxel order; where nothing says how a volume lies, its thick slices as stored."""
+    volume = sitk.ReadImage(str(min(copy.folder.glob("imagesTr/*"))))
+    upright = draw(volume[:, :, 3:4], None, {}, 480)
+    for order in ("PIR", "ASR", "SPL", "RAS"):
+        turned = draw(sitk.DICOMOrient(volume[:, :, 3:4], order), None, {}, 480)
+        assert (turned.jpeg, turned.what) == (upright.jpeg, "sagittal slice 1 of 1 from the left"), order
+    for stored in (volume, sitk.PermuteAxes(volume, [2, 0, 1])):
+        picture = draw(stored, None, {}, 480, oriented=False)
+        assert picture.jpeg == upright.jpeg and picture.what.startswith("slice 4 of 6 as stored")

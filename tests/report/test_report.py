@@ -287,6 +287,10 @@ def test_outlines_lie_around_their_structures(tmp_path: Path) -> None:
     assert (x.min(), x.max(), y.min(), y.max()) == pytest.approx((5, 8, 4, 7.2), abs=0.5)
     ((text, x, y),) = shown.names
     assert text == "L5 \u2192 L4" and (x, y) == pytest.approx((6.5, 5.6))
+    for file in (files.image, files.reference, files.prediction):  # one slice, stored upside down
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(file))[:, :, 2:3], "ASL"), str(file))
+    alone = outlined_slice(files.image, files.reference, files.prediction, {1: "L5", 2: "L4"})
+    assert (alone.reference, alone.names) == (shown.reference, shown.names)
     small = tmp_path / "small.nii.gz"
     sitk.WriteImage(sitk.GetImageFromArray(reference[:2]), small)
     with pytest.raises(ValueError, match="expected one grid"):
