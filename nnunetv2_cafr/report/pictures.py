@@ -19,7 +19,7 @@ from skimage import measure
 from skimage.measure import approximate_polygon, find_contours
 
 from dataset_conversion.geometry import orient, orientation_of
-from nnunetv2_cafr.spine import colour_of, is_vertebra
+from nnunetv2_cafr.spine import IGNORE, colour_of, is_vertebra
 
 PICTURE_SIZE, JPEG_QUALITY = 420, 80  # pixels of the longer side, at most
 LINES = 26  # of text in the height of an outlined slice
@@ -124,7 +124,7 @@ def outlined_slice(image: Path, reference: Path, prediction: Path, label_names: 
     Raises:
         ValueError: if the three do not have one size.
     """
-    (values, truth, guess), row, column, flat = _sagittal((image, reference, prediction))
+    (values, truth, guess), row, column, flat = _sagittal((image, reference, prediction), label_names)
     wrong, held = (truth != guess).sum((1, 2)), (truth > 0).sum((1, 2))
     index = int(np.argmax(wrong if wrong.any() else held))
     which = _which(index, values, flat)
@@ -161,7 +161,7 @@ def named_slices(
     Raises:
         ValueError: if the files do not have one size.
     """
-    (values, truth, *guesses), row, column, flat = _sagittal((image, reference, *predictions))
+    (values, truth, *guesses), row, column, flat = _sagittal((image, reference, *predictions), label_names)
     index = int(np.argmax((truth > 0).sum((1, 2))))
     height, width = values.shape[1] * row, values.shape[2] * column
     jpeg = _jpeg(values[index], width, height, min(row, column))
@@ -182,8 +182,14 @@ def named_slices(
     return slices
 
 
-def _sagittal(files: Sequence[Path]) -> tuple[list[np.ndarray], float, float, bool]:
-    """Volumes (slices, rows, columns), mm of a row and of a column, and whether they are a single picture as it is."""
+def _sagittal(files: Sequence[Path], label_names: Mapping[int, str]) -> tuple[list[np.ndarray], float, float, bool]:
+    """Volumes (slices, rows, columns), mm of a row and of a column, and whether they are a single picture as it is.
+
+    As in the scores, what the reference ignores is background in all label maps. Colours are averaged.
+
+    Args:
+        files: image, reference and predictions.
+    """
     volumes = [sitk.ReadImage(str(file)) for file in files]
     flat = volumes[0].GetDimension() == 2 or (
         volumes[0].GetSize()[2] == 1 and orientation_of(volumes[0])[2] not in "LR"  # a sagittal slice can be hung
@@ -194,6 +200,11 @@ def _sagittal(files: Sequence[Path]) -> tuple[list[np.ndarray], float, float, bo
         raise ValueError(f"{', '.join(map(str, files))}: sizes {sizes}, expected one grid")
     column, row = views[0].GetSpacing()[:2]
     arrays = [sitk.GetArrayFromImage(view) for view in views]
+    if views[0].GetNumberOfComponentsPerPixel() > 1:
+        arrays[0] = arrays[0].mean(-1)
+    ignored = np.isin(arrays[1], [label for label, name in label_names.items() if name == IGNORE])
+    for labels in arrays[1:]:
+        labels[ignored] = 0
     return [array[None] if array.ndim == 2 else array for array in arrays], row, column, flat
 
 

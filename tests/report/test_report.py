@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from markupsafe import escape
+from PIL import Image
 
 from nnunetv2_cafr.report.page import GENERATOR, render, write_report
 from nnunetv2_cafr.report.patients import DICE, patient_values
@@ -295,6 +296,22 @@ def test_outlines_lie_around_their_structures(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(reference[:2]), small)
     with pytest.raises(ValueError, match="expected one grid"):
         outlined_slice(files.image, files.reference, small, {})
+
+
+def test_pictures_leave_out_what_is_ignored_and_average_colours(tmp_path: Path) -> None:
+    """A picture of 30 x 20 pixels in which one vertebra is right, and what lies above is not annotated."""
+    reference = np.zeros((20, 30), np.uint8)
+    reference[12:16, 10:16], reference[2:8, 10:16] = 1, 3
+    prediction = np.where(reference == 3, 2, reference).astype(np.uint8)
+    files = [tmp_path / f"{name}.png" for name in ("image", "reference", "prediction")]
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)).save(files[0])
+    for file, array in zip(files[1:], (reference, prediction), strict=True):
+        Image.fromarray(array).save(file)
+    names = {1: "L5", 2: "L4", 3: "ignore"}
+    shown = outlined_slice(*files, names)
+    assert (shown.width, shown.height, shown.names) == (30, 20, [])
+    assert shown.reference == shown.prediction != ""
+    assert [one.width for one in named_slices(files[0], files[1], files[2:], names)] == [30, 30]
 
 
 def test_names_stand_beside_the_vertebrae(tmp_path: Path) -> None:
