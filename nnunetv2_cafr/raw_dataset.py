@@ -16,7 +16,7 @@ from nnunetv2.utilities.utils import (
     get_identifiers_from_splitted_dataset_folder,
 )
 
-from dataset_conversion.environment import folder_of
+from dataset_conversion.environment import folder_of, is_text
 from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json
@@ -222,6 +222,8 @@ def _values_or_problem(mask: Path, reader: type[BaseReaderWriter], allowed: froz
     """Label values of a mask, or what is wrong with it."""
     if not mask.is_file():
         return f"{mask} is missing: add the mask, or move the case's images out of imagesTr"
+    if not is_text(mask.name):
+        return f"{mask} has a name in another encoding than UTF-8: rename it, and the case's images with it"
     if fault := fault_of(mask):  # SimpleITK returns zeros for what is missing of a truncated file
         return fault
     try:

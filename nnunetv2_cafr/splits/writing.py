@@ -82,6 +82,13 @@ def new_dataset(dataset: Dataset, parts: Parts, target: Path, seed: int) -> None
                 for channel, image in enumerate(case.images):
                     _link(image, staging / f"images{suffix}" / f"{identifier}_{channel:04d}{ending}")
                 _link(case.mask, staging / f"labels{suffix}" / f"{identifier}{ending}")
+                for source, stem, folder in (
+                    (case.images[0], case.images[0].name[: -len(f"_0000{ending}")], "images"),
+                    (case.mask, case.mask.name[: -len(ending)], "labels"),
+                ):
+                    spacing = source.with_name(f"{stem}.json")  # where nnU-Net looks for that of a TIFF volume
+                    if spacing.is_file():
+                        _link(spacing, staging / f"{folder}{suffix}" / f"{identifier}.json")
         _write_json(description, staging / "dataset.json")
         _write_json([{"train": list(parts["training"]), "val": list(parts["validation"])}], staging / SPLITS_FILE)
         if dataset.provenance is not None:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.crossval_split import generate_crossval_split
+from PIL import Image
 
 from nnunetv2_cafr.commands import split
 from nnunetv2_cafr.splits.stratification import part_sizes, stratify
@@ -368,6 +370,33 @@ def test_paper_follows_symbolic_links(raw: Path) -> None:
     run("--scheme", "paper", "-t", "43")
     linked = raw.parent / "Dataset043_Tiny_paper" / "imagesTr"
     assert not any(path.is_symlink() for path in linked.iterdir())
+
+
+def test_paper_takes_the_spacing_of_tiff_volumes_along(raw: Path) -> None:
+    for path in raw.glob("imagesTr/*.mha"):
+        path.with_name(f"{path.stem.removesuffix('_0000')}.json").write_text('{"spacing": [4, 2, 1]}')
+        path.rename(path.with_suffix(".tif"))
+    for path in raw.glob("labelsTr/*.mha"):
+        tifffile.imwrite(path.with_suffix(".tif"), sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+        path.with_suffix(".json").write_text('{"spacing": [4, 2, 1]}')
+        path.unlink()
+    change(raw / "dataset.json", file_ending=".tif", overwrite_image_reader_writer="Tiff3DIO")
+    assert run("--scheme", "paper", "-t", "43") == 0
+    for suffix in ("Tr", "Ts"):
+        images, masks = (raw.parent / "Dataset043_Tiny_paper" / f"{part}{suffix}" for part in ("images", "labels"))
+        cases = {path.stem for path in masks.glob("*.tif")}
+        assert {path.stem for path in masks.glob("*.json")} == {path.stem for path in images.glob("*.json")} == cases
+
+
+def test_a_picture_whose_name_is_not_utf8_is_refused(raw: Path) -> None:
+    for number in range(24):
+        for part, name in (("imagesTr", f"M\udcfc{number}_0000.png"), ("labelsTr", f"M\udcfc{number}.png")):
+            Image.fromarray(np.full((8, 8), number % 3, np.uint8)).save(raw / part / "new.png")
+            (raw / part / "new.png").rename(raw / part / name)
+    (raw / "provenance.json").unlink()
+    change(raw / "dataset.json", file_ending=".png", channel_names={"0": "photograph"})
+    with pytest.raises(SystemExit, match="another encoding"):
+        run("--scheme", "paper", "-t", "43")
 
 
 def test_paper_leaves_nothing_behind_when_it_fails(raw: Path) -> None:
