@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-from nnunetv2_cafr import spine as levels
 from nnunetv2_cafr.processes import in_processes
 from nnunetv2_cafr.quality.comparison import compare
 from nnunetv2_cafr.quality.dataset import RawDataset, read_dataset
@@ -30,7 +29,6 @@ def check_dataset(folder: Path, num_processes: int) -> tuple[RawDataset, list[Ca
     """
     dataset = read_dataset(folder)
     cases = inspect(dataset, num_processes)
-    spine = levels.is_spine_table(dataset.labels.names.values())
-    across = compare(cases, spine, dataset.reorients, dataset.description["labels"])
+    across = compare(cases, dataset.labels.is_spine, dataset.reorients, dataset.description["labels"])
     findings = [*dataset.findings, *(finding for case in cases for finding in case.findings), *across]
     return dataset, cases, sort_findings(findings)

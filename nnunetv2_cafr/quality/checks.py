@@ -217,7 +217,7 @@ def check_islands(structures: Sequence[Structure], mask: sitk.Image, source: Sou
     """
     tiny = {}
     for structure in structures:
-        sacrum = structure.name == levels.SACRUM
+        sacrum = structure.level == levels.SACRUM
         islands = _far_pieces(structure.pieces, mask.GetSpacing()[::-1]) if sacrum else structure.pieces[1:]
         if not islands:
             continue
@@ -284,9 +284,9 @@ def check_plane(geometry: Geometry, source: Source) -> Iterator[Finding]:
 
 def check_order(structures: Sequence[Structure], mask: sitk.Image, source: Source) -> Iterator[Finding]:
     """Levels follow each other upwards from the sacrum: by the height of the centre of each one's largest piece."""
-    placed = [(place, s) for s in structures if (place := levels.position(s.name)) is not None]
+    placed = [(place, s) for s in structures if (place := levels.position(s.level)) is not None]
     expected = [s for _, s in sorted(placed, key=lambda pair: pair[0])]
-    vertebrae = [s for s in expected if levels.is_vertebra(s.name)]
+    vertebrae = [s for s in expected if levels.is_vertebra(s.level)]
     if len(expected) < 2:
         return
     if len(vertebrae) >= levels.FEWEST_VERTEBRAE:
@@ -324,17 +324,17 @@ def check_discs(
     structures: Sequence[Structure], labels: np.ndarray, mask: sitk.Image, source: Source
 ) -> Iterator[Finding]:
     """A disc lies between two vertebrae: nearer than TOUCH mm to one at least. Left out where none is labelled."""
-    by_name = {s.name: s for s in structures}
-    if not any(levels.is_vertebra(name) for name in by_name):
+    by_level = {s.level: s for s in structures}
+    if not any(map(levels.is_vertebra, by_level)):
         return
     spacing = mask.GetSpacing()[::-1]
     margin = [int(np.ceil(TOUCH / step)) + 1 for step in spacing]
     beside = np.ones((3, 3, 3), bool)
     for structure in structures:
-        neighbours = levels.neighbours_of_disc(structure.name)
+        neighbours = levels.neighbours_of_disc(structure.level)
         if neighbours is None:
             continue
-        around = [by_name[name].label for name in neighbours if name in by_name]
+        around = [by_level[level].label for level in neighbours if level in by_level]
         low = np.min([piece.low for piece in structure.pieces], axis=0)
         high = np.max([piece.high for piece in structure.pieces], axis=0)
         box = tuple(slice(max(a - m, 0), b + m + 1) for a, b, m in zip(low, high, margin, strict=True))
@@ -344,11 +344,12 @@ def check_discs(
         touching = binary_dilation(part == structure.label, beside)
         gap = distance_transform_edt(~touching, sampling=spacing)[near].min() if near.any() else np.inf
         if gap >= TOUCH:
-            absent = [name for name in neighbours if name not in by_name]
+            upper, lower = (by_level[level].name if level in by_level else level for level in neighbours)
+            absent = [level for level in neighbours if level not in by_level]
             yield source.finding(
                 Severity.WARNING,
                 "disc without neighbour",
-                f"{structure.name} touches neither {neighbours[0]} nor {neighbours[1]}"
+                f"{structure.name} touches neither {upper} nor {lower}"
                 + (f" ({' and '.join(absent)} not in the mask)" if absent else ""),
                 f"one of them less than {TOUCH:g} mm away",
                 "see whether the disc lies at another level, and relabel or erase it",

@@ -128,12 +128,14 @@ def check_presence(cases: Sequence[CaseReport], spine: bool) -> Iterator[Finding
     """Levels missing between two others, and structures that nearly all other cases have."""
     annotated = [case for case in cases if case.structures]
     counts = Counter(name for case in annotated for name in case.names)
+    name_of = {structure.level: structure.name for case in annotated for structure in case.structures}
     for case in annotated:
         assert case.mask_file is not None
         source = Source(case.identifier, case.mask_file)
-        missing = levels.missing_levels(case.names, counts.keys()) if spine else []
-        for name in missing:
-            disc = levels.neighbours_of_disc(name)
+        present = {structure.level for structure in case.structures}
+        missing = {name_of[level]: level for level in levels.missing_levels(present, name_of.keys())} if spine else {}
+        for name, level in missing.items():
+            disc = [name_of[neighbour] for neighbour in levels.neighbours_of_disc(level) or ()]
             yield source.finding(
                 Severity.WARNING if disc else Severity.ERROR,
                 "missing level",

@@ -17,7 +17,6 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from dataset_conversion.geometry import orientation_of
 from dataset_conversion.reading import ENDINGS, NO_ORIENTATION, read_volume
-from nnunetv2_cafr import spine as levels
 from nnunetv2_cafr.quality import checks
 from nnunetv2_cafr.quality.dataset import CaseFiles, RawDataset
 from nnunetv2_cafr.quality.findings import Finding, Severity
@@ -141,7 +140,7 @@ def _inspect_grid(
 ) -> None:
     flat = report.flat or (image.GetSize()[2] == 1 and not source.file.endswith((".nii", ".nii.gz")))
     report.geometry = Geometry.of(image, 2 if flat else 3)
-    if levels.is_spine_table(dataset.labels.names.values()) and _is_oriented(Path(source.file), report):
+    if dataset.labels.is_spine and _is_oriented(Path(source.file), report):
         report.findings += checks.check_plane(report.geometry, source)
     if mask is not None and report.mask_file is not None:
         oriented = not any(finding.check == "no orientation" for finding in report.findings)
@@ -160,7 +159,7 @@ def _inspect_mask(mask: sitk.Image, report: CaseReport, dataset: RawDataset, ori
     """Labels (z, y, x) as integers; fractions are rounded, after a finding has said so."""
     assert report.mask_file is not None
     source = checks.Source(report.identifier, report.mask_file)
-    spine = levels.is_spine_table(dataset.labels.names.values())
+    spine = dataset.labels.is_spine
     raw = grey_values(mask)
     report.findings += checks.check_labels(raw, dataset.labels, spine, source)
     report.findings += checks.check_stored_labels(raw, source)

@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.geometry import orientation_of
+from nnunetv2_cafr.spine import level_names
 
 SLICE_RATIO = 1.3  # ours: slices are thick if they lie this much farther apart than the next largest spacing
 PLANES = {"L": "sagittal", "P": "coronal", "S": "axial"}
@@ -82,6 +83,7 @@ class Structure:
     cut: bool  # touches the first or last voxel of the up/down axis: only part of it is in the picture
     height: float  # mm upwards, of the centre of its largest piece
     pieces: tuple[Piece, ...]  # the largest first
+    level: str  # SpineMRI's name of it, whatever the table's is; that one where it is no level
 
 
 @dataclass(frozen=True)
@@ -149,13 +151,14 @@ def structures(mask: sitk.Image, labels: np.ndarray, names: Mapping[int, str]) -
     last = labels.shape[axis] - 1
     voxel = float(np.prod(mask.GetSpacing())) / 1000
     result = []
+    level_of = level_names(names)
     for label, found in sorted(pieces.items()):
         ordered = tuple(sorted(found, key=lambda piece: -piece.voxels))
         number = sum(piece.voxels for piece in ordered)
         cut = last > 0 and any(piece.low[axis] == 0 or piece.high[axis] == last for piece in ordered)
         height = float(physical(mask, ordered[0].centre)[2])
         name = names.get(label, f"label {label}")
-        result.append(Structure(label, name, number, number * voxel, cut, height, ordered))
+        result.append(Structure(label, name, number, number * voxel, cut, height, ordered, level_of.get(label, name)))
     return result
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunetv2_cafr import spine as levels
 from nnunetv2_cafr.pages import environment
 from nnunetv2_cafr.quality import checks, comparison
 from nnunetv2_cafr.quality.dataset import RawDataset
@@ -53,7 +52,7 @@ def render(dataset: RawDataset, cases: Sequence[CaseReport], findings: Sequence[
             checks=checks,
             comparison=comparison,
             slice_ratio=SLICE_RATIO,
-            is_spine=levels.is_spine_table(dataset.labels.names.values()),
+            is_spine=dataset.labels.is_spine,
             has_patients=bool(dataset.patients),
             ignore=dataset.labels.ignore,
         )

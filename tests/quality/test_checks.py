@@ -75,6 +75,26 @@ def test_swapped_levels(copy, number):
     assert found.structure == "L4, L2"
 
 
+def spider_name(name: str) -> str:
+    """Numbers count from L5 upwards, a disc has that of the vertebra above it, and S is none."""
+    number = [one for one in levels.VERTEBRAE if one not in levels.OPTIONAL].index(name.split("/")[0])
+    return f"{'disc' if '/' in name else 'vertebra'}_{number}" if number else "canal"
+
+
+@pytest.mark.parametrize("rename", [spider_name, lambda name: f"disc_{name}" if "/" in name else f"vertebrae_{name}"])
+def test_levels_by_other_names(copy, number, rename):
+    """SPIDER's, as our converter writes them, and other tools'."""
+    copy.describe(labels={"background": 0, **{rename(name): value for name, value in VALUES.items()}})
+    assert copy.findings() == []
+    copy.change(copy.mask(number), swap("L3", "L2"))
+    (found,) = copy.findings()
+    assert (found.check, found.structure) == ("order of levels", f"{rename('L3')}, {rename('L2')}")
+    copy.change(copy.mask(number), swap("L3", "L2"))
+    copy.change(copy.mask(number), lambda labels: labels * (labels != VALUES["L3"]))
+    found = {(f.severity.word, f.check, f.structure) for f in copy.findings()}
+    assert found == {("error", "missing level", rename("L3"))}
+
+
 def turn(path: Path, order: str) -> None:
     sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), order), str(path))
 
