@@ -32,6 +32,8 @@ from nnunetv2_cafr.quality.measures import (
 )
 from nnunetv2_cafr.quality.picture import Picture, draw
 
+NUMBERED = re.compile(r"(.+)_[0-9]{4}")  # an image's name; that of a TIFF's spacing file leaves the channel out
+
 
 @dataclass
 class CaseReport:
@@ -202,6 +204,12 @@ def _read(path: Path, report: CaseReport, dataset: RawDataset) -> sitk.Image | N
         remedy = "export it again, or leave the case out"
         report.findings.append(source.finding(Severity.ERROR, "unusable file", found, "an image", remedy))
         return None
+    if dataset.reader is Tiff3DIO and (match := NUMBERED.fullmatch(path.stem)):
+        spacing = path.with_name(f"{match[1]}.json")
+        if not spacing.is_file():
+            expected = f"{spacing.name} beside it: without it, nnU-Net takes voxels for 1 mm cubes"
+            remedy = 'write {"spacing": [slices, rows, columns]}, in mm, into that file'
+            report.findings.append(source.finding(Severity.WARNING, "spacing", "no spacing file", expected, remedy))
     finite = _finite(image)
     if finite is not image:
         remedy = "replace them by a value that makes sense, or leave the case out"
@@ -236,7 +244,7 @@ def _finite(image: sitk.Image) -> sitk.Image:
 def _read_pages(path: Path) -> sitk.Image:
     """A TIFF of several pages (z, y, x), with the spacing of the JSON file beside it; as nnU-Net reads it."""
     reader = Tiff3DIO()
-    is_image = re.fullmatch(r".+_[0-9]{4}", path.stem)  # of which the JSON file's name leaves the channel out
+    is_image = NUMBERED.fullmatch(path.stem)
     with contextlib.redirect_stdout(io.StringIO()):
         (array,), properties = reader.read_images([str(path)]) if is_image else reader.read_seg(str(path))
     image = sitk.GetImageFromArray(array)

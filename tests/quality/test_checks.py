@@ -475,6 +475,10 @@ def test_tiff_is_read_as_nnunet_does(tmp_path):
     _, cases, findings = check_dataset(tmp_path, 1)
     assert {finding.check for finding in findings} <= {"islands"}
     assert {(case.geometry.size, case.geometry.spacing) for case in cases} == {((30, 20, 4), (3, 2, 9))}
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / name / "c.json").unlink()
+    found = [f for f in check_dataset(tmp_path, 1)[2] if f.severity.word != "note" and "1 mm cubes" in f.expected]
+    assert [(f.check, f.file) for f in found] == [("spacing", "imagesTr/c_0000.tiff")]
     with (tmp_path / "imagesTr" / "a_0000.tiff").open("r+b") as file:
         file.truncate(1000)
     tifffile.imwrite(tmp_path / "imagesTr" / "b_0000.tiff", np.where(voxels, np.nan, 1).astype(np.float32))
