@@ -168,10 +168,12 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
         expected = f"files {study.name}_0000{description.file_ending} and so on"
         raise UnusableStudyError([Problem(first, found, expected, "put the missing channels beside it")])
     reader = description.plans.image_reader_writer_class()
+    volumes: dict[Path, Volume | None] = {}
     with tempfile.TemporaryDirectory() as folder:
         channels = [image for _, image in sorted(study.images.items())]
         if description.reads_volumes:
-            _check_grids(volumes := {image: _read(image, description, study.notes) for image in channels})
+            volumes = {image: _read(image, description, study.notes) for image in channels}
+            _check_grids(volumes)
             files = [str(_volume_for(image, volumes[image], Path(folder), reader)) for image in channels]
         else:
             files = [str(_picture_for(image, Path(folder), description)) for image in channels]
@@ -190,9 +192,9 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
         raise UnusableStudyError([problem])
     if doubts := [
         doubt
-        for path, channel in zip(channels, names, strict=True)
-        if description.reads_volumes and (volume := volumes[path]) is not None and volume.acquisition is not None
-        if (doubt := doubt_about_contrast(volume.acquisition, channel))
+        for number, path in sorted(study.images.items())
+        if (volume := volumes.get(path)) is not None and volume.acquisition is not None
+        if (doubt := doubt_about_contrast(volume.acquisition, names[number]))
     ]:
         study.doubts[CONTRAST] = "; ".join(doubts)
     if doubt := _doubt_about_plane(image, properties, description):
