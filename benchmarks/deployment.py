@@ -24,6 +24,7 @@ from speed import conditions
 from tqdm import tqdm
 
 from nnunetv2_cafr.benchmark.jobs import installed
+from nnunetv2_cafr.deployment.runtime import has_bfloat16
 from nnunetv2_cafr.evaluation.overlap import overlap
 
 STOCK, SAME, FLOAT32, ONNX, BF16 = "nnU-Net, nnUNetv2_predict", "nnUNetv2_predict", "float32", "float32, onnx", "bf16"
@@ -88,8 +89,9 @@ def main() -> None:
             SAME: [*theirs, arguments.tr],
             FLOAT32: ours,
             ONNX: [*ours, "--runtime", "onnx"],
-            BF16: [*ours, "--precision", "bf16"],
         }
+        if has_bfloat16():
+            commands[BF16] = [*ours, "--precision", "bf16"]
         outputs = {name: folder / str(number) for number, name in enumerate(commands)}
         measured: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         for _ in tqdm(range(arguments.rounds), desc="rounds"):

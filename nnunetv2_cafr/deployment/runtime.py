@@ -88,10 +88,15 @@ def _load_onnxruntime(model: Path, patch_size: Sequence[int], threads: int) -> N
     return run
 
 
+def has_bfloat16() -> bool:
+    """Whether openvino knows bfloat16 instructions of this CPU."""
+    return "BF16" in import_extra("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def _load_openvino(model: Path, precision: str, shape: Sequence[int], threads: int) -> Network:
     openvino = import_extra("openvino")
     core = openvino.Core()
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and not has_bfloat16():
         raise UserError("This CPU has no bfloat16 instructions (AVX512-BF16 or AMX): use --precision float32")
     network = core.read_model(model)
     network.reshape([1, *shape])
