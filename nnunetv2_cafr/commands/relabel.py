@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,11 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         copy_atomically(plans, target / plans.name)
     values = frozenset(map(int, labels.values()))
     number = len(values) - (IGNORE in labels)
-    trained = None
-    if plans.is_file():
-        from nnunetv2_cafr.deployment.training_cases import cases_of_training, heights_of
-
-        trained = heights_of(cases_of_training(read_json(plans), found.description))
+    trained = _heights_of_training(plans, found.description) if plans.is_file() else None
     record = Record(target, {"maps": str(source), "probabilities": str(arguments.p or ""), "labels": str(file)})
     failed = {}
     for case, path in tqdm(maps.items(), unit="study"):
@@ -110,6 +107,17 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(f"  {case}: {reason}" for case, reason in failed.items()))
         return 1
     return 0
+
+
+def _heights_of_training(plans: Path, description: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The smallest and the largest height of the training cases in mm, where these are at hand."""
+    from nnunetv2_cafr.deployment.training_cases import cases_of_training, heights_of
+
+    try:
+        return heights_of(cases_of_training(read_json(plans), description))
+    except Exception as error:  # of data that somebody moved or damaged, which this needs no more than a hint of
+        print(f"Heights are not compared with those of the training cases, which cannot be read ({error!r})")
+        return None
 
 
 def _write(

@@ -223,6 +223,13 @@ def test_a_scan_that_shows_less_than_those_of_the_training(maps, truth, tmp_path
     write(trained / "b_0000.nii.gz", truth.labels)
     assert run("-i", maps, "-o", tmp_path / "all") == 0
     assert "field of view" not in capsys.readouterr().out
+    preprocessed = tmp_path / "preprocessed" / "Dataset901_Tiny" / "broken"
+    preprocessed.mkdir(parents=True)
+    (preprocessed / "notes.txt").touch()
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    (maps / "plans.json").write_text(json.dumps({**plans, "configurations": {"2d": {"data_identifier": "broken"}}}))
+    assert run("-i", maps, "-o", tmp_path / "broken") == 0
+    assert "Heights are not compared" in capsys.readouterr().out
 
 
 def test_pictures_and_empty_maps(tmp_path, capsys):
