@@ -220,4 +220,4 @@ def test_a_series_of_another_contrast_is_a_doubt(series: Path, predict, tmp_path
         model = describe(tmp_path / f"{channel}.onnx", channels=(channel,))
         assert predict(series.parent, tmp_path / channel, model=model) == 0
         assert (f"Note on patient: {doubt}" in capsys.readouterr().out) == doubtful
-        assert ("another contrast</b>" in (tmp_path / channel / "preview.html").read_text()) == doubtful
+        assert ("another contrast</b>" in (tmp_path / channel / "preview.html").read_text(encoding="utf-8")) == doubtful

@@ -110,10 +110,10 @@ def test_what_was_said_of_levels_holds_for_that_map_only(maps, tmp_path):
     levels = tmp_path / "levels"
     assert run_relabel("-i", maps, "-o", levels) == 0
     assert run("-i", levels, "-o", tmp_path / "decoded") == 0
-    assert "contradictory" not in (tmp_path / "decoded" / PAGE_FILE).read_text()
+    assert "contradictory" not in (tmp_path / "decoded" / PAGE_FILE).read_text(encoding="utf-8")
     sitk.WriteImage(swapped, levels / "whole.nii.gz", True)
     assert run("-i", levels, "-o", tmp_path / "changed") == 0
-    assert "contradictory" in (tmp_path / "changed" / PAGE_FILE).read_text()
+    assert "contradictory" in (tmp_path / "changed" / PAGE_FILE).read_text(encoding="utf-8")
     statistics = levels / "level_decoding.json"
     statistics.write_text(statistics.read_text()[:-50])
     with pytest.raises(UserError, match=r"level_decoding\.json cannot be understood .*: restore it, or move it away"):
