@@ -24,7 +24,6 @@ from nnunetv2_cafr.deployment.description import Description, description_file
 from nnunetv2_cafr.deployment.studies import Study, series_of
 from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.files import FULL, begins_with, check_place, refuse_inputs, sha256, write_atomically
-from nnunetv2_cafr.spine import read_spine
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, name_labels
 
 if TYPE_CHECKING:
@@ -152,12 +151,10 @@ class LabelMaps:
 
     def _beside(self, studies: Sequence[Study]) -> list[str]:
         """Names of what is written beside the label maps."""
-        labels = self.description.dataset_json["labels"]
         names = [PAGE]
         if self.has_single_labels():
             names += (SLICER_FILE, ITKSNAP_FILE)
-        with contextlib.suppress(ValueError):  # of labels that are no levels of a spine
-            read_spine(labels)
+        if self.description.spine is not None:
             names += TABLES
         for study in studies:
             names += [f"{PICTURES}/{study.name}.png"] * self.png

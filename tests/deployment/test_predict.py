@@ -7,19 +7,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 import SimpleITK as sitk
 
 from nnunetv2_cafr.deployment import model as deployed
-from nnunetv2_cafr.deployment.runtime import _load_onnxruntime, load_network, probe_patch, probe_values
+from nnunetv2_cafr.deployment.runtime import _load_onnxruntime, has_bfloat16, load_network, probe_patch, probe_values
 
 from .untrained import Models, nnunet_label_maps, nnunet_predictor, run_verb, write_image
 
-needs_bf16 = pytest.mark.skipif(
-    "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
-    reason="this CPU has no bfloat16 instructions",
-)
+needs_bf16 = pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 instructions")
 
 
 def predict(model: Path, images: Path | list[Path], out: Path, *more: object) -> int:
