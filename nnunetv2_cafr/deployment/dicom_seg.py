@@ -1,8 +1,9 @@
 """A label map as a DICOM segmentation (SEG) that refers to the series it was predicted from, by highdicom.
 
-Its frames lie on the slices of the source, voxel for voxel. Vertebrae and discs have the SNOMED CT codes of the DICOM
-standard, PS3.16, context groups CID 7603 and CID 7604, as pydicom holds them; an L6, a T13, and levels that are counted
-from the bottom are a vertebra or a disc without its number. What is no level is an anatomical structure with its name.
+Its frames lie on the slices of the source, or on the frames of a multi-frame file, voxel for voxel. Vertebrae and discs
+have the SNOMED CT codes of the DICOM standard, PS3.16, context groups CID 7603 and CID 7604, as pydicom holds them; an
+L6, a T13, and levels that are counted from the bottom are a vertebra or a disc without its number. What is no level is
+an anatomical structure with its name.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import highdicom
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from dataset_conversion.dicom import list_dicom, read_series
+from dataset_conversion.dicom import Series, list_dicom, read_series
 from dataset_conversion.geometry import check_same_grid, orientation_of
 from nnunetv2_cafr.spine import SACRUM, colour_of, disc_of, vertebra_of
 
@@ -77,49 +79,15 @@ def segmentation(mask: sitk.Image, folder: Path, names: Mapping[int, str], netwo
         problems = check_same_grid(folder, mask, folder, series.image)
     if series is None or problems:
         raise ValueError("; ".join(f"found {one.found}, expected {one.expected}; {one.remedy}" for one in problems))
-    if len(series.files) < 2:
-        raise ValueError("its series is one multi-frame file, and a segmentation is written of single slices only")
-    order = orientation_of(series.image)
-    values = sitk.GetArrayFromImage(mask if orientation_of(mask) == order else sitk.DICOMOrient(mask, order))
-    segments = np.zeros(max(names) + 1, np.uint8 if len(names) < 256 else np.uint16)
-    segments[sorted(names)] = np.arange(1, len(names) + 1)
-    by = highdicom.AlgorithmIdentificationSequence(
-        network[:LONGEST_LABEL], codes.cid7162.ArtificialIntelligence, version("nnunetv2-cafr")
-    )
-    descriptions = [
-        highdicom.seg.SegmentDescription(
-            number,
-            names[label].replace("\\", "/")[:LONGEST_LABEL],  # a backslash parts values in DICOM
-            codes.cid7150.AnatomicalStructure,
-            code_of(names[label]),
-            highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            by,
-            display_color=highdicom.color.CIELabColor.from_rgb(*colour_of(names[label], label)),
-        )
-        for number, label in enumerate(sorted(names), 1)
-    ]
-    slices = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in series.files]
-    for one in slices:
-        if not one.get("SliceThickness"):  # which a segmentation has to have
-            one.SliceThickness = series.image.GetSpacing()[2]
-    first = slices[0]  # which highdicom takes patient and examination from
-    for keyword in MAY_BE_EMPTY:
-        if keyword not in first:
-            setattr(first, keyword, "")
-    if (
-        not isinstance(first.get("SpecificCharacterSet", ""), str)
-        or not f"{network}{''.join(names.values())}".isascii()
-    ):
-        first.decode()  # several sets, as in Japan, which highdicom refuses, or one that may lack letters of ours
-        first.SpecificCharacterSet = UTF_8
     try:
+        volume = _volume(mask, series, names)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that are not as the standard has them
             file = highdicom.seg.Segmentation(
-                slices,
-                segments[values],
+                _sources(series, volume, f"{network}{''.join(names.values())}".isascii()),
+                volume,  # of which highdicom finds the slices, or frames of a multi-frame file, in the series
                 highdicom.seg.SegmentationTypeValues.BINARY,
-                descriptions,
+                _descriptions(names, network),
                 series_instance_uid=highdicom.UID(),
                 series_number=SERIES_NUMBER,
                 sop_instance_uid=highdicom.UID(),
@@ -138,3 +106,61 @@ def segmentation(mask: sitk.Image, folder: Path, names: Mapping[int, str], netwo
     content = io.BytesIO()
     file.save_as(content)
     return content.getvalue()
+
+
+def _volume(mask: sitk.Image, series: Series, names: Mapping[int, str]) -> highdicom.Volume:
+    """The numbers of the segments on the series' grid."""
+    grid = series.image
+    order = orientation_of(grid)
+    labels = sitk.GetArrayFromImage(mask if orientation_of(mask) == order else sitk.DICOMOrient(mask, order))
+    segments = np.zeros(max(names) + 1, np.uint8 if len(names) < 256 else np.uint16)
+    segments[sorted(names)] = np.arange(1, len(names) + 1)
+    return highdicom.Volume.from_components(
+        segments[labels],
+        spacing=grid.GetSpacing()[::-1],
+        direction=np.reshape(grid.GetDirection(), (3, 3))[:, ::-1].ravel().tolist(),
+        position=grid.GetOrigin(),
+        coordinate_system="PATIENT",
+    )
+
+
+def _descriptions(names: Mapping[int, str], network: str) -> list[highdicom.seg.SegmentDescription]:
+    by = highdicom.AlgorithmIdentificationSequence(
+        network[:LONGEST_LABEL], codes.cid7162.ArtificialIntelligence, version("nnunetv2-cafr")
+    )
+    return [
+        highdicom.seg.SegmentDescription(
+            number,
+            names[label].replace("\\", "/")[:LONGEST_LABEL],  # a backslash parts values in DICOM
+            codes.cid7150.AnatomicalStructure,
+            code_of(names[label]),
+            highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            by,
+            display_color=highdicom.color.CIELabColor.from_rgb(*colour_of(names[label], label)),
+        )
+        for number, label in enumerate(sorted(names), 1)
+    ]
+
+
+def _sources(series: Series, volume: highdicom.Volume, is_ascii: bool) -> list[Dataset]:
+    """The headers of the series, completed by what highdicom needs of them.
+
+    Args:
+        is_ascii: whether names of ours have no other letters.
+    """
+    headers: list[Dataset] = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in series.files]
+    first = headers[0]  # which highdicom takes patient and examination from
+    if "SharedFunctionalGroupsSequence" in first:  # a multi-frame file, which may say this frame by frame, or in part
+        shared = first.SharedFunctionalGroupsSequence[0]
+        shared.PixelMeasuresSequence = volume.get_pixel_measures()
+        shared.PlaneOrientationSequence = volume.get_plane_orientation()
+    for one in headers:
+        if not one.get("SliceThickness"):  # which a segmentation has to have
+            one.SliceThickness = volume.spacing_between_slices
+    for keyword in MAY_BE_EMPTY:
+        if keyword not in first:
+            setattr(first, keyword, "")
+    if not isinstance(first.get("SpecificCharacterSet", ""), str) or not is_ascii:
+        first.decode()  # several sets, as in Japan, which highdicom refuses, or one that may lack letters of ours
+        first.SpecificCharacterSet = UTF_8
+    return headers

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from .files import describe, write
 
 highdicom = pytest.importorskip("highdicom", reason="highdicom is missing: pip install 'nnunetv2-cafr[dicom]'")
 
-from nnunetv2_cafr.deployment.dicom_seg import code_of, segmentation  # noqa: E402
+from nnunetv2_cafr.deployment.dicom_seg import code_of, refers_to, segmentation  # noqa: E402
 
 VOXELS = np.random.default_rng(0).integers(0, 900, (5, 32, 24)).astype(np.int16)
 NAMES = {1: "L5", 2: "L4/L5", 3: "L4", 4: "S"}
@@ -90,6 +92,43 @@ def test_read_back_voxel_for_voxel(series, tmp_path, order) -> None:
     assert {(kind.CodingSchemeDesignator, kind.CodeValue) for kind in kinds.values()} == {
         ("SCT", "49668003"), ("SCT", "84020006"), ("SCT", "11994002"), ("SCT", "54735007")
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("frame_by_frame", [False, True])
+def test_of_a_multi_frame_file(series, tmp_path, frame_by_frame) -> None:
+    """Which says its spacing and orientation once, or in each frame."""
+    mask = mask_of(series)
+    headers = [pydicom.dcmread(path) for path in sorted(series.iterdir())]
+    for header in headers:
+        for keyword in ("PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber", "ReferringPhysicianName"):
+            setattr(header, keyword, "")
+        header.StudyDate, header.StudyTime, header.SeriesNumber = "20200101", "000000", 1
+        header.Manufacturer, header.BodyPartExamined, header.PatientPosition = "x", "SPINE", "HFS"
+        header.ImageType = ["ORIGINAL", "PRIMARY", "M"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = highdicom.legacy.LegacyConvertedEnhancedMRImage(headers, highdicom.UID(), 2, highdicom.UID(), 1)
+    if frame_by_frame:
+        shared = whole.SharedFunctionalGroupsSequence[0]
+        for frame in whole.PerFrameFunctionalGroupsSequence:
+            for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+                setattr(frame, keyword, shared[keyword].value)
+        del shared.PixelMeasuresSequence, shared.PlaneOrientationSequence
+    shutil.rmtree(series)
+    series.mkdir()
+    whole.save_as(series / "whole.dcm")
+
+    file = tmp_path / "a.dcm"
+    file.write_bytes(segmentation(mask, series, NAMES, "model.onnx"))
+    numbers = range(1, len(headers) + 1)
+    values = highdicom.seg.segread(file).get_pixels_by_source_frame(
+        whole.SOPInstanceUID, numbers, combine_segments=True
+    )
+    truth = sitk.GetArrayFromImage(mask)
+    for frame, pixels in zip(whole.PerFrameFunctionalGroupsSequence, values, strict=True):
+        position = [float(value) for value in frame.PlanePositionSequence[0].ImagePositionPatient]
+        np.testing.assert_array_equal(pixels, truth[mask.TransformPhysicalPointToIndex(position)[2]])
+    assert refers_to(file, series)
 
 
 def test_codes() -> None:
