@@ -56,6 +56,12 @@ class CheckedTraining(nnUNetTrainer):
             raise UserError(_words(plans, configuration, [_reason(error)])) from error
 
     def initialize(self) -> None:
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            refuse(
+                self,
+                "nnU-Net trains on a GPU unless told otherwise, and PyTorch finds none that it can use here. Give "
+                "-device cpu, or -device mps on a Mac; where there is a GPU, see its driver and 'nnUNetv2_cafr doctor'",
+            )
         plans, configuration = self.plans_manager.plans, self.configuration_name
         if problems := list(_wrong_plans(self)):
             refuse(self, _words(plans, configuration, problems))

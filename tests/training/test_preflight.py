@@ -51,6 +51,13 @@ def test_plans_that_make_no_training(changes, words, data):
         make(data, **changes).initialize()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(data):
+    trainer = get_trainer_from_args("511", "2d", 0, "nnUNetTrainer_CAFR_budget1x1")
+    with pytest.raises(SystemExit, match="-device cpu"):
+        trainer.initialize()
+
+
 def test_the_background_alone_is_nothing_to_learn(data):
     file = data / "dataset.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "labels": {"background": 0}}))
