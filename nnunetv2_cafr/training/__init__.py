@@ -19,7 +19,6 @@ from nnunetv2_cafr.training.cafr import (
     nnUNetTrainer_CAFR,
     nnUNetTrainer_CAFR_nnUNetDA,
     nnUNetTrainer_CAFR_paperRecipe,
-    nnUNetTrainer_CAFR_partialViews,
 )
 from nnunetv2_cafr.training.level_safe import nnUNetTrainer_LevelSafe, nnUNetTrainer_LevelSafe_AdamW
 from nnunetv2_cafr.training.paper import nnUNetTrainer_CAFR_paper
@@ -36,7 +35,6 @@ __all__ = [
     "nnUNetTrainer_CAFR_orderedCLR",
     "nnUNetTrainer_CAFR_paper",
     "nnUNetTrainer_CAFR_paperRecipe",
-    "nnUNetTrainer_CAFR_partialViews",
     "nnUNetTrainer_LevelSafe",
     "nnUNetTrainer_LevelSafe_AdamW",
     "nnUNetTrainer_LevelSafe_CLR",

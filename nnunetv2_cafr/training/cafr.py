@@ -98,19 +98,6 @@ class nnUNetTrainer_CAFR(LevelSafeAugmentation, nnUNetTrainer_CAFR_nnUNetDA):
     """
 
 
-class nnUNetTrainer_CAFR_partialViews(nnUNetTrainer_CAFR):
-    """For scans that show less of the spine than those it is trained on: a third of the patches keep a part of theirs.
-
-    A network that always sees whole spines tells levels by where they lie in the image. After short trainings this one
-    was right about far more levels of halved scans, and about fewer of whole ones (documentation/recipe.md).
-
-    Examples:
-        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_partialViews`
-    """
-
-    partial_probability = 1 / 3
-
-
 class nnUNetTrainer_CAFR_paperRecipe(PaperRecipe, LevelSafeAugmentation, CAFRTraining):
     """nnUNetTrainer_CAFR under the paper's optimiser and schedule: what the recipe alone does.
 

@@ -1,6 +1,6 @@
-"""Trainers of another length, seed or share of the data, by name alone.
+"""Trainers of another length, seed or share of the data, or with partial views, by name alone.
 
-The name is `<trainer>_<E>epochs`, `_budget<E>x<I>`, `_seed<S>` or `_train<P>percent`.
+The name is `<trainer>_<E>epochs`, `_budget<E>x<I>`, `_seed<S>`, `_train<P>percent` or `_partialViews`.
 
 nnU-Net finds a trainer by the name of its class, asks every module that it scans for that name, and writes the name
 into the output folder and the checkpoint. So a name that carries a length or a seed reaches training, continuation and
@@ -11,12 +11,16 @@ inference alike, with no option and no environment variable:
     nnUNetTrainer_CAFR_seed1          seed 1 instead of 0
     nnUNetTrainer_seed1_budget5x20    both, in any order; nnU-Net's own trainers are unseeded otherwise
     nnUNetTrainer_CAFR_train10percent a tenth of the patients that the fold trains on; validation stays whole
+    nnUNetTrainer_CAFR_partialViews   for scans that show less of the spine than those it is trained on
 
-The base is any trainer that nnU-Net finds, its own, ours or the user's. Such a class is made on demand, here, where
-pickle finds it again.
+The base is any trainer that nnU-Net finds, its own, ours or the user's; for partial views a level-safe one. Such a
+class is made on demand, here, where pickle finds it again.
 
 Shares of the data are nested (10 % is part of 25 %), take whole patients, and are the same for every trainer. A trainer
 that names a seed or a share gets what RobustTraining gives, which changes no result.
+
+A network that always sees whole spines tells levels by where they lie in the image. With `_partialViews` a third of the
+patches keep a part of their view (training/partial_view.py; measured in documentation/recipe.md).
 """
 
 import functools
@@ -29,20 +33,25 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.raw_dataset import patients_of
+from nnunetv2_cafr.training.level_safe import LevelSafeAugmentation
 from nnunetv2_cafr.training.lookup import find_trainer
 from nnunetv2_cafr.training.robust import RobustTraining
 
 SHARE_SEED = 12345  # as nnU-Net's splits
+PARTIAL_PROBABILITY = 1 / 3
 _SEED = re.compile(r"(?P<base>nnUNetTrainer\w*?)_seed(?P<seed>\d+)")
 _SHARE = re.compile(r"(?P<base>nnUNetTrainer\w*?)_train(?P<percent>[1-9]\d?)percent")
+_PARTIAL = re.compile(r"(?P<base>nnUNetTrainer\w*?)_partialViews")
 _LENGTH = re.compile(r"(?P<base>nnUNetTrainer\w*?)_(?:(?P<epochs>[1-9]\d*)epochs?|budget(?P<budget>[1-9]\d*x[1-9]\d*))")
 
 
 def trainer_variant(name: str) -> type[nnUNetTrainer] | None:
-    """The trainer class that `name` describes; None where it names no length, seed or share, or its base is unknown."""
-    match = _LENGTH.fullmatch(name) or _SEED.fullmatch(name) or _SHARE.fullmatch(name)
+    """The trainer class that `name` describes; None where it describes none, or its base is unknown or unfit."""
+    match = _LENGTH.fullmatch(name) or _SEED.fullmatch(name) or _SHARE.fullmatch(name) or _PARTIAL.fullmatch(name)
     if match is None or (base := find_trainer(match["base"])) is None:
         return None
+    if match.re is _PARTIAL:
+        return _of_partial_views(name, base)
     if match.re is _SEED:
         return _of_seed(name, base, int(match["seed"]))
     if match.re is _SHARE:
@@ -92,6 +101,14 @@ def nested_share(patients: Sequence[str], percent: int, fold: int | str) -> set[
     """That share of the patients, at least one; a smaller share of the same fold is a part of a larger one."""
     order = np.random.default_rng([SHARE_SEED, *str(fold).encode()]).permutation(len(patients))
     return {patients[index] for index in order[: max(1, round(len(patients) * percent / 100))]}
+
+
+@functools.cache
+def _of_partial_views(name: str, base: type[nnUNetTrainer]) -> type[nnUNetTrainer] | None:
+    if not issubclass(base, LevelSafeAugmentation):
+        return None
+    attributes = {"partial_probability": PARTIAL_PROBABILITY, "__module__": __name__}
+    return type(name, (base,), {**attributes, "__doc__": f"{base.__name__} with partial views of the spine."})
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 from nnunetv2_cafr.training.partial_view import PADDING, PartialView
+from nnunetv2_cafr.training.variants import trainer_variant
 
 ROWS, COLUMNS = 40, 6
 UP_DOWN, FRONT_BACK = 0, 1  # patch axes of a sagittal slice
@@ -41,12 +42,17 @@ def pipeline_of(trainer, mirror_axes):
     return trainer.get_training_transforms([64, 48], rotation, None, mirror_axes, False).transforms
 
 
-def test_patches_are_cut_along_up_and_down(construct):
-    transforms = pipeline_of(construct("nnUNetTrainer_CAFR_partialViews"), (FRONT_BACK,))
+@pytest.mark.parametrize("name", ["CAFR_partialViews", "LevelSafe_partialViews_seed1_budget1x1"])
+def test_patches_are_cut_along_up_and_down(name, construct):
+    transforms = pipeline_of(construct(f"nnUNetTrainer_{name}"), (FRONT_BACK,))
     (where,) = (at for at, t in enumerate(transforms) if isinstance(getattr(t, "transform", None), PartialView))
     assert isinstance(transforms[where], RandomTransform)
     assert isinstance(transforms[where - 1], SpatialTransform)
     assert transforms[where].transform.axis == UP_DOWN
+
+
+def test_only_for_trainers_that_know_up_from_down():
+    assert trainer_variant("nnUNetTrainer_partialViews") is None
 
 
 @pytest.mark.parametrize(
