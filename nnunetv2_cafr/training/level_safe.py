@@ -23,6 +23,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.training.orientation import OrientedCases
 from nnunetv2_cafr.training.partial_view import PartialView
+from nnunetv2_cafr.training.preflight import refuse
 from nnunetv2_cafr.training.recipe import AdamWRecipe
 from nnunetv2_cafr.training.robust import RobustTraining
 
@@ -92,6 +93,12 @@ class LevelSafeAugmentation(OrientedCases):
             patch_axis = up_down - (3 - len(patch_size))
             mirror_axes = tuple(axis for axis in stock_axes if axis != patch_axis) or None
             self.print_to_log_file(f"Level-safe: up/down is patch axis {patch_axis}, mirroring axes {mirror_axes}")
+        if self.partial_probability and mirror_axes in (None, stock_axes):
+            refuse(
+                self,
+                f"{type(self).__name__} cuts patches along up and down, an axis that is unknown, differs between cases "
+                "or lies across the slices here: train without _partialViews",
+            )
         self.inference_allowed_mirroring_axes = mirror_axes
         return rotation, dummy_2d, initial_patch_size, mirror_axes
 
@@ -124,9 +131,8 @@ class LevelSafeAugmentation(OrientedCases):
                 transform.p_elastic_deform = cls.elastic_probability
                 transform.elastic_deform_scale = cls.elastic_sigma
                 transform.elastic_deform_magnitude = (0.0, cls.elastic_magnitude * min(transform.patch_size))
-        not_mirrored = set(range(len(patch_size))) - set(mirror_axes or range(len(patch_size)))
-        if not_mirrored and cls.partial_probability:
-            up_down = not_mirrored.pop()
+        if cls.partial_probability:
+            (up_down,) = set(range(len(patch_size))) - set(mirror_axes)
             partial = RandomTransform(PartialView(up_down, cls.partial_least), cls.partial_probability)
             spatial = SpatialTransform | Convert2DTo3DTransform
             last = max(at for at, transform in enumerate(pipeline.transforms) if isinstance(transform, spatial))

@@ -55,13 +55,13 @@ def test_only_for_trainers_that_know_up_from_down():
     assert trainer_variant("nnUNetTrainer_partialViews") is None
 
 
-@pytest.mark.parametrize(
-    ("name", "mirror_axes"),
-    [
-        pytest.param("nnUNetTrainer_CAFR_partialViews", None, id="up and down unknown"),
-        pytest.param("nnUNetTrainer_CAFR_partialViews", (UP_DOWN, FRONT_BACK), id="slices across the spine"),
-        pytest.param("nnUNetTrainer_CAFR", (FRONT_BACK,), id="the default"),
-    ],
-)
-def test_other_patches_stay_whole(name, mirror_axes, construct):
-    assert "PartialView" not in " ".join(map(str, pipeline_of(construct(name), mirror_axes)))
+def test_other_trainers_see_whole_patches(construct):
+    assert "PartialView" not in " ".join(map(str, pipeline_of(construct("nnUNetTrainer_CAFR"), (FRONT_BACK,))))
+
+
+@pytest.mark.parametrize("up_down", [pytest.param(None, id="unknown"), pytest.param(0, id="across the slices")])
+def test_refused_where_up_and_down_are_not_in_the_patch(up_down, construct, monkeypatch):
+    trainer = construct("nnUNetTrainer_CAFR_partialViews")
+    monkeypatch.setattr(trainer, "find_superior_inferior_axis", lambda: up_down)
+    with pytest.raises(SystemExit, match="along up and down, an axis that is unknown"):
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
