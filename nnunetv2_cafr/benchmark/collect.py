@@ -3,10 +3,11 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nnunetv2_cafr.benchmark import fairness
@@ -14,16 +15,20 @@ from nnunetv2_cafr.benchmark.arms import RECIPE
 from nnunetv2_cafr.benchmark.jobs import (
     COST_FILE,
     EQUAL_SECONDS,
+    external_predictions,
     external_scores,
     external_section,
+    jobs_of,
     scores_of,
     section_of,
 )
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.errors import UserError, shorten
+from nnunetv2_cafr.evaluation.means import nnunet_means
 from nnunetv2_cafr.evaluation.reading import label_table
-from nnunetv2_cafr.evaluation.scores import Evaluation
-from nnunetv2_cafr.raw_dataset import find_dataset
+from nnunetv2_cafr.evaluation.scores import SETTINGS_FILE, Evaluation
+from nnunetv2_cafr.files import read_json
+from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
 from nnunetv2_cafr.report.page import check_folder, write_report
 from nnunetv2_cafr.report.study import CaseFiles, Cost, Curve, Lengths, Section, Study
 from nnunetv2_cafr.training.record import CURVES_FILE
@@ -41,6 +46,7 @@ def report(folder: Path, command: str) -> Path:
     try:
         check_folder(folder / REPORT)
         fairness.check_after(matrix)
+        _check_same_scoring(matrix, folder)
         return write_report(study_of(matrix, folder, command), folder / REPORT)
     except (ValueError, OSError) as error:
         raise UserError(f"No report: {error}") from error
@@ -49,7 +55,7 @@ def report(folder: Path, command: str) -> Path:
 def study_of(matrix: Matrix, folder: Path, command: str) -> Study:
     description = json.loads((matrix.preprocessed / "dataset.json").read_text(encoding="utf-8"))
     costs, cost_conditions = _costs(folder / COST_FILE)
-    record = fairness.records_of(matrix, next(matrix.trainings()))[0]
+    record = _shared_record(matrix)
     return Study(
         title=f"{matrix.dataset}, {matrix.configuration}, budget {matrix.budget}",
         arms=matrix.selected_arms(),
@@ -67,6 +73,27 @@ def study_of(matrix: Matrix, folder: Path, command: str) -> Study:
         lengths=_lengths(matrix),
         notes=_notes(matrix),
     )
+
+
+def _shared_record(matrix: Matrix) -> dict[str, Any]:
+    """Of a training under the benchmark's own plans and recipe, which are what all arms share, if there is one."""
+    trainings = list(matrix.trainings())
+    shared = [one for one in trainings if one.arm.plans == matrix.plans and one.arm.family != RECIPE]
+    return fairness.records_of(matrix, (shared or trainings)[0])[0]
+
+
+def _check_same_scoring(matrix: Matrix, folder: Path) -> None:
+    """Raises ValueError if other versions, definitions or tolerances made some of the scores."""
+    ways: dict[str, list[str]] = defaultdict(list)
+    for file in (job.output for job in jobs_of(matrix, folder) if job.output.name == SETTINGS_FILE):
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        how = [settings.get(name) for name in ("tolerance_mm", "versions", "definitions")]
+        ways[json.dumps(how, sort_keys=True)].append(str(file.parent))
+    if len(ways) > 1:
+        raise ValueError(
+            f"other versions, definitions or tolerances scored {' than '.join(map(shorten, ways.values()))}: remove "
+            f"{folder / 'evaluation'}, and give the benchmark's line again"
+        )
 
 
 def _sections(matrix: Matrix, folder: Path) -> Iterator[Section]:
@@ -88,9 +115,10 @@ def _sections(matrix: Matrix, folder: Path) -> Iterator[Section]:
         yield Section(EQUAL_SECONDS, title, note, _scores(matrix, folder, 100, equal_seconds=True))
     for dataset in matrix.externals:
         note = f"{dataset}, never trained on, predicted by the ensemble of fold {_list(matrix.folds)} of each arm."
-        key = external_section(dataset)
+        key, raw = external_section(dataset), find_dataset(dataset)
+        cases = list(case_files(raw, read_json(raw / "dataset.json")))
         scores = {
-            arm: {seed: Evaluation.read(external_scores(matrix, folder, dataset, arm, seed)) for seed in matrix.seeds}
+            arm: {seed: _external_scores(matrix, folder, dataset, cases, arm, seed) for seed in matrix.seeds}
             for arm in matrix.arms
         }
         yield Section(key, f"External: {dataset}", note, scores)
@@ -108,18 +136,47 @@ def _scores(
 
 
 def _validation_scores(matrix: Matrix, training: Training, folder: Path) -> Evaluation:
-    """Raises ValueError if other cases were scored than this training validates."""
-    file = scores_of(matrix, training, folder)
-    scores = Evaluation.read(file)
-    found, expected = set(scores.levels["case"]), set(fairness.records_of(matrix, training)[-1]["split"]["val"])
-    for wrong, what in ((found - expected, "has scores of"), (expected - found, "lacks scores of")):
-        if wrong:
-            does = "does not validate" if found - expected else "validates"
-            predictions = matrix.fold_folder(training) / "validation"
+    """Raises ValueError if they are not those of this training's predictions of the cases that it validates."""
+    file, predictions = scores_of(matrix, training, folder), matrix.fold_folder(training) / "validation"
+    cases = fairness.records_of(matrix, training)[-1]["split"]["val"]
+    remedy = f"look for predictions of an earlier training in {predictions}, remove {file}"
+    scores = _scores_of_cases(file, matrix.dataset, cases, remedy)
+    summary = predictions / "summary.json"
+    # A copied folder may be older than its predictions too: nnU-Net's own Dice says whether it is of others.
+    if (file / SETTINGS_FILE).stat().st_mtime < summary.stat().st_mtime:
+        of_nnunet = [one["Dice"] for one in json.loads(summary.read_text(encoding="utf-8"))["mean"].values()]
+        ours, _ = nnunet_means(scores, "dice")
+        if not np.allclose(np.sort(ours), np.sort(of_nnunet), equal_nan=True):
             raise ValueError(
-                f"{file} {what} {shorten(sorted(wrong))}, which this training {does}. Look for predictions of an "
-                f"earlier training in {predictions}, remove {file}, and give the benchmark's line again"
+                f"{file} has scores of an earlier training than {predictions}: remove it, and give the benchmark's "
+                "line again"
             )
+    return scores
+
+
+def _external_scores(
+    matrix: Matrix, folder: Path, dataset: str, cases: Sequence[str], arm: str, seed: int
+) -> Evaluation:
+    """Raises ValueError if they are not those of the data set's present cases."""
+    file = external_scores(matrix, folder, dataset, arm, seed)
+    remedy = f"remove {external_predictions(matrix, folder, dataset, arm, seed)} and {file}"
+    return _scores_of_cases(file, dataset, cases, remedy)
+
+
+def _scores_of_cases(file: Path, dataset: str, cases: Sequence[str], remedy: str) -> Evaluation:
+    """Raises ValueError if these are scores of other cases, or count them as other patients than provenance.json."""
+    scores = Evaluation.read(file)
+    found = dict(zip(scores.levels["case"], scores.levels["patient"], strict=True))
+    expected = patients_of(dataset, sorted(cases))
+    moved = [case for case, patient in expected.items() if found.get(case, patient) != patient]
+    for wrong, what, do in (
+        (found.keys() - expected.keys(), "has scores of {}, which are none of its cases", remedy),
+        (expected.keys() - found.keys(), "lacks scores of {}, which are cases of it", remedy),
+        (moved, "counts {} as other patients' than provenance.json does now", f"remove {file}"),
+    ):
+        if wrong:
+            said = what.format(shorten(sorted(wrong)))
+            raise ValueError(f"{file} {said}: {do}, and give the benchmark's line again")
     return scores
 
 

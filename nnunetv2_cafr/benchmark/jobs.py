@@ -94,6 +94,11 @@ def external_scores(matrix: Matrix, folder: Path, dataset: str, arm: str, seed: 
     return folder / "evaluation" / external_section(dataset) / arm / f"seed{seed}" / _ensemble(matrix)
 
 
+def external_predictions(matrix: Matrix, folder: Path, dataset: str, arm: str, seed: int) -> Path:
+    """Where the label maps of an ensemble are kept."""
+    return folder / "predictions" / dataset / arm / f"seed{seed}" / _ensemble(matrix)
+
+
 def _ensemble(matrix: Matrix) -> str:
     """Its name: one of other folds is another one."""
     return "-".join(("folds", *map(str, sorted(matrix.folds))))
@@ -136,7 +141,7 @@ def _external(matrix: Matrix, folder: Path) -> Iterator[Job]:
 
 def _prediction(matrix: Matrix, arm: Arm, seed: int, folder: Path, dataset: str, images: Path) -> Job:
     trainings = [Training(arm, seed, 100, fold) for fold in matrix.folds]
-    target = folder / "predictions" / dataset / arm.name / f"seed{seed}" / _ensemble(matrix)
+    target = external_predictions(matrix, folder, dataset, arm.name, seed)
     command = ["nnUNetv2_predict", "-d", matrix.dataset, "-c", matrix.configuration, "-p", arm.plans]
     command += ["-tr", matrix.trainer(trainings[0]), "-f", *map(str, matrix.folds), "-chk", FINAL_CHECKPOINT]
     command += ["-i", str(images), "-o", str(target), "-device", matrix.device]

@@ -11,6 +11,8 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunetv2_cafr.benchmark.arms import ARMS, RECIPE, SAME_PLANS, Budget, parse_budget
 from nnunetv2_cafr.benchmark.clock import Clock
+from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.report.study import Arm
 
 MATRIX_FILE = "benchmark.json"
@@ -66,10 +68,18 @@ class Matrix:
 
     @classmethod
     def read(cls, folder: Path) -> "Matrix":
-        """Raises FileNotFoundError if the folder holds no benchmark."""
-        content = json.loads((folder / MATRIX_FILE).read_text(encoding="utf-8"))
+        """Raises UserError if the folder holds no benchmark, or one of another version of this package."""
+        content = read_json(folder / MATRIX_FILE)
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return cls(**values, clock=Clock.read(folder))
+        try:
+            matrix = cls(**values, clock=Clock.read(folder))
+            matrix.selected_arms()
+        except (TypeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{folder} holds a benchmark that this version of nnunetv2-cafr does not read ({error}): use the one "
+                "that made it, or another folder"
+            ) from error
+        return matrix
 
     @cached_property
     def length(self) -> Budget:

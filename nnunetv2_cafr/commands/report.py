@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from nnunetv2_cafr.commands.benchmark import ENVIRONMENT
 from nnunetv2_cafr.errors import UserError
 
 EXAMPLES = """examples:
@@ -24,6 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.folder.resolve()
     if not (folder / MATRIX_FILE).is_file():
         raise UserError(f"{folder} holds no benchmark ({MATRIX_FILE} is missing): run nnUNetv2_cafr benchmark first")
+    from nnunetv2_cafr.raw_dataset import require_folders
+
+    require_folders(*ENVIRONMENT)
     from nnunetv2_cafr.benchmark import collect  # takes seconds, which nobody waits for whose folder is refused
 
     print(f"Report: {collect.report(folder, shlex.join(['nnUNetv2_cafr', *sys.argv[1:]]))}")

@@ -3,15 +3,20 @@
 import csv
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from nnunetv2_cafr.benchmark import collect
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Measurement
-from nnunetv2_cafr.benchmark.jobs import EQUAL_SECONDS, scores_of
+from nnunetv2_cafr.benchmark.jobs import EQUAL_SECONDS, external_scores, scores_of
 from nnunetv2_cafr.benchmark.matrix import Matrix
+from nnunetv2_cafr.cli import main
 from nnunetv2_cafr.commands.benchmark import _claimed
+from nnunetv2_cafr.evaluation.means import nnunet_means
+from nnunetv2_cafr.evaluation.scores import SETTINGS_FILE, Evaluation
 
 from ..report.synthetic_study import NAMES, evaluation
 from .test_fairness import RECORD, write
@@ -39,6 +44,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for place in (matrix.raw, matrix.preprocessed):
         place.mkdir(parents=True)
         (place / "dataset.json").write_text(json.dumps(description))
+    patients = {case: {"patient": f"patient {number}"} for number, case in enumerate(SPLIT["val"] + SPLIT["train"])}
+    (matrix.raw / "provenance.json").write_text(json.dumps({"cases": patients}))
     (matrix.preprocessed / "splits_final.json").write_text(json.dumps([SPLIT]))
     matrix.plans_file("nnUNetPlans").write_text(json.dumps({"configurations": {"2d": RECORD["configuration"]}}))
     extra = {"split": SPLIT, "nnunetv2-cafr git revision": None, "device": "cpu"}
@@ -47,6 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write(matrix, training, {**RECORD, **extra, "settings": {**RECORD["settings"], "num_epochs": epochs}})
         curves = {"train_losses": [1.0] * epochs}
         (matrix.fold_folder(training) / "training_curves.json").write_text(json.dumps(curves))
+    for training in matrix.trainings():
         section = EQUAL_SECONDS if training.equal_seconds else "validation"
         scores = evaluation(DICE[section, training.arm.name], 7, training.seed)
         scores.write(scores_of(matrix, training, folder))
@@ -81,6 +89,12 @@ def test_both_comparisons_stand_side_by_side_with_steps_and_iterations(folder):
         assert (tables / f"{name}.csv").is_file()
 
 
+def refusal(folder: Path) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(folder)])
+    return str(stopped.value)
+
+
 def test_lengths_that_do_not_follow_from_the_seconds_are_refused(folder):
     file = folder / CLOCK_FOLDER / "1.json"
     content = json.loads(file.read_text())
@@ -91,9 +105,9 @@ def test_lengths_that_do_not_follow_from_the_seconds_are_refused(folder):
 
 def test_cases_without_known_patients_are_told(folder):
     matrix = Matrix.read(folder)
-    assert any(note.startswith("Dataset001_X has no provenance.json") for note in collect._notes(matrix))
-    (matrix.raw / "provenance.json").write_text("{}")
     assert not any("provenance.json" in note for note in collect._notes(matrix))
+    (matrix.raw / "provenance.json").unlink()
+    assert any(note.startswith("Dataset001_X has no provenance.json") for note in collect._notes(matrix))
 
 
 def test_scores_of_other_cases_than_the_fold_validates_are_refused(folder):
@@ -101,5 +115,63 @@ def test_scores_of_other_cases_than_the_fold_validates_are_refused(folder):
     matrix = Matrix.read(folder)
     for training in matrix.trainings():
         evaluation(0.8, 8, training.seed).write(scores_of(matrix, training, folder))
-    with pytest.raises(SystemExit, match=r"scores of case_007_0, .* not validate"):
-        collect.report(folder, "the command")
+    assert "has scores of case_007_0, which are none of its cases" in refusal(folder)
+
+
+def test_scores_by_other_patients_than_are_known_now_are_refused(folder):
+    """By a provenance.json that was corrected when all was scored."""
+    patients = {case: {"patient": "the same"} for case in SPLIT["val"] + SPLIT["train"]}
+    (Matrix.read(folder).raw / "provenance.json").write_text(json.dumps({"cases": patients}))
+    assert "counts case_000_0, " in refusal(folder)
+
+
+def test_scores_of_an_earlier_training_are_refused(folder):
+    """One that was repeated by nnUNetv2_train, say."""
+    matrix = Matrix.read(folder)
+    training = next(matrix.trainings())
+    file, summary = scores_of(matrix, training, folder), matrix.fold_folder(training) / "validation" / "summary.json"
+    dice, _ = nnunet_means(Evaluation.read(file), "dice")
+    for change, known in ((0.0, True), (0.01, False)):
+        summary.write_text(json.dumps({"mean": {name: {"Dice": one + change} for name, one in dice.items()}}))
+        os.utime(summary, (2e9, 2e9))
+        if known:  # the folders were copied
+            collect._validation_scores(matrix, training, folder)
+        else:
+            assert f"{file} has scores of an earlier training" in refusal(folder)
+
+
+def test_scores_of_different_definitions_are_refused(folder):
+    matrix = Matrix.read(folder)
+    file = scores_of(matrix, next(matrix.trainings()), folder) / SETTINGS_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), "tolerance_mm": 3.0}))
+    assert "other versions, definitions or tolerances scored" in refusal(folder)
+
+
+def test_external_scores_are_of_the_cases_that_are_there(folder):
+    matrix, other = Matrix.read(folder), "Dataset002_Y"
+    shutil.copytree(matrix.raw, matrix.raw.with_name(other))
+    evaluation(0.8, 7, 0).write(external_scores(matrix, folder, other, "CAFR", 0))
+    collect._external_scores(matrix, folder, other, SPLIT["val"], "CAFR", 0)
+    with pytest.raises(ValueError, match=r"has scores of case_000_0, .*: remove .*predictions"):
+        collect._external_scores(matrix, folder, other, SPLIT["val"][1:], "CAFR", 0)
+
+
+def test_what_all_arms_share_is_told_of_the_shared_plans(folder):
+    """Whichever arm comes first."""
+    matrix = dataclasses.replace(Matrix.read(folder), arms=("ResEncM", "CAFR"))
+    training = next(matrix.trainings())
+    write(matrix, training, {**RECORD, "configuration": {**RECORD["configuration"], "batch_size": 7}})
+    assert collect._shared_record(matrix)["configuration"]["batch_size"] == 9
+
+
+def test_a_benchmark_of_another_version_is_refused(folder):
+    file = folder / "benchmark.json"
+    content = json.loads(file.read_text())
+    for other in ({"arms": ["CAFR", "Gone"]}, {"new": 1}):
+        file.write_text(json.dumps({**content, **other}))
+        assert "that this version of nnunetv2-cafr does not read" in refusal(folder)
+
+
+def test_without_nnunets_folders_there_is_no_report(folder, monkeypatch):
+    monkeypatch.delenv("nnUNet_results")
+    assert refusal(folder).startswith("nnUNet_results is not set")
