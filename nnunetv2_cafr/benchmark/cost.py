@@ -10,6 +10,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -32,16 +33,25 @@ ROUNDS, VOLUME_ROUNDS, WARM_UP = 10, 3, 1
 STEP = "training_step_ms"
 
 
+class CudaMemory(AbstractContextManager):
+    """`peak`: the most bytes that torch allocates inside, beyond those of the arms that were built before."""
+
+    def __init__(self) -> None:
+        torch.cuda.reset_peak_memory_stats()
+        self.before = torch.cuda.memory_allocated()
+        self.peak = 0
+
+    def __exit__(self, *_: object) -> None:
+        self.peak = torch.cuda.max_memory_allocated() - self.before
+
+
 class MeasuredArm(SteppingArm):
     """One arm, ready to train a step and to predict."""
 
     def __init__(self, matrix: Matrix, training: Training) -> None:
-        cuda = matrix.device == "cuda"
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        storages = LiveStorages()
-        super().__init__(matrix, training, storages)
-        self.training_peak = torch.cuda.max_memory_allocated(self.device) if cuda else storages.peak
+        memory = CudaMemory() if matrix.device == "cuda" else LiveStorages()
+        super().__init__(matrix, training, memory)
+        self.training_peak = memory.peak
         channels, *patch = self.batch["data"].shape[1:]
         self.patch = torch.randn(1, channels, *patch, device=self.device)
         dataset = self.trainer.dataset_class(self.trainer.preprocessed_dataset_folder)
