@@ -19,7 +19,7 @@ import pandas as pd
 
 from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, EXTRA, PREDICTED, RIGHT, SHIFTS
 from nnunetv2_cafr.evaluation.scores import DISTANCES, METRICS, OVERLAPS, Evaluation
-from nnunetv2_cafr.spine import is_spine_table
+from nnunetv2_cafr.spine import is_spine_table, level_names
 
 Policy = Literal["present", "all", "found"]
 
@@ -100,8 +100,10 @@ def class_table(evaluation: Evaluation, view: str = "volume") -> pd.DataFrame:
 
 def low_contrast_names(evaluation: Evaluation) -> tuple[str, ...]:
     """LOW_CONTRAST's classes as far as the label table has them; none where the labels are no spine levels."""
-    names = set(evaluation.classes["name"])
-    return tuple(name for name in LOW_CONTRAST if name in names) if is_spine_table(names) else ()
+    names = dict(enumerate(evaluation.classes["name"].unique()))
+    levels = level_names(names)
+    of_level = {levels[number]: name for number, name in names.items()} if is_spine_table(levels.values()) else {}
+    return tuple(of_level[level] for level in LOW_CONTRAST if level in of_level)
 
 
 def level_summary(evaluation: Evaluation) -> dict[str, float]:

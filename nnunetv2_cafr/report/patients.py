@@ -14,7 +14,7 @@ from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.evaluation.means import per_case
 from nnunetv2_cafr.evaluation.scores import Evaluation
 from nnunetv2_cafr.report.study import Section
-from nnunetv2_cafr.spine import is_vertebra, neighbours_of_disc
+from nnunetv2_cafr.spine import disc_of, vertebra_of
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,15 @@ class Measure:
         return f"{self.title}, {self.unit}"
 
 
-def _dice_of(kind: Callable[[str], bool]) -> Callable[[Evaluation], pd.Series]:
+def _dice_of(kind: Callable[[str], object]) -> Callable[[Evaluation], pd.Series]:
     """Dice over vertebrae or over discs; NaN everywhere where the references hold only one of the two."""
 
     def per_case_of_kind(evaluation: Evaluation) -> pd.Series:
         names = set(evaluation.classes.loc[evaluation.classes["reference_mm3"] > 0, "name"])
-        both = any(map(is_vertebra, names)) and any(map(is_disc, names))
+        both = any(map(vertebra_of, names)) and any(map(disc_of, names))
         return 100 * per_case(evaluation, "dice", "present", [name for name in names if both and kind(name)])
 
     return per_case_of_kind
-
-
-def is_disc(name: str) -> bool:
-    return neighbours_of_disc(name) is not None
 
 
 def _own_label_wins(evaluation: Evaluation) -> pd.Series:
@@ -89,9 +85,9 @@ HD95 = Measure(
     lambda evaluation: per_case(evaluation, "hd95_mm", "present"),
 )
 DICE_VERTEBRAE = Measure(
-    "dice-vertebrae", "Dice of vertebrae", "%", True, "as Dice, sacrum included", _dice_of(is_vertebra)
+    "dice-vertebrae", "Dice of vertebrae", "%", True, "as Dice, sacrum included", _dice_of(vertebra_of)
 )
-DICE_DISCS = Measure("dice-discs", "Dice of discs", "%", True, "as Dice", _dice_of(is_disc))
+DICE_DISCS = Measure("dice-discs", "Dice of discs", "%", True, "as Dice", _dice_of(disc_of))
 LEVELS = Measure(
     "levels",
     "Level accuracy",
@@ -130,10 +126,9 @@ def check_same_cases(section: Section) -> None:
     problems = []
     for who, cases in found.items():
         if lacking := sorted(set(expected) - set(cases)):
-            shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else "")
-            problems.append(f"{who} lacks {len(lacking)} of {len(expected)} cases: {shown}")
+            problems.append(f"{who} lacks {len(lacking)} of {len(expected)} cases: {shorten(lacking)}")
         if moved := sorted(case for case, patient in cases.items() if patient != expected[case]):
-            problems.append(f"{who} gives other patients to {', '.join(moved[:10])} than another arm")
+            problems.append(f"{who} gives other patients to {shorten(moved)} than another arm")
     first = next(iter(scores), "")
     for who, evaluation in scores.items():
         if other := _cases_of_other_references(scores[first], evaluation):

@@ -19,7 +19,7 @@ from skimage import measure
 from skimage.measure import approximate_polygon, find_contours
 
 from dataset_conversion.geometry import orient, orientation_of
-from nnunetv2_cafr.spine import IGNORE, colour_of, is_vertebra
+from nnunetv2_cafr.spine import IGNORE, colour_of, vertebra_of
 
 PICTURE_SIZE, JPEG_QUALITY = 420, 80  # pixels of the longer side, at most
 LINES = 26  # of text in the height of an outlined slice
@@ -216,7 +216,7 @@ def _beside(
     labels: np.ndarray, truth: np.ndarray, names: Mapping[int, str], row: float, column: float
 ) -> Iterator[tuple[str, float, float]]:
     """Names in front of the vertebrae or behind them, where the slice has more room."""
-    vertebrae = [one for one, name in names.items() if is_vertebra(name)]
+    vertebrae = [one for one, name in names.items() if vertebra_of(name)]
     parts = measure.regionprops(measure.label(np.where(np.isin(labels, vertebrae), labels, 0), connectivity=2))
     if not parts:
         return

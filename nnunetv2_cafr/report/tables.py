@@ -19,7 +19,7 @@ from nnunetv2_cafr.report.analysis import SIGNIFICANCE, FamilyResults, baseline
 from nnunetv2_cafr.report.patients import TESTED, Measure, patient_values, pooled
 from nnunetv2_cafr.report.statistics import CONFIDENCE, RANKING_DRAWS, Estimate
 from nnunetv2_cafr.report.study import Arm, Cost, Lengths, Section, Study
-from nnunetv2_cafr.spine import is_spine_table, position
+from nnunetv2_cafr.spine import is_spine_table, level_names, position
 
 Value = str | int | float | Estimate | None
 TEXT, P_VALUE = -1, -2  # instead of digits
@@ -453,8 +453,10 @@ def classes_of_family(study: Study, section: Section, family: FamilyResults) -> 
     tables = {arm.name: class_values(section, arm.name) for arm in family.arms}
     first = next(iter(tables.values()))
     names = list(first.index)
-    if is_spine_table(names):
-        names.sort(key=lambda name: (position(name) is None, position(name)))
+    levels_ = level_names(dict(enumerate(names)))
+    if is_spine_table(levels_.values()):
+        places = {name: position(levels_[number]) for number, name in enumerate(names)}
+        names.sort(key=lambda name: (places[name] is None, places[name]))
     columns = [Column("Class"), Column("Cases", 0), *(Column(name, 1) for name in tables)]
     rows = [
         Row([name, first.loc[name, "cases"], *(table.loc[name, "dice"] for table in tables.values())]) for name in names
@@ -669,7 +671,7 @@ def _paper_table(study: Study, key: str, title: str, rows_printed: Iterable[prin
         f"Printed: the paper's own figures, of its own split of SpineMRI. Measured: this study, "
         f"{section.title.lower()}, {study.conditions.get('data set', 'its own data')}, "
         f"{study.conditions.get('budget', 'its own budget')}. Data, split, "
-        " length and metrics differ, so a printed and a measured row are no comparison; measured rows are "
+        "length and metrics differ, so a printed and a measured row are no comparison; measured rows are "
         "comparable with each other. The paper says neither how it counts absent classes nor whether it scores slices "
         "or volumes: measured DSC and mIoU are means over present classes in 3-D, HD over those found, and the columns "
         "behind GMACs show other readings. The paper calls its operations GFLOPs; we read them as "

@@ -28,7 +28,7 @@ from nnunetv2_cafr.report.statistics import Estimate, holm, signed_rank_p
 from nnunetv2_cafr.report.study import Cost, Curve, Lengths, Section, Study
 from nnunetv2_cafr.report.tables import P_VALUE, Column, Row, Table
 
-from .synthetic_study import ARMS, DIAGONAL, evaluation, section
+from .synthetic_study import ARMS, DIAGONAL, NAMES, evaluation, section
 
 NAMED = {one.name: one for one in ARMS}
 CHOSEN = tuple(NAMED[name] for name in ("nnU-Net", "CAFR-stockDA", "LevelSafe", "UNet", "CAFR", "CAFR-noLAFR"))
@@ -197,6 +197,18 @@ def test_classes_go_up_the_spine(study, families):
     rows = [one.classes.query("view == 'volume' and name == 'L5' and reference_mm3 > 0")["dice"].mean()
             for one in study.sections[0].scores["CAFR"].values()]  # fmt: skip
     assert table.rows[2].values[column] == pytest.approx(100 * np.mean(rows))
+
+
+def test_levels_are_known_by_other_tools_names(study):
+    one = evaluation(0.9, 2, 0)
+    others = {name: f"disc_{name}" if "/" in name else f"vertebrae_{name}" for name in NAMES}
+    renamed = dataclasses.replace(one, classes=one.classes.replace({"name": others}))
+    for measure in (DICE_VERTEBRAE, DICE_DISCS):
+        assert patient_values({"a": {0: renamed}}, measure).equals(patient_values({"a": {0: one}}, measure))
+    assert means.low_contrast_names(renamed) == tuple(others[name] for name in means.LOW_CONTRAST)
+    alone = Section("validation", "", "", {"CAFR": {0: renamed}})
+    table = tables.classes_of_family(study, alone, *analyse([NAMED["CAFR"]], alone))
+    assert [row.values[0] for row in table.rows][:3] == ["vertebrae_S", "disc_L5/S", "vertebrae_L5"]
 
 
 def test_level_errors_add_up(study, families):
