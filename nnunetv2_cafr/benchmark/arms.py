@@ -8,6 +8,7 @@ nothing.
 import re
 from dataclasses import dataclass
 
+from nnunetv2_cafr.errors import counted
 from nnunetv2_cafr.report.study import Arm
 
 LEVEL_SAFE, STOCK, RECIPE = "level-safe", "stock", "the paper's recipe"
@@ -159,7 +160,8 @@ class Budget:
     @property
     def steps(self) -> str:
         """Epochs and iterations in words."""
-        return f"{self.epochs} epoch{'s' if self.epochs != 1 else ''} of {self.iterations} iterations"
+        epochs, iterations = self.counts
+        return f"{counted(epochs, 'epoch')} of {iterations} iterations"
 
 
 BUDGETS = {budget.name: budget for budget in (Budget("smoke", 2, 4), Budget("short", 100, 250), Budget("full"))}

@@ -34,6 +34,7 @@ from nnunetv2_cafr.report.study import CaseFiles, Cost, Curve, Lengths, Section,
 from nnunetv2_cafr.training.record import CURVES_FILE
 
 REPORT = "report"  # folder of the page
+UNEVEN = 0.05  # share of the equal seconds by which an arm may miss them untold
 
 
 def report(folder: Path, command: str) -> Path:
@@ -46,7 +47,7 @@ def report(folder: Path, command: str) -> Path:
     try:
         check_folder(folder / REPORT)
         fairness.check_after(matrix)
-        _check_same_scoring(matrix, folder)
+        _check_scoring(matrix, folder)
         return write_report(study_of(matrix, folder, command), folder / REPORT)
     except (ValueError, OSError) as error:
         raise UserError(f"No report: {error}") from error
@@ -82,10 +83,13 @@ def _shared_record(matrix: Matrix) -> dict[str, Any]:
     return fairness.records_of(matrix, (shared or trainings)[0])[0]
 
 
-def _check_same_scoring(matrix: Matrix, folder: Path) -> None:
-    """Raises ValueError if other versions, definitions or tolerances made some of the scores."""
+def _check_scoring(matrix: Matrix, folder: Path) -> None:
+    """Raises ValueError if scores are missing, or some were made by other versions, definitions or tolerances."""
+    files = [job.output for job in jobs_of(matrix, folder) if job.output.name == SETTINGS_FILE]
+    if lacking := [str(file) for file in files if not file.is_file()]:
+        raise ValueError(f"{shorten(lacking)} is missing: give the benchmark's line again, which scores what is left")
     ways: dict[str, list[str]] = defaultdict(list)
-    for file in (job.output for job in jobs_of(matrix, folder) if job.output.name == SETTINGS_FILE):
+    for file in files:
         settings = json.loads(file.read_text(encoding="utf-8"))
         how = [settings.get(name) for name in ("tolerance_mm", "versions", "definitions")]
         ways[json.dumps(how, sort_keys=True)].append(str(file.parent))
@@ -292,6 +296,16 @@ def _notes(matrix: Matrix) -> list[str]:
             "which each has its own number of iterations. All else is equal in both; see 'Equal iterations beside "
             "equal seconds'."
         )
+        uneven = [
+            f"{name} {seconds:,.0f} s"
+            for name, seconds in matrix.stepping_seconds().items()
+            if abs(seconds / matrix.seconds - 1) > UNEVEN
+        ]
+        if uneven:
+            notes.append(
+                f"Of these {matrix.seconds:,.0f} s, whole epochs take {', '.join(uneven)}: a --budget of fewer "
+                "iterations an epoch would come closer."
+            )
     if matrix.length.epochs is not None:
         every = "At equal iterations every" if matrix.budget_seconds else "Every"
         notes.append(

@@ -17,7 +17,7 @@ from typing import Any
 from nnunetv2_cafr.benchmark.arms import NETWORKS_OF_PLANS, OWN_PLANS, RECIPE
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json, sha256
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
@@ -70,7 +70,7 @@ def differences(matrix: Matrix, *, to_train: bool = False) -> list[str]:
         values["version of nnunetv2-cafr's code"][_short(measurement.code)].append(who)
     return [
         f"{condition}: "
-        + "; ".join(f"{value} in {_several(list(dict.fromkeys(who)))}" for value, who in by_value.items())
+        + "; ".join(f"{value} in {shorten(list(dict.fromkeys(who)))}" for value, who in by_value.items())
         for condition, by_value in values.items()
         if len(by_value) > 1
     ]
@@ -128,10 +128,6 @@ def _short(value: object) -> str:
     """Text of a value; of a long one its beginning and a checksum, so that different ones stay different."""
     text = json.dumps(value, sort_keys=True)
     return text if len(text) <= 120 else f"{text[:100]}... (checksum {zlib.crc32(text.encode()):08x})"
-
-
-def _several(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def own_plans(matrix: Matrix) -> list[str]:
@@ -291,10 +287,10 @@ def _wrong_splits(matrix: Matrix) -> Iterator[str]:
     for fold in matrix.folds:
         train, validation = ({patients[case] for case in splits[fold][part]} for part in ("train", "val"))
         if both := sorted(train & validation):
-            yield f"{file}: fold {fold} trains and validates on patient {_several(both)}; see nnUNetv2_cafr split"
+            yield f"{file}: fold {fold} trains and validates on patient {shorten(both)}; see nnUNetv2_cafr split"
     validated = [case for fold in matrix.folds for case in splits[fold]["val"]]
     if twice := sorted({case for case in validated if validated.count(case) > 1}):
-        yield f"{file}: {_several(twice)} would be validated in several folds, and count twice"
+        yield f"{file}: {shorten(twice)} would be validated in several folds, and count twice"
 
 
 def _missing_trainers(matrix: Matrix) -> Iterator[str]:
@@ -329,7 +325,7 @@ def _wrong_externals(matrix: Matrix) -> Iterator[str]:
         if same := _same_images(matrix.raw, folder, own["file_ending"]):
             yield (
                 f"--external {dataset} holds images of {matrix.dataset}, and would not be one that nobody has trained "
-                f"on: {_several(same)}"
+                f"on: {shorten(same)}"
             )
 
 

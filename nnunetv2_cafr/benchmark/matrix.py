@@ -107,6 +107,14 @@ class Matrix:
         # The arm that gives the seconds trains once for both comparisons.
         return self.length if (epochs, iterations) == self.length.counts else Budget("", epochs, iterations)
 
+    def stepping_seconds(self) -> dict[str, float]:
+        """How long each arm of the second comparison steps, in whole epochs, by its name."""
+        return {
+            name: epochs * iterations * self.clock.step_seconds[name]
+            for name, training in self.first_trainings(equal_seconds=True).items()
+            for epochs, iterations in [self.length_of(training).counts]
+        }
+
     def selected_arms(self) -> list[Arm]:
         """The arms with the plans that they train under."""
         arms = [ARMS[name] for name in self.arms]

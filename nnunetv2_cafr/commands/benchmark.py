@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
         seeds=tuple(dict.fromkeys(arguments.seeds)),
         budget=arguments.budget,
         percents=tuple({100, *arguments.train_fraction}),
-        externals=tuple(find_dataset(dataset).name for dataset in arguments.external),
+        externals=tuple(dict.fromkeys(find_dataset(dataset).name for dataset in arguments.external)),
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         budget_seconds=arguments.budget_seconds or "",
     )
@@ -204,9 +204,10 @@ def _run(arguments: argparse.Namespace, folder: Path, matrix: Matrix) -> int:
 
 def lengths(matrix: Matrix) -> Iterator[str]:
     """A line for each arm's training of equal seconds."""
+    took = matrix.stepping_seconds()
     for name, training in matrix.first_trainings(equal_seconds=True).items():
         step, steps = matrix.clock.step_seconds[name], matrix.length_of(training).steps
-        yield f"{name}: {step:.3g} s a step, {steps} in {matrix.seconds:.0f} s"
+        yield f"{name}: {step:.3g} s a step, {steps} in {took[name]:,.0f} s, where {matrix.seconds:,.0f} s are asked"
 
 
 @contextmanager

@@ -95,6 +95,11 @@ def refusal(folder: Path) -> str:
     return str(stopped.value)
 
 
+def test_arms_whose_epochs_miss_the_seconds_are_told(folder):
+    notes = collect._notes(dataclasses.replace(Matrix.read(folder), budget_seconds="20"))
+    assert any("Of these 20 s, whole epochs take LevelSafe 16 s:" in note for note in notes)
+
+
 def test_lengths_that_do_not_follow_from_the_seconds_are_refused(folder):
     file = folder / CLOCK_FOLDER / "1.json"
     content = json.loads(file.read_text())
@@ -145,6 +150,8 @@ def test_scores_of_different_definitions_are_refused(folder):
     file = scores_of(matrix, next(matrix.trainings()), folder) / SETTINGS_FILE
     file.write_text(json.dumps({**json.loads(file.read_text()), "tolerance_mm": 3.0}))
     assert "other versions, definitions or tolerances scored" in refusal(folder)
+    file.unlink()
+    assert f"{file} is missing: give the benchmark's line" in refusal(folder)
 
 
 def test_external_scores_are_of_the_cases_that_are_there(folder):

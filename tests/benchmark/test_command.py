@@ -39,6 +39,11 @@ def test_dry_run_prints_nnunets_own_commands_and_touches_nothing(benchmark, tmp_
     assert not (tmp_path / "benchmark").exists()
 
 
+def test_an_external_set_that_is_named_twice_is_predicted_once(benchmark, capsys):
+    assert benchmark("--arms", "CAFR", "-f", 0, "--external", 511, DATASET, "--dry-run") == 0
+    assert capsys.readouterr().out.count("nnUNetv2_predict") == 1
+
+
 def test_equal_seconds_wait_for_the_measurement(benchmark, tmp_path, capsys):
     arguments = ["--arms", "CAFR", "LevelSafe", "-f", 0, "--budget", "4x5", "--dry-run", "--budget-seconds"]
     assert benchmark(*arguments, "LevelSafe") == 0

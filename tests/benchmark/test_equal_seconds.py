@@ -12,6 +12,7 @@ from nnunetv2_cafr.benchmark import fairness, stepping
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Clock, Measurement
 from nnunetv2_cafr.benchmark.jobs import jobs_of, timing
 from nnunetv2_cafr.benchmark.matrix import Matrix
+from nnunetv2_cafr.commands import benchmark as command
 from nnunetv2_cafr.commands.benchmark import _claimed
 
 STEPS = {"LevelSafe": 0.8, "CAFR": 0.3}
@@ -46,6 +47,13 @@ def test_the_cheaper_step_gives_more_iterations(matrix):
     by_arm = dataclasses.replace(matrix, budget_seconds="LevelSafe")
     assert by_arm.seconds == pytest.approx(400) and lengths(by_arm) == lengths(matrix)
     assert lengths(dataclasses.replace(matrix, budget_seconds="1"))["CAFR"].endswith("_budget1x50"), "at least an epoch"
+
+
+def test_what_whole_epochs_take_is_told(matrix):
+    line, _ = command.lengths(dataclasses.replace(matrix, budget_seconds="30"))
+    assert line == "LevelSafe: 0.8 s a step, 1 epoch of 50 iterations in 40 s, where 30 s are asked"
+    line, _ = command.lengths(dataclasses.replace(matrix, budget="full", budget_seconds="LevelSafe"))
+    assert "1000 epochs of 250 iterations in 200,000 s" in line
 
 
 def test_a_training_that_serves_both_comparisons_runs_once(matrix, tmp_path):

@@ -27,16 +27,18 @@ def diary(folder: Path) -> list[str]:
 
 
 def test_a_rerun_does_what_is_left_and_a_new_arm_its_own_jobs(tmp_path, capfd):
+    folder = tmp_path / "my benchmark"
+    folder.mkdir()
     broken = job(tmp_path, "broken", command="echo the reason; false")
     jobs = [job(tmp_path, "first"), broken, job(tmp_path, "scores-of-broken", (broken.output,))]
-    assert workflow.run(jobs, tmp_path, 1, [], []) != 0
+    assert workflow.run(jobs, folder, 1, [], []) != 0
     assert sorted(diary(tmp_path)) == ["broken", "first"]
     assert "the reason" in capfd.readouterr().err
 
     jobs[1] = job(tmp_path, "broken")
-    assert workflow.run([*jobs, job(tmp_path, "new")], tmp_path, 1, [], []) == 0
+    assert workflow.run([*jobs, job(tmp_path, "new")], folder, 1, [], []) == 0
     assert sorted(diary(tmp_path)) == ["broken", "broken", "first", "new", "scores-of-broken"]
-    assert workflow.run([*jobs, job(tmp_path, "new")], tmp_path, 1, [], []) == 0
+    assert workflow.run([*jobs, job(tmp_path, "new")], folder, 1, [], []) == 0
     assert len(diary(tmp_path)) == 5
 
 
