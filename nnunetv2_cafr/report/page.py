@@ -8,11 +8,11 @@ content security policy forbids the page to load anything.
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from jinja2 import Environment
@@ -40,6 +40,7 @@ LONGEST_VALUE = 160  # characters of a setting that a table shows
 # Of a training record: these differ between any two trainings, and name folders of the machine.
 OF_THE_RUN = ("command", "settings.log_file", "settings.output_folder", "settings.output_folder_base")
 POINTS = Column("", 2)
+Drawn = TypeVar("Drawn")
 
 
 def write_report(study: Study, folder: Path) -> Path:
@@ -170,12 +171,12 @@ class _Power:
 
 @dataclass(frozen=True)
 class _ShownCase:
-    """One case of an arm, or of all; without pictures where files are missing."""
+    """One case of an arm, or of all, in one picture or several; `lack` says why there is none."""
 
     words: Sequence[str]
     case: str
     percent: float
-    missing: Sequence[Path]
+    lack: str
     picture: OutlinedSlice | None = None
     pictures: Sequence[tuple[str, str, OutlinedSlice]] = ()  # name, what is right, slice
 
@@ -389,11 +390,9 @@ class _Page:
         for words, place in _places(best=len(dice) - 1, median=len(dice) // 2, worst=0) if len(dice) else ():
             case = str(dice.index[place])
             one = available[case]
-            missing = [file for file in (one.image, one.reference, one.prediction) if not file.is_file()]
-            picture = None
-            if not missing:
-                picture = outlined_slice(one.image, one.reference, one.prediction, self.study.label_names)
-            yield _ShownCase(words, case, 100 * float(dice.iloc[place]), missing, picture)
+            files = (one.image, one.reference, one.prediction)
+            picture, lack = _drawn(files, outlined_slice, *files, self.study.label_names)
+            yield _ShownCase(words, case, 100 * float(dice.iloc[place]), lack, picture)
 
     def _spines(self) -> Iterator[_ShownCase]:
         """The reference and every arm side by side with the names of the levels; nothing where labels are no levels."""
@@ -414,16 +413,13 @@ class _Page:
             percent = 100 * float(mean.iloc[place])
             files = [self.study.files[arm][case] for arm in arms]
             used = [files[0].image, files[0].reference, *(one.prediction for one in files)]
-            if missing := [file for file in used if not file.is_file()]:
-                yield _ShownCase(words, case, percent, missing)
-                continue
             right = [
                 f"{counts[arm].loc[case, 'right_level']:.0f} of {counts[arm].loc[case, 'vertebrae']:.0f} right"
                 for arm in arms
             ]
-            pictures = named_slices(used[0], used[1], used[2:], self.study.label_names)
-            named = list(zip(["reference", *arms], ["", *right], pictures, strict=True))
-            yield _ShownCase(words, case, percent, [], pictures=named)
+            pictures, lack = _drawn(used, named_slices, *used[:2], used[2:], self.study.label_names)
+            named = list(zip(["reference", *arms], ["", *right], pictures, strict=True)) if pictures else []
+            yield _ShownCase(words, case, percent, lack, pictures=named)
 
     def _settings(self) -> dict[str, Any]:
         rows = [
@@ -482,6 +478,16 @@ def _power(family: FamilyResults) -> _Power:
     # Where nothing can be significant, no difference can be detected.
     detectable = detectable_difference(typical, patients, comparisons) if least < SIGNIFICANCE else math.inf
     return _Power(family.name, family.reference.name, patients, comparisons, least, detectable)
+
+
+def _drawn(files: Sequence[Path], draw: Callable[..., Drawn], *arguments: object) -> tuple[Drawn | None, str]:
+    """What is drawn of these files; or None and why: SimpleITK does not read all that nnU-Net trains on."""
+    if missing := [file for file in files if not file.is_file()]:
+        return None, f"{', '.join(map(str, missing))} is missing"
+    try:
+        return draw(*arguments), ""
+    except (RuntimeError, ValueError) as error:
+        return None, str(error).strip().splitlines()[-1]
 
 
 def _places(**places: int) -> Iterator[tuple[list[str], int]]:

@@ -237,6 +237,16 @@ def test_studies_with_gaps(tmp_path: Path, browse: Callable[..., str]) -> None:
     render(Study("One patient", arms, [section_of(arms, 1)], {}, {}, {}))
 
 
+def test_a_case_that_cannot_be_drawn_has_no_picture(tmp_path: Path) -> None:
+    """SimpleITK refuses sheared volumes, say, which nnU-Net reads by nibabel."""
+    arms = (arm("UNet"), arm("CAFR", "nnUNetTrainer_CAFR"))
+    files = write_files(tmp_path / "files", ["case_000_0"], (48, 40, 3))
+    files["case_000_0"].image.write_bytes(b"no image")
+    of_arms = {one.name: files for one in arms}
+    study = Study("Unreadable", arms, [section_of(arms, 1)], dict(enumerate(NAMES, 1)), {}, {}, files=of_arms)
+    assert render(study)[0].count("No picture: ") == 3  # of both arms, and side by side
+
+
 def test_writes_in_one_step_and_only_over_reports(tmp_path: Path) -> None:
     arms = (arm("UNet"), arm("CAFR", "nnUNetTrainer_CAFR"))
     study = Study("Old", arms, [section_of(arms, 3)], {}, {}, {})
