@@ -34,6 +34,7 @@ def test_a_rerun_does_what_is_left_and_a_new_arm_its_own_jobs(tmp_path, capfd):
     assert workflow.run(jobs, folder, 1, [], []) != 0
     assert sorted(diary(tmp_path)) == ["broken", "first"]
     assert "the reason" in capfd.readouterr().err
+    assert (folder / "logs" / "broken.log").read_text() == "the reason\n"
 
     jobs[1] = job(tmp_path, "broken")
     assert workflow.run([*jobs, job(tmp_path, "new")], folder, 1, [], []) == 0
