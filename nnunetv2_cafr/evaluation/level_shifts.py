@@ -59,7 +59,7 @@ def draw_shares(axis: Axes, table: pd.DataFrame) -> None:
             axis.text(
                 column + 0.5,
                 row + 0.5,
-                f"{share:.1%} ({count:.4g})" if count else "0",
+                f"{share:.1%} ({count:,.1f})".replace(".0)", ")") if count else "0",
                 ha="center",
                 va="center",
                 fontsize=8,

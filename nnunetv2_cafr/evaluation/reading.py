@@ -140,6 +140,8 @@ def _read(path: Path, allowed: frozenset[int], reader: type[BaseReaderWriter]) -
     if fault := fault_of(path):  # SimpleITK returns zeros for what is missing of a truncated file
         raise ValueError(f"{fault}. If it is a prediction, predict the case again")
     values, properties = reader().read_seg(str(path))
+    if len(values) > 1:
+        raise ValueError(f"{path} has {len(values)} channels; expected is one, of labels: export these")
     labels = values[0].astype(np.int32)
     if not np.array_equal(labels, values[0]):
         between = np.unique(values[0][values[0] != labels])

@@ -266,6 +266,15 @@ def test_what_cannot_be_compared_is_refused_by_name(make_pairs: MakePairs, tmp_p
         evaluate([bad])
 
 
+def test_a_coloured_picture_is_no_label_map(tmp_path) -> None:
+    pair = CasePair("x", "x", tmp_path / "reference.png", tmp_path / "prediction.png")
+    grey = sitk.GetImageFromArray(blobs(0)[0].astype(np.uint8))
+    sitk.WriteImage(grey, pair.reference)
+    sitk.WriteImage(sitk.Compose([grey] * 3), pair.prediction)
+    with pytest.raises(EvaluationError, match=r"prediction\.png has 3 channels"):
+        evaluate([pair])
+
+
 def test_what_is_missing_is_listed(make_pairs: MakePairs) -> None:
     pairs = make_pairs({name: (blobs(0), blobs(1)) for name in "abc"})
     pairs[0].prediction.unlink()
