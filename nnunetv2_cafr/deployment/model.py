@@ -89,7 +89,11 @@ class Model:
                 raise ValueError("spacing and voxel_order are an array's; an image or a file has its own")
             if isinstance(image, sitk.Image):
                 file = Path(folder, "image.mha")
-                sitk.WriteImage(image, file)
+                # Without a NIfTI header's fields, of which MetaImage warns.
+                is_vector = image.GetNumberOfComponentsPerPixel() > 1
+                plain = sitk.GetImageFromArray(sitk.GetArrayViewFromImage(image), isVector=is_vector)
+                plain.CopyInformation(image)
+                sitk.WriteImage(plain, file)
             else:
                 file = Path(image)
             study = Study(file.name, {0: file})
