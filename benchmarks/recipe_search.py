@@ -179,6 +179,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     patients = read(arguments.source, arguments.rows)
     held_out, train = patients[3::4], [patient for index, patient in enumerate(patients) if index % 4 != 3]
+    tested = {"whole": held_out, "parts": [part for one in held_out for part in parts(one)]}
     keywords = {"use_clr": arguments.clr > 0, **arguments.set}
     network = build(arguments.network, keywords, arguments.rows)
     optimizer = torch.optim.AdamW(
@@ -218,8 +219,8 @@ def main() -> None:
         seconds += time.perf_counter() - start
         if step % max(1, arguments.steps // 4) == 0:
             print(f"step {step}: loss {loss.item():.3f}, {seconds / step:.3f} s a step")
-            for name, scans in {"whole": held_out, "parts": [part for one in held_out for part in parts(one)]}.items():
-                values = ", ".join(f"{key} {value:.1f}" for key, value in score(network, scans).items())
+            for name, patients in tested.items():
+                values = ", ".join(f"{key} {value:.1f}" for key, value in score(network, patients).items())
                 print(f"  {name}: {values}", flush=True)
 
 

@@ -102,7 +102,7 @@ def low_contrast_names(evaluation: Evaluation) -> tuple[str, ...]:
     """LOW_CONTRAST's classes as far as the label table has them; none where the labels are no spine levels."""
     names = dict(enumerate(evaluation.classes["name"].unique()))
     levels = level_names(names)
-    of_level = {levels[number]: name for number, name in names.items()} if is_spine_table(levels.values()) else {}
+    of_level = {levels[number]: name for number, name in names.items()} if is_spine_table(names.values()) else {}
     return tuple(of_level[level] for level in LOW_CONTRAST if level in of_level)
 
 

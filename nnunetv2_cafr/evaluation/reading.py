@@ -79,7 +79,7 @@ class Classes:
         # Levels and junctions ask for labels that exclude one another: none of regions.
         single = {label: name for label, name in self.names.items() if isinstance(label, int)}
         standard = level_names(single)
-        is_spine = len(single) == len(self.names) and is_spine_table(standard.values())
+        is_spine = len(single) == len(self.names) and is_spine_table(single.values())
         self.spine: dict[int, str] = standard if is_spine else {}
         self.order = _order_of(single) if is_spine else None
 

@@ -28,7 +28,7 @@ from nnunetv2_cafr.quality.description import (
     reader_of,
 )
 from nnunetv2_cafr.quality.findings import Finding, Severity
-from nnunetv2_cafr.spine import is_spine_table, level_names
+from nnunetv2_cafr.spine import is_spine_table
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.voxel_order import REORIENTING_READERS
 
@@ -61,7 +61,7 @@ class LabelTable:
     @property
     def is_spine(self) -> bool:
         """Whether they are levels of the spine, by whatever names."""
-        return is_spine_table(level_names(self.names).values())
+        return is_spine_table(self.names.values())
 
     @classmethod
     def from_json(cls, labels: Mapping[str, Any]) -> LabelTable:

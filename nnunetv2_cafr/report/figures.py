@@ -23,7 +23,7 @@ from nnunetv2_cafr.report.patients import TESTED, Measure
 from nnunetv2_cafr.report.statistics import CONFIDENCE
 from nnunetv2_cafr.report.study import Cost, Curve
 from nnunetv2_cafr.report.tables import Table
-from nnunetv2_cafr.spine import is_spine_table, level_names
+from nnunetv2_cafr.spine import is_spine_table
 
 INK, SOFT, LINE, ACCENT = "#1b1f24", "#6b7580", "#d5dae0", "#0b4f9e"
 STYLE: Any = {
@@ -260,8 +260,7 @@ def class_dice(key: str, family: FamilyResults, table: Table) -> Figure | None:
         axis.set_xticks(places, labels, rotation=90, fontsize=8)
         axis.tick_params(labelbottom=True)
     axes[0, 0].set_ylabel("Dice, %")
-    are_levels = is_spine_table(level_names(dict(enumerate(labels))).values())
-    order = "from the sacrum upwards" if are_levels else "in the order of the label table"
+    order = "from the sacrum upwards" if is_spine_table(labels) else "in the order of the label table"
     caption = f"{family.name}: mean Dice of each class, {order}."
     if reference:
         caption += f" Dashed: {reference}."

@@ -31,7 +31,7 @@ from nnunetv2_cafr.report.pictures import LINES, OutlinedSlice, named_slices, ou
 from nnunetv2_cafr.report.statistics import DRAWS, Estimate, detectable_difference, least_p
 from nnunetv2_cafr.report.study import Arm, Cost, Section, Study
 from nnunetv2_cafr.report.tables import MISSING, TEXT, Column, Row, Table, Value, interval_text, number, p_text
-from nnunetv2_cafr.spine import is_spine_table, level_names
+from nnunetv2_cafr.spine import is_spine_table
 
 GENERATOR = "nnUNetv2_cafr report"  # by this mark a folder is known as one of ours
 PAGE, TABLES = "report.html", "tables"
@@ -399,7 +399,7 @@ class _Page:
         arms = [
             arm.name for arm in self.study.arms if self.first.scores.get(arm.name) and self.study.files.get(arm.name)
         ]
-        if not arms or not is_spine_table(level_names(self.study.label_names).values()):
+        if not arms or not is_spine_table(self.study.label_names.values()):
             return
         shares, counts = {}, {}
         for arm in arms:

@@ -453,9 +453,9 @@ def classes_of_family(study: Study, section: Section, family: FamilyResults) -> 
     tables = {arm.name: class_values(section, arm.name) for arm in family.arms}
     first = next(iter(tables.values()))
     names = list(first.index)
-    levels_ = level_names(dict(enumerate(names)))
-    if is_spine_table(levels_.values()):
-        places = {name: position(levels_[number]) for number, name in enumerate(names)}
+    if is_spine_table(names):
+        level_of = level_names(dict(enumerate(names)))
+        places = {name: position(level_of[number]) for number, name in enumerate(names)}
         names.sort(key=lambda name: (places[name] is None, places[name]))
     columns = [Column("Class"), Column("Cases", 0), *(Column(name, 1) for name in tables)]
     rows = [
