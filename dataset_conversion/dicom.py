@@ -40,12 +40,12 @@ from pydicom.uid import (
 
 from dataset_conversion.contrast import TAGS, Acquisition, acquisition_of
 from dataset_conversion.problems import Problem
+from nnunetv2_cafr.errors import shorten
 
 STEP_TOLERANCE = 0.1  # mm by which steps between slices may differ, and slices may lie beside each other
 SAME_PLACE = 1e-3  # mm; slices that are no farther apart may be the same one twice
 COSINE_TOLERANCE = 1e-3  # per direction cosine
 CLEAR_MAJORITY = 2  # a series is taken among several where it has this many times the slices of any other; ours
-SHOWN = 5  # files of one kind that are named one by one
 MONOCHROME1 = (
     "MONOCHROME1, which is shown dark where values are high: values are taken as they are, and not turned round"
 )
@@ -364,7 +364,7 @@ def _describe_left_out(folder: Path, objects: Sequence[_NoImage]) -> Iterator[st
 
 def _names(folder: Path, paths: Sequence[Path]) -> str:
     names = [path.relative_to(folder).as_posix() for path in paths]
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return shorten(names)
 
 
 def _check_slice(image: _Image) -> Problem | None:

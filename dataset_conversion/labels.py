@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.problems import Problem
+from nnunetv2_cafr.errors import shorten
 
 INTEGRAL_TOLERANCE = 1e-3  # how far a float may lie from the label that it stands for
 UNKNOWN = 255  # in a look-up: a mask value that is not in the table
@@ -162,8 +163,7 @@ def _explain(path: Path, array: np.ndarray, lookup: np.ndarray) -> list[Problem]
     ):
         if wrong.any():
             shown = [f"{value:g} ({count} voxels)" for value, count in zip(found[wrong], counts[wrong], strict=True)]
-            text = ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
-            problems.append(Problem(path, f"{kind}: {text}", expected, remedy + swapped))
+            problems.append(Problem(path, f"{kind}: {shorten(shown)}", expected, remedy + swapped))
     return problems
 
 

@@ -29,9 +29,9 @@ class Signalled(SystemExit):
         super().__init__(128 + number)
 
 
-def shorten(names: Sequence[str]) -> str:
+def shorten(names: Sequence[str], shown: int = 5) -> str:
     """The names, or the first few and how many there are more."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def counted(number: int, word: str) -> str:

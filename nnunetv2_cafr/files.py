@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, shorten
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -140,9 +140,8 @@ def check_folder(target: Path, whose: str, ours: Mapping[str, Callable[[Path], b
         if not (path.name in known and not path.is_symlink() and known[path.name](path))
     ]
     if foreign:
-        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise FileExistsError(
-            f"{target} holds {', '.join(foreign[:3])}{more}, which is not {whose}; nothing is overwritten. "
+            f"{target} holds {shorten(foreign, 3)}, which is not {whose}; nothing is overwritten. "
             "Give a new folder, or move it away"
         )
 

@@ -16,9 +16,11 @@ from nnunetv2_cafr.benchmark.jobs import (
     COST_FILE,
     EQUAL_SECONDS,
     external_predictions,
+    external_references,
     external_scores,
     external_section,
     jobs_of,
+    references_of,
     scores_of,
     section_of,
 )
@@ -26,8 +28,8 @@ from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.evaluation.means import nnunet_means
 from nnunetv2_cafr.evaluation.reading import label_table
-from nnunetv2_cafr.evaluation.scores import SETTINGS_FILE, Evaluation
-from nnunetv2_cafr.files import read_json
+from nnunetv2_cafr.evaluation.scores import REFERENCE_CHECKSUMS, SETTINGS_FILE, Evaluation
+from nnunetv2_cafr.files import read_json, sha256
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
 from nnunetv2_cafr.report.page import check_folder, write_report
 from nnunetv2_cafr.report.study import CaseFiles, Cost, Curve, Lengths, Section, Study
@@ -144,7 +146,7 @@ def _validation_scores(matrix: Matrix, training: Training, folder: Path) -> Eval
     file, predictions = scores_of(matrix, training, folder), matrix.fold_folder(training) / "validation"
     cases = fairness.records_of(matrix, training)[-1]["split"]["val"]
     remedy = f"look for predictions of an earlier training in {predictions}, remove {file}"
-    scores = _scores_of_cases(file, matrix.dataset, cases, remedy)
+    scores = _scores_of_cases(file, matrix.dataset, cases, references_of(matrix), remedy)
     summary = predictions / "summary.json"
     # A copied folder may be older than its predictions too: nnU-Net's own Dice says whether it is of others.
     if (file / SETTINGS_FILE).stat().st_mtime < summary.stat().st_mtime:
@@ -164,12 +166,14 @@ def _external_scores(
     """Raises ValueError if they are not those of the data set's present cases."""
     file = external_scores(matrix, folder, dataset, arm, seed)
     remedy = f"remove {external_predictions(matrix, folder, dataset, arm, seed)} and {file}"
-    return _scores_of_cases(file, dataset, cases, remedy)
+    return _scores_of_cases(file, dataset, cases, external_references(dataset), remedy)
 
 
-def _scores_of_cases(file: Path, dataset: str, cases: Sequence[str], remedy: str) -> Evaluation:
-    """Raises ValueError if these are scores of other cases, or count them as other patients than provenance.json."""
+def _scores_of_cases(file: Path, dataset: str, cases: Sequence[str], references: Path, remedy: str) -> Evaluation:
+    """Raises ValueError if these are scores of other cases, or patients, or against other references than now."""
     scores = Evaluation.read(file)
+    scored = scores.settings.get(REFERENCE_CHECKSUMS, {})  # not kept at first
+    corrected = [name for name, before in scored.items() if sha256(references / name) != before]
     found = dict(zip(scores.levels["case"], scores.levels["patient"], strict=True))
     expected = patients_of(dataset, sorted(cases))
     moved = [case for case, patient in expected.items() if found.get(case, patient) != patient]
@@ -177,6 +181,7 @@ def _scores_of_cases(file: Path, dataset: str, cases: Sequence[str], remedy: str
         (found.keys() - expected.keys(), "has scores of {}, which are none of its cases", remedy),
         (expected.keys() - found.keys(), "lacks scores of {}, which are cases of it", remedy),
         (moved, "counts {} as other patients' than provenance.json does now", f"remove {file}"),
+        (corrected, f"was made against other label maps than {references} holds now ({{}})", f"remove {file}"),
     ):
         if wrong:
             said = what.format(shorten(sorted(wrong)))
@@ -236,7 +241,7 @@ def _files(matrix: Matrix, arm: str, ending: str) -> Iterator[tuple[str, CaseFil
         if training.seed == matrix.seeds[0]:
             for prediction in sorted((matrix.fold_folder(training) / "validation").glob(f"*{ending}")):
                 case = prediction.name.removesuffix(ending)
-                reference = matrix.preprocessed / "gt_segmentations" / prediction.name
+                reference = references_of(matrix) / prediction.name
                 yield case, CaseFiles(images / f"{case}_0000{ending}", reference, prediction)
 
 

@@ -89,6 +89,15 @@ def scores_of(matrix: Matrix, training: Training, folder: Path) -> Path:
     return folder / "evaluation" / section / training.arm.name / f"seed{training.seed}" / part
 
 
+def references_of(matrix: Matrix) -> Path:
+    """The label maps that validations are scored against, as nnU-Net does."""
+    return matrix.preprocessed / "gt_segmentations"
+
+
+def external_references(dataset: str) -> Path:
+    return Path(str(nnUNet_raw)) / dataset / "labelsTr"
+
+
 def external_scores(matrix: Matrix, folder: Path, dataset: str, arm: str, seed: int) -> Path:
     """Where the scores of an ensemble are kept."""
     return folder / "evaluation" / external_section(dataset) / arm / f"seed{seed}" / _ensemble(matrix)
@@ -120,7 +129,7 @@ def _scoring_of_fold(matrix: Matrix, training: Training, folder: Path) -> Job:
     return _scoring(
         folder,
         matrix.dataset,
-        matrix.preprocessed / "gt_segmentations",
+        references_of(matrix),
         predictions,
         predictions / "summary.json",
         target,
@@ -129,14 +138,14 @@ def _scoring_of_fold(matrix: Matrix, training: Training, folder: Path) -> Job:
 
 def _external(matrix: Matrix, folder: Path) -> Iterator[Job]:
     for dataset in matrix.externals:
-        raw = Path(str(nnUNet_raw)) / dataset
+        images = Path(str(nnUNet_raw)) / dataset / "imagesTr"
         for arm in matrix.selected_arms():
             for seed in matrix.seeds:
-                prediction = _prediction(matrix, arm, seed, folder, dataset, raw / "imagesTr")
+                prediction = _prediction(matrix, arm, seed, folder, dataset, images)
                 yield prediction
                 target = external_scores(matrix, folder, dataset, arm.name, seed)
-                images = prediction.output.parent
-                yield _scoring(folder, dataset, raw / "labelsTr", images, prediction.output, target)
+                done = prediction.output
+                yield _scoring(folder, dataset, external_references(dataset), done.parent, done, target)
 
 
 def _prediction(matrix: Matrix, arm: Arm, seed: int, folder: Path, dataset: str, images: Path) -> Job:

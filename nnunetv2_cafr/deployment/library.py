@@ -17,7 +17,7 @@ from platformdirs import user_data_path
 
 from nnunetv2_cafr.deployment.description import BOTH_FILES, Description, description_file
 from nnunetv2_cafr.deployment.runtime import import_extra
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import check_place, sha256, write_atomically
 
 NETWORK = "model.onnx"
@@ -171,9 +171,8 @@ def _unpack(file: Path, place: Path) -> None:
         with zipfile.ZipFile(file) as archive:
             found = sorted(archive.namelist())
             if found != sorted(names):
-                more = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
                 raise ValueError(
-                    f"{file} holds {more or 'nothing'}; expected are {' and '.join(names)} alone. A zip of "
+                    f"{file} holds {shorten(found) or 'nothing'}; expected are {' and '.join(names)} alone. A zip of "
                     "nnUNetv2_export_model_to_zip is installed by nnUNetv2_install_pretrained_model_from_zip"
                 )
             if large := [one.filename for one in archive.infolist() if one.file_size > LARGEST]:

@@ -25,7 +25,7 @@ from dataset_conversion.problems import Problem, lines_of
 from dataset_conversion.reading import FILE_ENDINGS, NO_ORIENTATION, Volume, read_volume
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.orders import UnknownOrderError, grid_in_order, read_in_order
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW
 from nnunetv2_cafr.levels.field_of_view import doubt_about_height, height_of
 from nnunetv2_cafr.voxel_order import NO_ORDER
@@ -89,8 +89,7 @@ def find_studies(
         if not images:
             raise UserError(f"{path} holds no images: expected are {expected}")
         if left_out:
-            names = ", ".join(left_out[:SHOWN]) + (f" and {len(left_out) - SHOWN} more" if left_out[SHOWN:] else "")
-            notify(f"Left out of {path}: {names} (read are {expected})")
+            notify(f"Left out of {path}: {shorten(left_out, SHOWN)} (read are {expected})")
         for image in images:
             name, channel = _case_and_channel(image, endings, len(description.channel_names))
             # Some file systems take two names for one that differ in upper and lower case, or in how accents are coded.

@@ -10,6 +10,7 @@ import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from dataset_conversion.reading import fault_of
+from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.files import grid_of_affine
 from nnunetv2_cafr.spine import Spine, is_spine_table, level_names, read_spine
@@ -145,10 +146,9 @@ def _read(path: Path, allowed: frozenset[int], reader: type[BaseReaderWriter]) -
     labels = values[0].astype(np.int32)
     if not np.array_equal(labels, values[0]):
         between = np.unique(values[0][values[0] != labels])
-        shown = ", ".join(np.format_float_positional(value, trim="-") for value in between[:5])
-        more = f" and {len(between) - 5} more" if len(between) > 5 else ""
+        shown = shorten([np.format_float_positional(value, trim="-") for value in between])
         raise ValueError(
-            f"{path} holds {shown}{more}, which are no integers; expected is a label map. Round it and store it "
+            f"{path} holds {shown}, which are no integers; expected is a label map. Round it and store it "
             "as integers, or export it again without interpolation"
         )
     foreign = sorted(set(pd.unique(labels.ravel()).tolist()) - allowed - {0})

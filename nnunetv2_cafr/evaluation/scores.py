@@ -63,6 +63,7 @@ CLASSES_FILE, LEVELS_FILE, SHIFTS_FILE, SETTINGS_FILE = (
     "evaluation.json",
 )
 
+REFERENCE_CHECKSUMS = "SHA-256 of the references"  # in the settings, by file name
 _EARLIER = "an earlier version scored these predictions; remove {folder} and score them again"
 
 
@@ -73,7 +74,7 @@ class Evaluation:
     Args:
         classes: CLASS_COLUMNS; label maps in mm and mm^3.
         levels: LEVEL_COLUMNS; its columns from `vertebrae` on are NaN where the labels are no spine levels.
-        settings: folders, tools with versions, NSD tolerance in mm, policies in words.
+        settings: folders, checksums of the references, tools with versions, NSD tolerance in mm, policies in words.
         shifts: SHIFT_COLUMNS.
     """
 

@@ -29,10 +29,12 @@ from nnunetv2_cafr.evaluation.scores import (
     DISTANCES,
     LEVEL_COLUMNS,
     METRICS,
+    REFERENCE_CHECKSUMS,
     SHIFT_COLUMNS,
     Evaluation,
 )
 from nnunetv2_cafr.evaluation.surface import surface_scores
+from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.levels.decoding import decode
 from nnunetv2_cafr.processes import in_processes
 
@@ -136,6 +138,7 @@ def evaluate_folders(
             "references": sorted({str(pair.reference.parent) for pair in pairs}),
             "predictions": sorted({str(pair.prediction.parent) for pair in pairs}),
             "cases": len(pairs),
+            REFERENCE_CHECKSUMS: {pair.reference.name: sha256(pair.reference) for pair in pairs},
             "labels": {str(label): name for label, name in label_names.items()},
             "tolerance_mm": tolerance_mm,
             "versions": {name: version(name) for name in TOOLS},

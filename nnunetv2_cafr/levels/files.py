@@ -19,6 +19,7 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from dataset_conversion.reading import fault_of
+from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.files import sha256, write_atomically
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.decoding import (
@@ -85,7 +86,7 @@ def read_labels(
     foreign = [f"{value:g}" for value in found if value not in allowed and value != 0]
     if foreign:
         raise ValueError(
-            f"{path} holds {', '.join(foreign[:5])}, but the labels are {min(allowed)} to {max(allowed)}. Give the "
+            f"{path} holds {shorten(foreign)}, but the labels are {min(allowed)} to {max(allowed)}. Give the "
             "dataset.json that it belongs to"
         )
     return values[0].astype(np.uint8 if found.max() < 256 else np.uint16), properties

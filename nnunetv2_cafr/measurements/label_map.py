@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from dataset_conversion.geometry import check_same_grid
 from dataset_conversion.problems import Problem
 from dataset_conversion.reading import read_volume
+from nnunetv2_cafr.errors import shorten
 
 ORDER = "LPS"  # x to the left, y backwards, z upwards
 
@@ -63,9 +64,8 @@ def read_label_map(
     found = np.unique(sitk.GetArrayViewFromImage(mask))
     foreign = [f"{value:g}" for value in found if value != 0 and value not in allowed]
     if foreign:
-        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise ValueError(
-            f"{path} holds {', '.join(foreign[:5])}{more}, but the labels are {min(allowed)} to {max(allowed)}. Give "
+            f"{path} holds {shorten(foreign)}, but the labels are {min(allowed)} to {max(allowed)}. Give "
             "the dataset.json that it belongs to"
         )
     labels = sitk.Cast(mask, sitk.sitkUInt8 if found.max() < 256 else sitk.sitkUInt16)

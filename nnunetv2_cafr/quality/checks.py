@@ -16,6 +16,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from dataset_conversion.geometry import DIRECTION_TOLERANCE, ORIGIN_TOLERANCE, SPACING_TOLERANCE, orientation_of
 from dataset_conversion.labels import INTEGRAL_TOLERANCE
 from nnunetv2_cafr import spine as levels
+from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.quality.dataset import LabelTable
 from nnunetv2_cafr.quality.findings import Finding, Severity
 from nnunetv2_cafr.quality.measures import Geometry, Intensities, Piece, Structure, physical
@@ -166,9 +167,8 @@ def check_labels(raw: np.ndarray, table: LabelTable, spine: bool, source: Source
     ):
         if wrong.any():
             shown = [f"{value:g} ({count} voxels)" for value, count in zip(values[wrong], counts[wrong], strict=True)]
-            found = ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
             structure = ", ".join(f"label {value:g}" for value in values[wrong][:5])
-            yield source.finding(Severity.ERROR, check, found, expected, remedy, structure)
+            yield source.finding(Severity.ERROR, check, shorten(shown), expected, remedy, structure)
     if not np.isin(np.rint(values), [label for label in known if label not in (0, table.ignore)]).any():
         yield source.finding(
             Severity.ERROR if spine else Severity.WARNING,
@@ -196,7 +196,7 @@ def check_stored_labels(raw: np.ndarray, source: Source) -> Iterator[Finding]:
     yield source.finding(
         Severity.ERROR,
         "labels beside whole numbers",
-        ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else ""),
+        shorten(shown),
         "labels stored as whole numbers: nnU-Net casts down, and what lies below is trained as the label before",
         "round the mask and store it as integers (SimpleITK: Cast(Round(mask), sitkUInt8)); our converters do so",
         ", ".join(f"label {value:g}" for value in nearest[near][:5]),

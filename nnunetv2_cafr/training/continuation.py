@@ -17,6 +17,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
+from nnunetv2_cafr.errors import counted, shorten
 from nnunetv2_cafr.training.checkpoints import read_values
 from nnunetv2_cafr.training.network_identity import bare, differences, identity_of, misfit
 from nnunetv2_cafr.training.preflight import refuse
@@ -230,8 +231,7 @@ def _short(value: Any) -> str:
 
 
 def _several(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{len(names)} case{'s' if len(names) != 1 else ''} ({', '.join(names[:5])}{more})"
+    return f"{counted(len(names), 'case')} ({shorten(names)})"
 
 
 def _without_prefix(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

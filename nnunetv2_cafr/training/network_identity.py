@@ -18,6 +18,8 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_cafr.errors import shorten
+
 PACKAGE = __name__.partition(".")[0]
 PROBED_VOXELS = 2**18  # of a smaller patch, where a patch has more
 TOLERANCE = 1e-3  # of the largest output: other CPUs and versions of torch add up in another order
@@ -126,7 +128,7 @@ def misfit(weights: Mapping[str, torch.Tensor], network: nn.Module) -> str | Non
         if key in weights and weights[key].shape != value.shape
     )
     parts = [
-        f"{len(names)} {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        f"{len(names)} {what} ({shorten(names, 2)})"
         for names, what in ((missing, "are missing"), (foreign, "are unknown"), (other, "have another shape"))
         if names
     ]

@@ -18,6 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from dataset_conversion.reading import lacks_orientation
+from nnunetv2_cafr.errors import counted, shorten
 from nnunetv2_cafr.voxel_order import (
     RECOMMENDED_READER,
     REORIENTING_READERS,
@@ -104,8 +105,8 @@ class OrientedCases(nnUNetTrainer):
         if self._unoriented:
             names = sorted(self._unoriented)
             return (
-                f"WARNING: the headers of {len(names)} cases ({', '.join(names[:3])}{', ...' if names[3:] else ''}) do "
-                f"not say how their voxels lie in the patient; {reader} makes up an orientation, which is not believed "
+                f"WARNING: the headers of {counted(len(names), 'case')} ({shorten(names)}) do not "
+                f"say how their voxels lie in the patient; {reader} makes up an orientation, which is not believed "
                 f"here. The others: {_listed(counts) or 'none'}. Convert the cases again from DICOM, or write the "
                 "right affine into their headers, then preprocess again"
             )

@@ -11,12 +11,13 @@ import pytest
 
 from nnunetv2_cafr.benchmark import collect
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Measurement
-from nnunetv2_cafr.benchmark.jobs import EQUAL_SECONDS, external_scores, scores_of
+from nnunetv2_cafr.benchmark.jobs import EQUAL_SECONDS, external_scores, references_of, scores_of
 from nnunetv2_cafr.benchmark.matrix import Matrix
 from nnunetv2_cafr.cli import main
 from nnunetv2_cafr.commands.benchmark import _claimed
 from nnunetv2_cafr.evaluation.means import nnunet_means
-from nnunetv2_cafr.evaluation.scores import SETTINGS_FILE, Evaluation
+from nnunetv2_cafr.evaluation.scores import REFERENCE_CHECKSUMS, SETTINGS_FILE, Evaluation
+from nnunetv2_cafr.files import sha256
 
 from ..report.synthetic_study import NAMES, evaluation
 from .test_fairness import RECORD, write
@@ -143,6 +144,21 @@ def test_scores_of_an_earlier_training_are_refused(folder):
             collect._validation_scores(matrix, training, folder)
         else:
             assert f"{file} has scores of an earlier training" in refusal(folder)
+
+
+def test_scores_against_references_that_were_corrected_since_are_refused(folder):
+    matrix = Matrix.read(folder)
+    reference = references_of(matrix) / "case_000_0.nii.gz"
+    reference.parent.mkdir()
+    reference.write_bytes(b"before")
+    training = next(matrix.trainings())
+    file = scores_of(matrix, training, folder)
+    scores = Evaluation.read(file)
+    scores.settings[REFERENCE_CHECKSUMS] = {reference.name: sha256(reference)}
+    scores.write(file)
+    collect._validation_scores(matrix, training, folder)
+    reference.write_bytes(b"corrected")
+    assert f"{file} was made against other label maps than {reference.parent} holds now" in refusal(folder)
 
 
 def test_scores_of_different_definitions_are_refused(folder):

@@ -16,9 +16,17 @@ from nnunetv2_cafr.evaluation.junctions import junction_band
 from nnunetv2_cafr.evaluation.means import nnunet_means
 from nnunetv2_cafr.evaluation.overlap import overlap
 from nnunetv2_cafr.evaluation.reading import CasePair, label_table
-from nnunetv2_cafr.evaluation.scores import CLASS_COLUMNS, DISTANCES, LEVEL_COLUMNS, METRICS, Evaluation
+from nnunetv2_cafr.evaluation.scores import (
+    CLASS_COLUMNS,
+    DISTANCES,
+    LEVEL_COLUMNS,
+    METRICS,
+    REFERENCE_CHECKSUMS,
+    Evaluation,
+)
 from nnunetv2_cafr.evaluation.scoring import EvaluationError, evaluate_folders
 from nnunetv2_cafr.evaluation.surface import surface_scores
+from nnunetv2_cafr.files import sha256
 
 from .conftest import SPACING, write_labels
 
@@ -205,6 +213,7 @@ def test_files_and_processes_change_nothing(make_pairs: MakePairs, tmp_path) -> 
         pd.testing.assert_frame_equal(alone.levels.astype(other.levels.dtypes), other.levels)
         assert alone.settings == other.settings
     assert alone.settings["tolerance_mm"] == 0.6
+    assert alone.settings[REFERENCE_CHECKSUMS] == {pair.reference.name: sha256(pair.reference) for pair in pairs}
     assert set(METRICS) <= {word for key in alone.settings["definitions"] for word in key.split(", ")}
 
 
