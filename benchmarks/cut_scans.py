@@ -39,7 +39,7 @@ def upper_and_lower(image: sitk.Image, share: float) -> dict[str, sitk.Image]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-d", required=True, help="raw data set")
-    parser.add_argument("-f", type=int, default=0, help="fold whose held-out patients are cut")
+    parser.add_argument("-f", default="0", help="fold whose held-out patients are cut; all: every case (default 0)")
     parser.add_argument("-o", type=Path, required=True, help="new folder")
     parser.add_argument(
         "--share",
@@ -51,10 +51,13 @@ def main() -> None:
 
     raw = find_dataset(arguments.d)
     files = case_files(raw, read_json(raw / "dataset.json"))
-    folds = json.loads((Path(nnUNet_preprocessed) / raw.name / SPLITS_FILE).read_text())
+    if arguments.f == "all":
+        cases = list(files)
+    else:
+        cases = json.loads((Path(nnUNet_preprocessed) / raw.name / SPLITS_FILE).read_text())[int(arguments.f)]["val"]
     for folder in ("images", "labels"):
         (arguments.o / folder).mkdir(parents=True)
-    for case in folds[arguments.f]["val"]:
+    for case in cases:
         images, mask = files[case]
         for source, folder in (*((image, "images") for image in images), (mask, "labels")):
             for part, cut in upper_and_lower(sitk.ReadImage(source), arguments.share).items():
