@@ -111,6 +111,12 @@ ARMS = {
             f"CAFR-Net without its Transformer; {_ADAMW}",
         ),
         _arm(
+            "CAFR-noTransformer-noLAFR-noCLR",
+            "nnUNetTrainer_CAFR_noTransformer_noLAFR_noCLR",
+            LEVEL_SAFE,
+            f"CAFR-Net without Transformer, LAFR and CLR; {_ADAMW}",
+        ),
+        _arm(
             "CAFR-hardCLR",
             "nnUNetTrainer_CAFR_hardCLR",
             LEVEL_SAFE,

@@ -6,6 +6,7 @@ from nnunetv2_cafr.training.ablations import (
     nnUNetTrainer_CAFR_noLAFR,
     nnUNetTrainer_CAFR_noLAFR_noCLR,
     nnUNetTrainer_CAFR_noTransformer,
+    nnUNetTrainer_CAFR_noTransformer_noLAFR_noCLR,
     nnUNetTrainer_CAFR_orderedCLR,
     nnUNetTrainer_LevelSafe_CLR,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "nnUNetTrainer_CAFR_noLAFR",
     "nnUNetTrainer_CAFR_noLAFR_noCLR",
     "nnUNetTrainer_CAFR_noTransformer",
+    "nnUNetTrainer_CAFR_noTransformer_noLAFR_noCLR",
     "nnUNetTrainer_CAFR_orderedCLR",
     "nnUNetTrainer_CAFR_paper",
     "nnUNetTrainer_CAFR_paperRecipe",

@@ -1,4 +1,4 @@
-"""Ablations: nnUNetTrainer_CAFR with one part left out (paper, results section), nnU-Net with one part added (ours)."""
+"""Ablations: nnUNetTrainer_CAFR with parts left out (paper, results section), nnU-Net with one part added (ours)."""
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
@@ -48,6 +48,18 @@ class nnUNetTrainer_CAFR_noTransformer(nnUNetTrainer_CAFR):
     """
 
     use_transformer = False
+
+
+class nnUNetTrainer_CAFR_noTransformer_noLAFR_noCLR(nnUNetTrainer_CAFR):
+    """None of the paper's three parts: pyramid, decoder and recipe, which are ours.
+
+    Examples:
+        `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_noTransformer_noLAFR_noCLR`
+    """
+
+    use_transformer = False
+    use_lafr = False
+    use_clr = False
 
 
 class nnUNetTrainer_CAFR_hardCLR(nnUNetTrainer_CAFR):

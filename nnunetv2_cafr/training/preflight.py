@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.plans_fields import faults_of
 from nnunetv2_cafr.training.network_identity import bare
 
@@ -84,7 +84,7 @@ class CheckedTraining(nnUNetTrainer):
         if missing:
             refuse(
                 self,
-                f"{place} names {len(missing)} cases that {folder} does not hold ({', '.join(missing[:5])}). "
+                f"{place} names {len(missing)} cases that {folder} does not hold ({shorten(missing)}). "
                 f"Preprocess them: nnUNetv2_preprocess -d {self.plans_manager.dataset_name} -plans_name "
                 f"{self.plans_manager.plans_name} -c {self.configuration_name}; or take them out of the split",
             )

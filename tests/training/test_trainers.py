@@ -87,9 +87,10 @@ def test_every_trainer_can_be_constructed_and_saves_its_name(name, construct):
         ("nnUNetTrainer_CAFR_noCLR", True, False, True),
         ("nnUNetTrainer_CAFR_noLAFR_noCLR", False, False, True),
         ("nnUNetTrainer_CAFR_noTransformer", True, True, False),
+        ("nnUNetTrainer_CAFR_noTransformer_noLAFR_noCLR", False, False, False),
     ],
 )
-def test_ablations_leave_out_exactly_one_thing(name, lafr, clr, transformer, construct):
+def test_ablations_leave_out_what_their_names_say(name, lafr, clr, transformer, construct):
     trainer = construct(name)
 
     def has(kind: type[nn.Module]) -> bool:
