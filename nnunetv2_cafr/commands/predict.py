@@ -13,6 +13,7 @@ spines, measurements.csv and .json (see nnUNetv2_cafr measure --help); names and
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     maps = LabelMaps(arguments.o, description, arguments.m, settings, arguments.png, arguments.dicom_seg)
     try:
         todo = maps.choose(studies, arguments.i, arguments.continue_prediction)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     if not todo:
         print(f"All {len(studies)} label maps are in {arguments.o} already")
@@ -119,18 +120,22 @@ def _predict(
     from nnunetv2_cafr.deployment.model import prepare
     from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
     from nnunetv2_cafr.deployment.prediction import predict_all
-    from nnunetv2_cafr.levels.files import Record
+    from nnunetv2_cafr.levels.files import STATISTICS_FILE, Record
 
     record = None
+    settings = {"network": str(arguments.m)}
     if arguments.levels:
         try:
             read_spine(description.dataset_json["labels"])
         except ValueError as error:
             raise UserError(f"--levels cannot be used with {arguments.m}: {error}. Predict without it") from error
         try:
-            record = Record(maps.folder, {"network": str(arguments.m)})
+            record = Record(maps.folder if maps.file is None else None, settings)
         except ValueError as error:
             raise UserError(str(error)) from error
+    elif maps.file is None and (maps.folder / STATISTICS_FILE).is_file():
+        with contextlib.suppress(ValueError):  # of somebody else, in which no study of ours stands
+            record = Record(maps.folder, settings)
     if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
         print(warning)
 

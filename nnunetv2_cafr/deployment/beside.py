@@ -16,7 +16,7 @@ from tqdm import tqdm
 from nnunetv2_cafr.deployment.label_maps import SEGMENTATION, LabelMaps
 from nnunetv2_cafr.deployment.studies import Study, read_study, series_of
 from nnunetv2_cafr.files import sha256
-from nnunetv2_cafr.levels.files import read_decodings
+from nnunetv2_cafr.levels.files import decoding_of, read_decodings
 from nnunetv2_cafr.measurements.label_map import read_label_map
 from nnunetv2_cafr.measurements.tables import JSON_FILE, as_json, table_files
 from nnunetv2_cafr.preview.page import PAGE_FILE, PICTURES, Part, part_of, parts_in, render
@@ -67,8 +67,8 @@ def _write(
     record, ending = maps.label_maps(), maps.ending
     decoded = {file.removesuffix(ending) for file, entry in record.items() if entry.get("settings", {}).get("levels")}
     sources = {
-        name: sha256(maps.folder / file) + " with levels" * (name in decoded)
-        for file in record
+        name: f"{sha256(maps.folder / file)} of {entry.get('images')}" + " with levels" * (name in decoded)
+        for file, entry in record.items()
         if file.endswith(ending) and (maps.folder / file).is_file()
         for name in (file.removesuffix(ending),)
     }
@@ -83,6 +83,7 @@ def _write(
         for part in parts_in(maps.read_beside(PAGE_FILE) or "")
         if part.row["source"] == sources.get(part.row["name"])
     }
+    of_then = {name for name, part in parts.items() if {FAILED, NO_IMAGE} & set(part.row["doubts"])}
     for study in tqdm(studies, desc="preview", unit="study"):
         picture = f"{PICTURES}/{study.name}.png"
         segmented = f"{study.name}{SEGMENTATION}"
@@ -94,13 +95,15 @@ def _write(
             except ValueError as error:
                 without[study.name] = str(error)
         fault = {FAILED: failed[study.name]} if study.name in failed else {}
-        if study.name in parts and not fault and (not maps.png or maps.has_beside(picture)):
+        is_shown = study.name in parts and study.name not in of_then
+        if is_shown and not fault and (not maps.png or maps.has_beside(picture)):
             continue
         if study.name not in sources:
             parts[study.name] = part_of(StudyPreview(study.name, doubts=fault or {FAILED: "there is no label map"}))
             continue
-        decoding = decodings.get(study.name) if study.name in decoded else None
-        one = _look_at(study, maps, labels, decoding, sources[study.name])
+        decoding = decoding_of(maps.target(study), decodings.get(study.name)) if study.name in decoded else None
+        doubts = record[maps.target(study).name].get("doubts", {})
+        one = _look_at(study, maps, labels, decoding, sources[study.name], doubts)
         parts[study.name] = part_of(replace(one, doubts={**fault, **one.doubts}))
         measured.pop(study.name, None)
         if one.measurements is not None:
@@ -130,9 +133,14 @@ def _page(parts: Mapping[str, Part], studies: Sequence[Study], maps: LabelMaps) 
 
 
 def _look_at(
-    study: Study, maps: LabelMaps, labels: Labels, decoding: Mapping[str, Any] | None, source: str
+    study: Study,
+    maps: LabelMaps,
+    labels: Labels,
+    decoding: Mapping[str, Any] | None,
+    source: str,
+    of_image: Mapping[str, str],
 ) -> StudyPreview:
-    doubts = dict(study.doubts)
+    doubts = dict(of_image)
     trained = maps.description.training_heights
     try:
         try:

@@ -1,9 +1,9 @@
 """Where label maps go, and the record of which ones this network wrote: nothing else is overwritten or skipped.
 
 The record, predict.json, lies beside the label maps. Per file it holds the SHA-256 of the network that predicted it and
-of the file itself, so that a label map which somebody has corrected since is known as theirs, and the settings that it
-was predicted with: what is there by others is predicted anew. Of what lies beside the label
-maps it holds the SHA-256 too.
+of the file itself, so that a label map which somebody has corrected since is known as theirs, and that of the images
+and the settings that it was predicted from and with: what is there by others, or of others, is predicted anew. Why it
+may be wrong (`doubts`) stands there too, for later calls. Of what lies beside the label maps it holds the SHA-256.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from nnunetv2_cafr.deployment.description import Description, description_file
-from nnunetv2_cafr.deployment.studies import Study, series_of
+from nnunetv2_cafr.deployment.studies import Study, fingerprint, series_of
 from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.files import FULL, begins_with, check_place, refuse_inputs, sha256, write_atomically
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, name_labels
@@ -78,7 +78,7 @@ class LabelMaps:
         return self.file or self.folder / f"{study.name}{self.ending}"
 
     def choose(self, studies: Sequence[Study], given: Sequence[Path], skip: bool) -> list[Study]:
-        """The studies to predict: all, or with `skip` those without a label map by this network and these settings.
+        """The studies to predict: all, or with `skip` those without a label map of these images, made in this way.
 
         Args:
             given: the paths in which the studies were found.
@@ -88,11 +88,11 @@ class LabelMaps:
         """
         targets = {self.target(study): study for study in studies}
         refuse_inputs(targets, [image for study in studies for image in study.images.values()])
-        if self.settings.get("levels"):
-            self._check_tables()
         if self.file is not None:
             self._check_file(studies)
             return list(studies)
+        if self.settings.get("levels"):
+            self._check_tables()
         if os.path.lexists(self.folder) and not self.folder.is_dir():
             raise FileExistsError(f"{self.folder} is a file; give a folder, or a new file's name for one study")
         if self.folder.exists() and any(path.is_dir() and path.samefile(self.folder) for path in given):
@@ -113,8 +113,22 @@ class LabelMaps:
                 f"{self.folder} holds {names}, which this network did not write, or which was changed since: "
                 "nothing is overwritten or skipped. Give another folder by -o, or move it away"
             )
-        done = [target for target in there if skip and record[target.name].get("settings") == self.settings]
+        done = [target for target in there if skip and self._is_done(targets[target], record[target.name])]
         return [study for target, study in targets.items() if target not in done]
+
+    def _is_done(self, study: Study, entry: Mapping[str, Any]) -> bool:
+        """Whether a label map of this network has these settings, its levels, and is of the images as they are now."""
+        if entry.get("settings") != self.settings:
+            return False
+        if self.settings.get("levels"):
+            from nnunetv2_cafr.levels.files import decoding_of, read_decodings
+
+            if decoding_of(self.target(study), read_decodings(self.folder).get(study.name)) is None:
+                return False  # a run was killed between the two
+        try:
+            return bool(entry.get("images") == fingerprint(study))
+        except OSError:  # which prediction tells of
+            return False
 
     def _check_tables(self) -> None:
         """Makes sure that the two tables of --levels are written over an earlier one's only."""
@@ -273,7 +287,7 @@ class LabelMaps:
             self._write_whole(beside / f"labels{self.ending}", segmentation, properties)
             files = {target.with_name(_renamed(file.name, target, self.ending)): file for file in beside.iterdir()}
             if self.file is None:
-                self._note(files)
+                self._note(study, files)
             elif there := [final for final in files if os.path.lexists(final)]:
                 raise FileExistsError(f"{there[0]} has come into being meanwhile; it was left as it is")
             for final, file in files.items():
@@ -295,8 +309,9 @@ class LabelMaps:
             name_labels(file, self.description.dataset_json["labels"])
             _check_whole(file, segmentation, io)
 
-    def _note(self, files: Mapping[Path, Path]) -> None:
+    def _note(self, study: Study, files: Mapping[Path, Path]) -> None:
         """Adds files to the record before they get their names, so that a kill never leaves one that is not in it."""
+        images = fingerprint(study)
         with _locked(self.folder):
             record = self._read_record()
             for final, file in files.items():
@@ -305,7 +320,13 @@ class LabelMaps:
                     raise FileExistsError(f"{final} is there and this network did not write it; it was left as it is")
                 digests = list(dict.fromkeys([*before, sha256(file)]))
                 model = self.description.content["sha256"]
-                record[final.name] = {"model": model, "settings": self.settings, "sha256": digests}
+                record[final.name] = {
+                    "model": model,
+                    "settings": self.settings,
+                    "images": images,
+                    "doubts": study.doubts,
+                    "sha256": digests,
+                }
             self._write_record(record, self._read_beside())
 
     def is_full(self, error: Exception) -> bool:

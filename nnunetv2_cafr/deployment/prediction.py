@@ -20,7 +20,7 @@ def predict_all(
 
     Args:
         done: how many label maps were there before.
-        levels: of the folder, where levels are decoded.
+        levels: of the folder, where levels are decoded or were in an earlier call.
 
     Raises:
         UserError: if not even the folder of the label maps can be made.
@@ -31,13 +31,16 @@ def predict_all(
         raise UserError(describe_failure(Path(error.filename or maps.folder), error)) from error
     failed: dict[str, str] = {}
     begun, full = 0, False
+    decode = maps.settings["levels"]
     for study in tqdm(todo, unit="study", initial=done, total=done + len(todo)):
         begun += 1
         try:
-            labels, geometry, decoding = model.predict_study(study, levels is not None)
+            labels, geometry, decoding = model.predict_study(study, decode)
             maps.write(study, labels, geometry)
             if levels and decoding:
                 levels.add(study.name, decoding, maps.target(study))
+            elif levels:
+                levels.remove(study.name)
         except UnusableStudyError as error:
             failed[study.name] = str(error)
         except Exception as error:
@@ -49,8 +52,8 @@ def predict_all(
             tqdm.write(f"{study.name} failed")
         if full:
             break
-    if levels:
-        print(levels.summary([study.name for study in todo[:begun]]))
+    if levels and decode:
+        print(levels.summary([study.name for study in todo[:begun] if study.name not in failed]))
     if not failed:
         earlier = f", {done} were there already" if done else ""
         print(f"{counted(len(todo), 'label map')} written to {maps.file or maps.folder}{earlier}")

@@ -5,6 +5,7 @@ are nnU-Net's, CASE_0000.nii.gz with the number of the channel, or anything else
 are read as by the converters, which refuse what is damaged or cannot be a volume; what is not read is named.
 """
 
+import hashlib
 import re
 import shutil
 import tempfile
@@ -26,6 +27,7 @@ from dataset_conversion.reading import FILE_ENDINGS, NO_ORIENTATION, Volume, rea
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.orders import UnknownOrderError, grid_in_order, read_in_order
 from nnunetv2_cafr.errors import UserError, shorten
+from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW
 from nnunetv2_cafr.levels.field_of_view import doubt_about_height, height_of
 from nnunetv2_cafr.voxel_order import NO_ORDER
@@ -64,6 +66,21 @@ def series_of(study: Study) -> Path | None:
     """The folder of the DICOM series that a study's first channel is; None where it is a file."""
     first = study.images[min(study.images)]
     return first if first.is_dir() else None
+
+
+def fingerprint(study: Study) -> str:
+    """SHA-256 over a study's images; of a DICOM series, over all DICOM files in its folder.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for _, image in sorted(study.images.items()):
+        files = list_dicom(image) if image.is_dir() else [image]
+        if image.suffix.lower() == ".mhd":  # whose voxels lie beside it
+            files += [file for ending in (".raw", ".zraw") if (file := image.with_suffix(ending)).is_file()]
+        digest.update("".join(map(sha256, files)).encode())
+    return digest.hexdigest()
 
 
 def find_studies(

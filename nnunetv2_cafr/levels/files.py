@@ -153,16 +153,16 @@ class Record:
     """The table and the statistics of a folder's decodings, written anew after every study.
 
     Args:
-        folder: which gets TABLE_FILE and STATISTICS_FILE. Studies that stand in these stay.
+        folder: which gets TABLE_FILE and STATISTICS_FILE. Studies that stand in these stay. None: nothing is written.
 
     Raises:
         ValueError: if an earlier STATISTICS_FILE cannot be understood.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self.settings = dict(settings)
-        self.studies: dict[str, dict[str, Any]] = read_decodings(folder)
+        self.studies: dict[str, dict[str, Any]] = {} if folder is None else read_decodings(folder)
 
     def add(self, case: str, decoding: Decoding, label_map: Path) -> None:
         """Adds a study, whose label map is written already."""
@@ -174,6 +174,16 @@ class Record:
             "islands": [asdict(level) for level in decoding.islands],
             "changed_voxels": decoding.changed,
         }
+        self._write()
+
+    def remove(self, case: str) -> None:
+        """Takes out a study whose label map was written anew, and not decoded."""
+        if self.studies.pop(case, None) is not None:
+            self._write()
+
+    def _write(self) -> None:
+        if self.folder is None:
+            return
         content = {
             "settings": {**self.settings, "threshold": THRESHOLD},
             "versions": {name: version(name) for name in TOOLS},

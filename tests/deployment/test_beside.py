@@ -52,6 +52,9 @@ def test_the_page_grows_with_the_folder(predict, scans, tmp_path, monkeypatch) -
     (out / "preview.html").unlink()
     assert predict(scans, out, "--continue_prediction") == 0
     assert drawn == ["b", "a", "b"] and set(shown(out)) == {"a", "b"}
+    write(scans / "a.nii.gz", VOXELS[::-1])  # another scan with the same label map
+    assert predict(scans, out, "--continue_prediction") == 0
+    assert drawn[3:] == ["a"] and shown(out)["a"] != before["a"] and len(shown(out)) == 2
 
 
 def test_a_spine_is_measured(predict, scans, tmp_path) -> None:
@@ -97,6 +100,9 @@ def test_a_study_without_a_label_map_comes_first(predict, scans, tmp_path) -> No
     assert predict(scans, tmp_path / "out") == 1
     cards = shown(tmp_path / "out")
     assert list(cards) == ["b", "c", "a"] and "not predicted" in cards["b"] and "sagittal slice" not in cards["c"]
+    write(scans / "b.nii.gz", VOXELS + 1)  # and is predicted again
+    assert predict(scans / "b.nii.gz", tmp_path / "out") == 0
+    assert "not predicted" not in shown(tmp_path / "out")["b"]
 
 
 def test_flags_of_levels(predict, scans, tmp_path, monkeypatch, capsys) -> None:
@@ -115,6 +121,33 @@ def test_flags_of_levels(predict, scans, tmp_path, monkeypatch, capsys) -> None:
     statistics.write_text(statistics.read_text()[:-50])
     with pytest.raises(SystemExit, match=r"level_decoding\.json cannot be understood"):
         predict(scans, out, "--levels", model=model)
+
+
+def test_the_table_of_levels_is_of_the_label_maps_that_are_there(predict, scans, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("nnunetv2_cafr.deployment.model.LevelDecoder", Decoder)
+    model, out = spine(tmp_path), tmp_path / "out"
+
+    def rows() -> list[str]:
+        return [row.split(",")[0] for row in (out / "level_decoding.csv").read_text().splitlines()[1:]]
+
+    assert predict(scans, out, "--levels", model=model) == 0
+    assert predict(scans / "a.nii.gz", out, model=model) == 0
+    assert rows() == ["b"]
+    with monkeypatch.context() as patch:
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("nnunetv2_cafr.levels.files.Record.add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict(scans, out, "--levels", model=model)
+    capsys.readouterr()
+    assert predict(scans, out, "--levels", "--continue_prediction", model=model) == 0
+    assert rows() == ["a", "b"] and "1 label map written" in capsys.readouterr().out
+
+    (tmp_path / "one").mkdir()
+    assert predict(scans / "a.nii.gz", tmp_path / "one" / "labels.nii.gz", "--levels", model=model) == 0
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["labels.nii.gz"]
 
 
 def test_a_scan_that_shows_less_than_those_of_the_training(predict, scans, tmp_path, capsys) -> None:
@@ -145,6 +178,8 @@ def test_a_series_of_another_plane_is_a_doubt(predict, tmp_path) -> None:
     (tmp_path / "scans").mkdir()
     write(tmp_path / "scans" / "x.nii.gz", np.resize(VOXELS, (30, 9, 24)), spacing=(0.7, 4.4, 0.8))
     assert predict(tmp_path / "scans", tmp_path / "out") == 0
+    assert "another plane</b>: its slices lie in another plane" in shown(tmp_path / "out")["x"]
+    assert predict(tmp_path / "scans", tmp_path / "out", "--continue_prediction", "--png") == 0  # is not read again
     assert "another plane</b>: its slices lie in another plane" in shown(tmp_path / "out")["x"]
 
 

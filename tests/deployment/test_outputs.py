@@ -211,10 +211,10 @@ def test_a_kill_between_record_and_label_map(predict, scans, tmp_path, monkeypat
     before = contents(out)
     record = LabelMaps._note
 
-    def killed(self: LabelMaps, files: Any) -> None:
+    def killed(self: LabelMaps, study: Any, files: Any) -> None:
         for file in files.values():  # another label map than before
             write(file, VOXELS)
-        record(self, files)
+        record(self, study, files)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(LabelMaps, "_note", killed)
