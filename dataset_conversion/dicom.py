@@ -153,6 +153,41 @@ def holds_slices(paths: Sequence[Path]) -> bool:
     return any(isinstance(one, _Image) and (one.place is not None or one.frames > 1) for one in objects)
 
 
+def find_torn(folders: Sequence[Path]) -> tuple[Path, Path] | None:
+    """Two folders of which one holds slices of the series that is read of the other, and that it lacks; or None.
+
+    Some exports put so many files into a folder, and go on in the next one: each part is a smaller volume.
+    """
+    read = {
+        folder: [one for path in list_dicom(folder) if isinstance(one := _read_header(path), _Image)]
+        for folder in folders
+    }
+    for folder, images in read.items():
+        own = [one for one in _choose(folder, images)[0] if one.place is not None]
+        if not own or not own[0].series:
+            continue
+        for other, others in read.items():
+            beside = [one for one in others if one.place is not None and one.series == own[0].series]
+            if other != folder and _same_examination(own, beside or own) and _goes_on(own, beside):
+                return folder, other
+    return None
+
+
+def _goes_on(own: Sequence[_Image], others: Sequence[_Image]) -> bool:
+    """Whether one of `others` is a further slice of the stack `own`: in line with it, and at a place of its own."""
+    first = _place(own[0])
+    normal = np.cross(*first.orientation)
+    depths = np.array([(_place(one).position - first.position) @ normal for one in own])
+    for place in map(_place, others):
+        step = place.position - first.position
+        depth = float(step @ normal)
+        in_line = np.linalg.norm(step - depth * normal) <= STEP_TOLERANCE
+        parallel = np.allclose(place.orientation, first.orientation, atol=COSINE_TOLERANCE)
+        if in_line and parallel and np.abs(depths - depth).min() > STEP_TOLERANCE:
+            return True
+    return False
+
+
 def read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
     """Read the one series of a folder, or that which has by far the most slices; folders in it are read as well.
 
@@ -232,6 +267,9 @@ def _read_frames(image: _Image, notes: list[str]) -> Series:
         found = f"a multi-frame DICOM file ({image.frames} frames in one file) that is no volume ({reason})"
         remedy = "convert the series with dcm2niix, look at the result, and give the NIfTI file"
         raise _UnreadableError(Problem(image.path, found, expected, remedy)) from error
+    if volume.channel_shape:
+        found = f"{int(file.get('SamplesPerPixel') or 1)} values per pixel"
+        raise _UnreadableError(Problem(image.path, found, "one grey value per pixel", "leave the case out"))
     if np.linalg.det(volume.direction[:, ::-1]) < 0:
         volume = volume.flip_spatial(0)
     if file.get("PhotometricInterpretation") == "MONOCHROME1":

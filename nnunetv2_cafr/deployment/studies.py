@@ -20,7 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.contrast import doubt_about_contrast
-from dataset_conversion.dicom import holds_images, holds_slices, is_dicom, list_dicom
+from dataset_conversion.dicom import find_torn, holds_images, holds_slices, is_dicom, list_dicom
 from dataset_conversion.geometry import check_same_grid
 from dataset_conversion.problems import Problem, lines_of
 from dataset_conversion.reading import FILE_ENDINGS, NO_ORIENTATION, Volume, read_volume
@@ -96,7 +96,8 @@ def find_studies(
         notify: is told which files and folders are left out.
 
     Raises:
-        UserError: if a path does not exist or holds nothing, or two images would be the same channel of a study.
+        UserError: if a path does not exist or holds nothing, two images would be the same channel of a study, or a
+            DICOM series lies in parts in two folders.
     """
     endings = _endings(description)
     studies: dict[str, Study] = {}
@@ -118,6 +119,12 @@ def find_studies(
                     "predict them into different folders"
                 )
             study.images[channel] = image
+    folders = [image for study in studies.values() for image in study.images.values() if image.is_dir()]
+    if len(folders) > 1 and (torn := find_torn(folders)):
+        raise UserError(
+            f"{torn[0]} and {torn[1]} hold slices of one DICOM series, expected are all slices of a series in one "
+            "folder: each part would be a study of its own. Put them together"
+        )
     return list(studies.values())
 
 

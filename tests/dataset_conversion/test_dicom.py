@@ -191,6 +191,15 @@ def test_an_enhanced_file_with_a_gap_is_refused(series: Path) -> None:
     assert "4 frames in one file) that is no volume" in problem.found
 
 
+def test_an_enhanced_file_in_colour_is_refused(series: Path) -> None:
+    file = enhanced_by_highdicom(series)
+    colour = np.repeat((pydicom.dcmread(file).pixel_array[..., None] // 4).astype(np.uint8), 3, -1)
+    depth = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    edit(file, PhotometricInterpretation="RGB", PixelData=colour.tobytes(), **depth)
+    volume, (problem,) = read_volume(series)
+    assert volume is None and problem.found == "3 values per pixel"
+
+
 def test_an_enhanced_file_needs_highdicom(series: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     enhanced_by_highdicom(series)
     monkeypatch.setattr("dataset_conversion.dicom.find_spec", lambda _: None)

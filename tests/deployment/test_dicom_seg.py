@@ -260,3 +260,22 @@ def test_a_series_of_another_contrast_is_a_doubt(series: Path, predict, tmp_path
         assert predict(series.parent, tmp_path / channel, model=model) == 0
         assert (f"Note on patient: {doubt}" in capsys.readouterr().out) == doubtful
         assert ("another contrast</b>" in (tmp_path / channel / "preview.html").read_text(encoding="utf-8")) == doubtful
+
+
+def test_a_series_in_parts_is_no_two_studies(series: Path, predict, tmp_path: Path) -> None:
+    """A copy in another folder is a study, and so is one that lies elsewhere, as of another station of the table."""
+    files = sorted(series.iterdir())
+    other = series.with_name("other")
+    shutil.copytree(series, other)
+    assert predict(series.parent, tmp_path / "out") == 0
+    for path in other.iterdir():
+        header = pydicom.dcmread(path)
+        header.ImagePositionPatient[2] += 200
+        header.save_as(path)
+    assert predict(series.parent, tmp_path / "out") == 0
+    shutil.rmtree(other)
+    other.mkdir()
+    for path in files[:2]:
+        path.rename(other / path.name)
+    with pytest.raises(SystemExit, match="hold slices of one DICOM series, expected are all slices of a series in one"):
+        predict(series.parent, tmp_path / "out")
