@@ -56,6 +56,8 @@ def read_spine_maps(folder: Path, labels: Path | None, refusal: str) -> SpineMap
     Raises:
         UserError: if the folder or the dataset.json is missing or unfit, or a map would be left out.
     """
+    from dataset_conversion.reading import ending_of
+
     file = labels or folder / "dataset.json"
     if not folder.is_dir() or not file.is_file():
         missing = file if folder.is_dir() else folder
@@ -81,6 +83,10 @@ def read_spine_maps(folder: Path, labels: Path | None, refusal: str) -> SpineMap
         raise UserError(
             f"{shorten(others)} in {folder} would be left out: maps end in {ending}, in these letters. Rename them"
         )
+    if other := [
+        path.name for path in sorted(folder.iterdir()) if ending_of(path.name) and not path.name.endswith(ending)
+    ]:
+        print(f"Left out of {folder}: {shorten(other)} (label maps end in {ending}, the file_ending of {file})")
     if not maps:
         raise UserError(f"{folder} holds no *{ending}, the file_ending of {file}")
     return SpineMaps(file, description, spine, {path.name.removesuffix(ending): path for path in maps})

@@ -72,12 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
     check_target(target, (*names, "dataset.json", "plans.json", TABLE_FILE, STATISTICS_FILE))
 
     plans = source / "plans.json"
-    if plans.is_file():  # the reader that predicted: its arrays are those of the probabilities
-        reader = recursive_find_reader_writer_by_name(read_json(plans)["image_reader_writer"])
-    else:
-        reader = determine_reader_writer_from_dataset_json(
-            found.description, str(next(iter(maps.values()))), verbose=False
-        )
+    try:
+        if plans.is_file():  # the reader that predicted: its arrays are those of the probabilities
+            reader = recursive_find_reader_writer_by_name(read_json(plans)["image_reader_writer"])
+        else:
+            reader = determine_reader_writer_from_dataset_json(
+                found.description, str(next(iter(maps.values()))), verbose=False
+            )
+    except (KeyError, TypeError, RuntimeError) as error:
+        of = plans if plans.is_file() else file
+        raise UserError(
+            f"nnU-Net finds no reader of the label maps by {of} ({error!r}): restore that file as nnU-Net wrote it"
+        ) from error
     target.mkdir(parents=True, exist_ok=True)
     copy_atomically(file, target / "dataset.json")
     if plans.is_file():

@@ -89,7 +89,8 @@ def read_labels(
             f"{path} holds {shorten(foreign)}, but the labels are {min(allowed)} to {max(allowed)}. Give the "
             "dataset.json that it belongs to"
         )
-    return values[0].astype(np.uint8 if found.max() < 256 else np.uint16), properties
+    # Of a type that holds every label: decoding may give one that the map does not hold yet.
+    return values[0].astype(np.uint8 if max(allowed) < 256 else np.uint16), properties
 
 
 def read_probabilities(path: Path, labels: np.ndarray, number: int) -> Evidence:

@@ -86,6 +86,27 @@ def test_folder_of_labels(maps, truth, tmp_path, capsys):
     assert "unsure: levels uncertain" in printed
 
 
+def test_a_label_that_the_map_does_not_hold_yet(maps, truth, tmp_path, capsys):
+    """L3, which was taken for T9 and is 304; labels in the map need one byte."""
+    (maps / "dataset.json").write_text(json.dumps({"labels": {**LABELS, "L3": 304}, "file_ending": ".nii.gz"}))
+    for path in maps.glob("*.nii.gz"):
+        path.unlink()
+    labels = truth.labels.copy()
+    labels[truth.of("L3")] = LABELS["T9"]
+    write(maps / "a.nii.gz", labels)
+    sitk.WriteImage(sitk.ReadImage(maps / "a.nii.gz"), maps / "b.nrrd")
+    assert run("-i", maps, "-o", tmp_path / "out") == 0
+    assert (read(tmp_path / "out" / "a.nii.gz")[truth.of("L3")] == 304).all()
+    assert f"Left out of {maps}: b.nrrd (label maps end in .nii.gz" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["{}", '{"image_reader_writer": "NoSuchReader"}', '{"image_reader_writer": 1}'])
+def test_plans_that_name_no_reader(maps, tmp_path, content):
+    (maps / "plans.json").write_text(content)
+    with pytest.raises(SystemExit, match=r"finds no reader of the label maps by .*plans\.json"):
+        run("-i", maps, "-o", tmp_path / "out")
+
+
 def test_probabilities_of_nnunet(maps, truth, tmp_path):
     probabilities = tmp_path / "probabilities"
     probabilities.mkdir()
