@@ -64,25 +64,15 @@ def _write(
     """
     labels = Labels.of(maps.description.dataset_json)
     decodings = read_decodings(maps.folder)
-    record, ending = maps.label_maps(), maps.ending
-    decoded = {file.removesuffix(ending) for file, entry in record.items() if entry.get("settings", {}).get("levels")}
-    sources = {
-        name: f"{sha256(maps.folder / file)} of {entry.get('images')}" + " with levels" * (name in decoded)
-        for file, entry in record.items()
-        if file.endswith(ending) and (maps.folder / file).is_file()
-        for name in (file.removesuffix(ending),)
+    record = maps.label_maps()
+    decoded = {
+        file.removesuffix(maps.ending) for file, entry in record.items() if entry.get("settings", {}).get("levels")
     }
+    sources = _sources(maps)
     if not sources:
         return [], {}, {}
-    measured: dict[str, Any] = {}
     without: dict[str, str] = {}
-    if (before := maps.read_beside(JSON_FILE)) is not None:
-        measured = json.loads(before)["studies"]
-    parts = {
-        part.row["name"]: part
-        for part in parts_in(maps.read_beside(PAGE_FILE) or "")
-        if part.row["source"] == sources.get(part.row["name"])
-    }
+    parts, measured = _of_earlier_calls(maps, sources)
     of_then = {name for name, part in parts.items() if {FAILED, NO_IMAGE} & set(part.row["doubts"])}
     for study in tqdm(studies, desc="preview", unit="study"):
         picture = f"{PICTURES}/{study.name}.png"
@@ -110,6 +100,11 @@ def _write(
             measured[study.name] = as_json(one.measurements)
         if one.png:
             maps.write_beside({picture: one.png})
+    names = {study.name for study in studies}
+    for kept, then in zip((parts, measured), _of_earlier_calls(maps, _sources(maps)), strict=True):
+        for name in kept.keys() - names:  # another call may have gone on beside this one: what it left is newer
+            del kept[name]
+        kept |= {name: one for name, one in then.items() if name not in names}
     files = {PAGE_FILE: _page(parts, studies, maps)}
     if labels.spine is not None:
         reasons = {name: part.row["doubts"].get(NOT_MEASURED) for name, part in parts.items()}
@@ -125,6 +120,27 @@ def _write(
         if doubts:
             numbering[name] = doubts
     return list(files), without, numbering
+
+
+def _sources(maps: LabelMaps) -> dict[str, str]:
+    """What each study's part of the page is of, by name: its label map and its images as they are, and its levels."""
+    return {
+        file.removesuffix(maps.ending): f"{sha256(maps.folder / file)} of {entry.get('images')}"
+        + " with levels" * bool(entry.get("settings", {}).get("levels"))
+        for file, entry in maps.label_maps().items()
+        if file.endswith(maps.ending) and (maps.folder / file).is_file()
+    }
+
+
+def _of_earlier_calls(maps: LabelMaps, sources: Mapping[str, str]) -> tuple[dict[str, Part], dict[str, Any]]:
+    """Parts of the page that are of `sources`, and measures, by study."""
+    parts = {
+        part.row["name"]: part
+        for part in parts_in(maps.read_beside(PAGE_FILE) or "")
+        if part.row["source"] == sources.get(part.row["name"])
+    }
+    before = maps.read_beside(JSON_FILE)
+    return parts, {} if before is None else json.loads(before)["studies"]
 
 
 def _page(parts: Mapping[str, Part], studies: Sequence[Study], maps: LabelMaps) -> str:

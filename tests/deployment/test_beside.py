@@ -57,6 +57,21 @@ def test_the_page_grows_with_the_folder(predict, scans, tmp_path, monkeypatch) -
     assert drawn[3:] == ["a"] and shown(out)["a"] != before["a"] and len(shown(out)) == 2
 
 
+def test_two_calls_beside_one_another(predict, scans, tmp_path, monkeypatch) -> None:
+    """While a is looked at, another call ends with b."""
+    model, out, original = spine(tmp_path), tmp_path / "out", beside.preview
+
+    def meanwhile(name: str, *rest: object) -> object:
+        if name == "a":
+            assert predict(scans / "b.nii.gz", out, model=model) == 0
+        return original(name, *rest)
+
+    monkeypatch.setattr(beside, "preview", meanwhile)
+    assert predict(scans / "a.nii.gz", out, model=model) == 0
+    assert set(shown(out)) == {"a", "b"}
+    assert set(json.loads((out / "measurements.json").read_text())["studies"]) == {"a", "b"}
+
+
 def test_a_spine_is_measured(predict, scans, tmp_path) -> None:
     model, out = spine(tmp_path), tmp_path / "out"
     assert predict(scans / "b.nii.gz", out, model=model) == 0
