@@ -437,6 +437,9 @@ def _check_uniform(images: Sequence[_Image]) -> Problem | None:
             found = f"a slice of the patient {patient!r} among those of {other!r}"
             remedy = "find out whose slices these are; if an anonymisation gave them several names, repeat it"
             return Problem(image.path, found, "slices of one patient", remedy)
+        if not _same_examination([image], images):
+            found = f"a slice of another examination than {images[0].path.name}, by its StudyInstanceUID"
+            return Problem(image.path, found, "slices of one examination", "give the folder of one series alone")
         if image.size != images[0].size or not np.allclose(place.spacing, first.spacing, rtol=1e-4):
             sizes, spacings = f"{images[0].size} and {image.size}", f"{first.spacing} and {place.spacing}"
             found = f"slices of size {sizes}, pixels {spacings} mm"

@@ -225,6 +225,7 @@ BAD = {
     "sheared stack": (lambda s: [again(s, k, place(k) + k * UP) for k in range(5)], "a sheared stack"),
     "other pixels": (lambda s: again(s, 1, spacing=(1.0, 1.0)), "pixels"),
     "two patients": (lambda s: edit(file_of(s, 1), PatientID="other"), "a slice of the patient 'other' among those of"),
+    "two examinations": (lambda s: edit(file_of(s, 1), StudyInstanceUID="1.9"), "a slice of another examination than"),
     "one slice": (lambda s: [file_of(s, k).unlink() for k in range(1, 5)], "1 DICOM image"),
     "multi-frame": (enhanced, "a multi-frame DICOM file (5 frames in one file)"),
     "colour": (lambda s: edit(file_of(s, 1), SamplesPerPixel=3), "3 values per pixel"),
