@@ -19,6 +19,7 @@ import itertools
 import os
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -162,30 +163,29 @@ def find_torn(folders: Sequence[Path]) -> tuple[Path, Path] | None:
         folder: [one for path in list_dicom(folder) if isinstance(one := _read_header(path), _Image)]
         for folder in folders
     }
+    slices: dict[str, list[tuple[Path, _Image]]] = defaultdict(list)
+    for folder, images in read.items():
+        for one in images:
+            if one.place is not None and one.series:
+                slices[one.series].append((folder, one))
     for folder, images in read.items():
         own = [one for one in _choose(folder, images)[0] if one.place is not None]
-        if not own or not own[0].series:
-            continue
-        for other, others in read.items():
-            beside = [one for one in others if one.place is not None and one.series == own[0].series]
-            if other != folder and _same_examination(own, beside or own) and _goes_on(own, beside):
+        for other, one in slices[own[0].series] if own else ():
+            if other != folder and _same_examination(own, [one]) and _goes_on(own, one):
                 return folder, other
     return None
 
 
-def _goes_on(own: Sequence[_Image], others: Sequence[_Image]) -> bool:
-    """Whether one of `others` is a further slice of the stack `own`: in line with it, and at a place of its own."""
-    first = _place(own[0])
+def _goes_on(own: Sequence[_Image], further: _Image) -> bool:
+    """Whether `further` is one more slice of the stack `own`: in line with it, and at a place of its own."""
+    first, place = _place(own[0]), _place(further)
     normal = np.cross(*first.orientation)
     depths = np.array([(_place(one).position - first.position) @ normal for one in own])
-    for place in map(_place, others):
-        step = place.position - first.position
-        depth = float(step @ normal)
-        in_line = np.linalg.norm(step - depth * normal) <= STEP_TOLERANCE
-        parallel = np.allclose(place.orientation, first.orientation, atol=COSINE_TOLERANCE)
-        if in_line and parallel and np.abs(depths - depth).min() > STEP_TOLERANCE:
-            return True
-    return False
+    step = place.position - first.position
+    depth = float(step @ normal)
+    in_line = np.linalg.norm(step - depth * normal) <= STEP_TOLERANCE
+    parallel = np.allclose(place.orientation, first.orientation, atol=COSINE_TOLERANCE)
+    return bool(in_line and parallel and np.abs(depths - depth).min() > STEP_TOLERANCE)
 
 
 def read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
