@@ -332,8 +332,14 @@ class Demo:
             PictureRow(
                 title=f"{case}: Dice {foreground:.2f} / {by_level:.2f}",
                 image=self.held_out / "imagesTr" / f"{case}_0000{ENDING}",
-                reference=references / f"{case}{ENDING}",
-                prediction=self.predictions / f"{case}{ENDING}",
+                label_maps={
+                    title: folder / f"{case}{ENDING}"
+                    for title, folder in (
+                        ("reference", references),
+                        ("as predicted", self.predictions),
+                        ("level-consistent", self.levels),
+                    )
+                },
             )
             for case, foreground, by_level, _, _ in scores[:3].itertuples()
         ]

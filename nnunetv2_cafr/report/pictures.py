@@ -29,35 +29,32 @@ CRUMB, PIECE = 0.15, 0.5  # of the median vertebra in a slice: smaller ones are 
 
 @dataclass(frozen=True)
 class PictureRow:
-    """Files of one case: image, reference and prediction of the same geometry, and the text at its left."""
+    """Files of one case: an image with its title, and label maps of the same geometry by title, the reference first."""
 
     title: str
     image: Path
-    reference: Path
-    prediction: Path
+    label_maps: Mapping[str, Path]
 
 
 def side_by_side(rows: Sequence[PictureRow], label_names: dict[int, str], target: Path) -> None:
-    """Writes a PNG with a row per case: image, reference, prediction, in the slice with the most reference voxels.
+    """Writes a PNG with a row per case: the image, and each label map, in the slice with the most reference voxels.
 
     Args:
-        rows: the cases; arrays are (slices, rows, columns), pixels may be anisotropic.
+        rows: the cases, with as many label maps each; arrays are (slices, rows, columns), pixels may be anisotropic.
         label_names: text for each label; labels that are not named are drawn without text.
         target: the PNG file.
     """
-    figure, axes = plt.subplots(len(rows), 3, figsize=(10.5, 3.9 * len(rows)), squeeze=False)
-    for row, (left, middle, right) in zip(rows, axes, strict=True):
+    columns = 1 + len(rows[0].label_maps)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(3.5 * columns, 3.9 * len(rows)), squeeze=False)
+    for row, axes_of_row in zip(rows, axes, strict=True):
         image = sitk.ReadImage(str(row.image))
         column_spacing, row_spacing, _ = image.GetSpacing()
-        values, reference, prediction = (
-            sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in (row.image, row.reference, row.prediction)
+        values, reference, *others = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in (row.image, *row.label_maps.values())
         )
         middle_slice = int(np.argmax((reference > 0).sum((1, 2))))
-        for axis, labels, title in (
-            (left, None, row.title),
-            (middle, reference, "reference"),
-            (right, prediction, "prediction"),
-        ):
+        titles = (row.title, *row.label_maps)
+        for axis, labels, title in zip(axes_of_row, (None, reference, *others), titles, strict=True):
             axis.imshow(
                 values[middle_slice],
                 cmap="gray",
