@@ -113,18 +113,20 @@ class LabelMaps:
                 f"{self.folder} holds {names}, which this network did not write, or which was changed since: "
                 "nothing is overwritten or skipped. Give another folder by -o, or move it away"
             )
-        done = [target for target in there if skip and self._is_done(targets[target], record[target.name])]
+        done = self._done({target: targets[target] for target in there}, record) if skip else set()
         return [study for target, study in targets.items() if target not in done]
 
-    def _is_done(self, study: Study, entry: Mapping[str, Any]) -> bool:
-        """Whether a label map of this network has these settings, its levels, and is of the images as they are now."""
-        if entry.get("settings") != self.settings:
-            return False
+    def _done(self, there: Mapping[Path, Study], record: Mapping[str, Any]) -> set[Path]:
+        """Of label maps by this network, those with these settings, their levels, and of the images as they are now."""
+        done = {target for target in there if record[target.name].get("settings") == self.settings}
         if self.settings.get("levels"):
             from nnunetv2_cafr.levels.files import decoding_of, read_decodings
 
-            if decoding_of(self.target(study), read_decodings(self.folder).get(study.name)) is None:
-                return False  # a run was killed between the two
+            decodings = read_decodings(self.folder)  # lacks one after which a run was killed
+            done = {target for target in done if decoding_of(target, decodings.get(there[target].name)) is not None}
+        return {target for target in done if self._is_of_present_images(there[target], record[target.name])}
+
+    def _is_of_present_images(self, study: Study, entry: Mapping[str, Any]) -> bool:
         try:
             return bool(entry.get("images") == fingerprint(study))
         except OSError:  # which prediction tells of
