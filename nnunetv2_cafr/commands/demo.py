@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trainer", type=options.trainer, default="nnUNetTrainer_CAFR", help="default nnUNetTrainer_CAFR"
     )
     parser.add_argument(
-        "--budget", type=options.budget, default="6x80", metavar="EPOCHSxITERATIONS", help="of training (default 6x80)"
+        "--budget", type=options.budget, default="5x70", metavar="EPOCHSxITERATIONS", help="of training (default 5x70)"
     )
     parser.add_argument(
         "--cases",
