@@ -22,7 +22,7 @@ from nnunetv2_cafr.report.analysis import SIGNIFICANCE, FamilyResults
 from nnunetv2_cafr.report.patients import TESTED, Measure
 from nnunetv2_cafr.report.statistics import CONFIDENCE
 from nnunetv2_cafr.report.study import Cost, Curve
-from nnunetv2_cafr.report.tables import Table
+from nnunetv2_cafr.report.table import Table
 from nnunetv2_cafr.spine import is_spine_table
 
 INK, SOFT, LINE, ACCENT = "#1b1f24", "#6b7580", "#d5dae0", "#0b4f9e"

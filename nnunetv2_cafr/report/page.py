@@ -30,7 +30,19 @@ from nnunetv2_cafr.report.patients import DICE
 from nnunetv2_cafr.report.pictures import LINES, OutlinedSlice, named_slices, outlined_slice
 from nnunetv2_cafr.report.statistics import DRAWS, Estimate, detectable_difference, least_p
 from nnunetv2_cafr.report.study import Arm, Cost, Section, Study
-from nnunetv2_cafr.report.tables import MISSING, TEXT, Column, Row, Table, Value, interval_text, number, p_text
+from nnunetv2_cafr.report.table import (
+    MISSING,
+    TEXT,
+    Column,
+    Row,
+    Table,
+    Value,
+    interval_text,
+    is_missing,
+    number,
+    p_text,
+    text_of,
+)
 from nnunetv2_cafr.spine import is_spine_table
 
 GENERATOR = "nnUNetv2_cafr report"  # by this mark a folder is known as one of ours
@@ -516,13 +528,13 @@ class _Cell:
 
 
 def _cell(value: Value, column: Column) -> _Cell:
-    text = tables.text_of(value, column)
+    text = text_of(value, column)
     if column.digits == TEXT:
         return _Cell(text)
     if isinstance(value, Estimate) and not math.isnan(value.mean):
         interval = "" if math.isnan(value.low) else interval_text(value, column)
         return _Cell(number(value.mean, column), interval, f"{value.mean:.9g}")
-    if isinstance(value, int | float) and not tables.is_missing(value):
+    if isinstance(value, int | float) and not is_missing(value):
         return _Cell(text, key=f"{value:.9g}")
     return _Cell(text, key="")
 

@@ -26,7 +26,7 @@ from nnunetv2_cafr.report.patients import (
 )
 from nnunetv2_cafr.report.statistics import Estimate, holm, signed_rank_p
 from nnunetv2_cafr.report.study import Cost, Curve, Lengths, Section, Study
-from nnunetv2_cafr.report.tables import P_VALUE, Column, Row, Table
+from nnunetv2_cafr.report.table import P_VALUE, Column, Row, Table, p_text
 
 from .synthetic_study import ARMS, DIAGONAL, NAMES, evaluation, section
 
@@ -314,7 +314,7 @@ def test_formats():
 
 def test_rounding_does_not_reach_the_limit_of_significance():
     texts = ("0.050", "0.050", "0.0499", "0.049", "0.001", "< 0.001", "1.000")
-    assert tuple(tables.p_text(p) for p in (0.0501, 0.05, 0.04999, 0.0494, 0.001, 0.00099, 1)) == texts
+    assert tuple(p_text(p) for p in (0.0501, 0.05, 0.04999, 0.0494, 0.001, 0.00099, 1)) == texts
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on the PATH")
