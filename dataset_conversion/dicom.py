@@ -6,13 +6,12 @@ with most slices is read if it stands out, and positions are checked slice by sl
 slices that fan out would give a volume of wrong geometry.
 
 pydicom reads headers and rescales each slice by its own slope and intercept. GDCM, in SimpleITK, only decompresses: its
-own rescaling casts all slices to the pixel type of the first, and turns MONOCHROME1 around within 16 bits. An enhanced
-multi-frame file is read by highdicom, where that is installed.
+own rescaling casts all slices to the pixel type of the first, and turns MONOCHROME1 around within 16 bits. The frames
+of an enhanced multi-frame file are slices like those of many files, each with what its functional groups say of it.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import itertools
@@ -22,14 +21,14 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_modality_lut
 from pydicom.uid import (
     UID,
@@ -37,6 +36,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
 )
 
 from dataset_conversion.contrast import TAGS, Acquisition, acquisition_of
@@ -52,21 +53,36 @@ MONOCHROME1 = (
 )
 COPY_AGAIN = "copy the series again from its source, or leave the case out"
 
+RESCALING = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "PixelRepresentation")
 HEADER = (
     "SOPClassUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", *TAGS,
+    "ImageOrientationPatient", "PixelSpacing", *RESCALING, *TAGS,
 )  # fmt: skip
-RESCALING = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType")
+SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+GROUPS = (  # in them; they hold tags of HEADER
+    "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "PixelValueTransformationSequence",
+)  # fmt: skip
+PIXELS = (
+    "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Image:
-    """An image by its header; `place` is None where it does not say where in the patient it lies."""
+    """An image by its header, or a frame of one.
+
+    Args:
+        place: None where it does not say where in the patient it lies.
+        name: for messages.
+        stored: a frame's pixels (rows, columns) as they are stored; None where they are still to be read.
+    """
 
     path: Path
     header: Dataset
     place: _Place | None
+    name: str
+    stored: np.ndarray | None = None
 
     @property
     def series(self) -> str:
@@ -209,17 +225,15 @@ def read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
         found += "".join(f"; {note}" for note in notes)
         remedy = "give the folder that holds all slices of the one series"
         return None, [Problem(folder, found, "a series of single slices", remedy)]
-    if len(chosen) == 1 and find_spec("highdicom") is not None:
-        try:
-            return _read_frames(chosen[0], notes), []
-        except _UnreadableError as error:
-            return None, [error.problem]
-    if problems := [problem for one in chosen if (problem := _check_slice(one))]:
+    if problems := [problem for one in chosen if (problem := _check_grey(one))]:
         return None, problems
-    if problem := _check_uniform(chosen):
-        return None, [problem]
     try:
-        return _stack(folder, chosen, notes)
+        slices = [one for image in chosen for one in _slices_of(image)]
+        if problems := [problem for one in slices if (problem := _check_place(one))]:
+            return None, problems
+        if problem := _check_uniform(slices):
+            return None, [problem]
+        return _stack(folder, slices, notes)
     except _UnreadableError as error:
         return None, [error.problem]
 
@@ -237,49 +251,55 @@ def _stack(folder: Path, images: Sequence[_Image], notes: list[str]) -> tuple[Se
         return None, [uneven]
     if any(one.header.get("PhotometricInterpretation") == "MONOCHROME1" for one in slices):
         notes.append(MONOCHROME1)
-    image = sitk.GetImageFromArray(_smallest_type(np.stack([_values(one.path) for one in slices])))
+    image = sitk.GetImageFromArray(_smallest_type(np.stack([_values(one) for one in slices])))
     image.SetOrigin(_place(slices[0]).position.tolist())
     image.SetSpacing((*first.spacing[::-1].tolist(), step))
     image.SetDirection(np.stack([rows, columns, normal], axis=1).ravel().tolist())
+    files = tuple(dict.fromkeys(one.path for one in slices))
     digest = hashlib.sha256()
-    for path in sorted(one.path for one in slices):
+    for path in sorted(files):
         digest.update(path.read_bytes())
-    files = tuple(one.path for one in slices)
     return Series(image, digest.hexdigest(), tuple(notes), files, acquisition_of(slices[0].header)), []
 
 
-def _read_frames(image: _Image, notes: list[str]) -> Series:
-    """The volume in one enhanced multi-frame file, by highdicom, which sorts its frames and knows what they repeat.
+def _slices_of(image: _Image) -> list[_Image]:
+    """The frames of a multi-frame file as slices; the image itself, if it is one slice.
 
     Raises:
-        _UnreadableError: if the frames are no single regular volume, or cannot be read.
+        _UnreadableError: if the file does not describe each frame, or has no intact pixels.
     """
-    import highdicom
-
-    expected = "frames that are the slices of one volume, at equal steps, each place once"
+    if image.frames == 1 and image.place is not None:
+        return [image]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            file = highdicom.imread(image.path)
-            volume = file.get_volume(apply_real_world_transform=False, apply_presentation_lut=False)
-    except Exception as error:  # of a damaged or an unusual file, it and pydicom raise nearly anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        found = f"a multi-frame DICOM file ({image.frames} frames in one file) that is no volume ({reason})"
+        headers = _headers_of_frames(image)
+    except Exception as error:  # of a damaged file, pydicom raises nearly anything
+        raise _unreadable(image.path, error) from error
+    if image.frames == 1 and not headers:
+        return [image]
+    if len(headers) != image.frames:
+        found = f"a multi-frame DICOM file ({image.frames} frames, of which {len(headers)} are described)"
         remedy = "convert the series with dcm2niix, look at the result, and give the NIfTI file"
-        raise _UnreadableError(Problem(image.path, found, expected, remedy)) from error
-    if volume.channel_shape:
-        found = f"{int(file.get('SamplesPerPixel') or 1)} values per pixel"
-        raise _UnreadableError(Problem(image.path, found, "one grey value per pixel", "leave the case out"))
-    if np.linalg.det(volume.direction[:, ::-1]) < 0:
-        volume = volume.flip_spatial(0)
-    if file.get("PhotometricInterpretation") == "MONOCHROME1":
-        notes.append(MONOCHROME1)
-    read = sitk.GetImageFromArray(_smallest_type(volume.array))
-    read.SetOrigin(volume.position)
-    read.SetSpacing(volume.spacing[::-1])
-    read.SetDirection(volume.direction[:, ::-1].ravel().tolist())
-    digest = hashlib.sha256(image.path.read_bytes()).hexdigest()
-    return Series(read, digest, tuple(notes), (image.path,), acquisition_of(image.header))
+        raise _UnreadableError(Problem(image.path, found, "one slice per file, or a place for each frame", remedy))
+    return [
+        _Image(image.path, header, _read_place(header), f"frame {number} of {image.name}", pixels)
+        for number, (header, pixels) in enumerate(zip(headers, _stored_values(image.path), strict=True), 1)
+    ]
+
+
+def _headers_of_frames(image: _Image) -> list[Dataset]:
+    """The header of an image for each of its frames, with what its functional groups say of all, and of this one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        groups = pydicom.dcmread(image.path, force=True, specific_tags=[SHARED, PER_FRAME], stop_before_pixels=True)
+        headers = []
+        for own in groups.get(PER_FRAME) or ():
+            header = Dataset()
+            header.update(image.header)
+            for one, name in itertools.product((*(groups.get(SHARED) or ()), own), GROUPS):
+                if one.get(name):
+                    header.update(one[name][0])
+            headers.append(header)
+        return headers
 
 
 class _UnreadableError(Exception):
@@ -308,7 +328,7 @@ def _read_header(path: Path) -> _Image | _NoImage | Problem:
             if not is_image:
                 found = f"a file that ends before its image ({kind})" if kind != uid else f"no image ({uid})"
                 return Problem(path, found, "an intact DICOM slice", COPY_AGAIN)
-            image = _Image(path, header, _read_place(header))
+            image = _Image(path, header, _read_place(header), path.name)
             if "Secondary Capture" in kind and image.place is None:
                 return _NoImage(path, "Secondary Capture")
             _ = image.series, image.frames, image.size, int(header.get("SamplesPerPixel") or 1)  # raise if they are odd
@@ -405,18 +425,15 @@ def _names(folder: Path, paths: Sequence[Path]) -> str:
     return shorten(names)
 
 
-def _check_slice(image: _Image) -> Problem | None:
-    """Check that an image is a single slice of grey values whose place is known."""
-    if image.frames > 1:
-        return Problem(
-            image.path,
-            f"a multi-frame DICOM file ({image.frames} frames in one file)",
-            "one slice per file, or one file, and highdicom to read it",
-            "pip install 'nnunetv2-cafr[dicom]', or convert the series with dcm2niix, and give the NIfTI file",
-        )
+def _check_grey(image: _Image) -> Problem | None:
     samples = int(image.header.get("SamplesPerPixel") or 1)
     if samples != 1:
         return Problem(image.path, f"{samples} values per pixel", "one grey value per pixel", "leave the case out")
+    return None
+
+
+def _check_place(image: _Image) -> Problem | None:
+    """Check that it is known where a slice lies."""
     if image.place is None:
         expected = "ImagePositionPatient, ImageOrientationPatient and PixelSpacing in each slice"
         return Problem(image.path, "a slice without its place in the patient", expected, "export the series again")
@@ -445,7 +462,7 @@ def _check_uniform(images: Sequence[_Image]) -> Problem | None:
             found = f"slices of size {sizes}, pixels {spacings} mm"
             return Problem(image.path, found, "one size and one pixel spacing", "leave the odd slices out")
         if not np.allclose(place.orientation, first.orientation, atol=COSINE_TOLERANCE):
-            found = f"slices in several orientations, as in {images[0].path.name} and here"
+            found = f"slices in several orientations, as in {images[0].name} and {image.name}"
             return Problem(image.path, found, "parallel slices", "leave localisers and reformats out of the folder")
     return None
 
@@ -456,11 +473,11 @@ def _without_doubles(slices: Sequence[_Image]) -> tuple[list[_Image], list[Path]
     doubles = []
     for one in slices:
         beside = itertools.takewhile(functools.partial(_same_place, one), reversed(kept))
-        if any(np.array_equal(_values(other.path), _values(one.path)) for other in beside):
+        if any(np.array_equal(_values(other), _values(one)) for other in beside):
             doubles.append(one.path)
         else:
             kept.append(one)
-    return kept, doubles
+    return kept, list(dict.fromkeys(doubles))
 
 
 def _same_place(one: _Image, other: _Image) -> bool:
@@ -480,13 +497,13 @@ def _check_positions(folder: Path, slices: Sequence[_Image], normal: np.ndarray)
     steps = np.diff(positions @ normal)
     step = float(np.median(steps))
     if (close := np.flatnonzero(steps < STEP_TOLERANCE)).size:
-        names = f"{slices[close[0]].path.name} and {slices[close[0] + 1].path.name}"
+        names = f"{slices[close[0]].name} and {slices[close[0] + 1].name}"
         found = f"{len(close)} slices at the same place as another one, such as {names}"
         remedy = "keep one echo, time point or repetition in the folder"
         return Problem(folder, found, "one slice at each place", remedy), step
     if (uneven := np.flatnonzero(np.abs(steps - step) > STEP_TOLERANCE)).size:
         at = int(uneven[0])
-        names = f"{slices[at].path.name} and {slices[at + 1].path.name}"
+        names = f"{slices[at].name} and {slices[at + 1].name}"
         found = f"a step of {steps[at]:.3g} mm between {names}, where most are {step:.3g} mm"
         times = steps[at] / step
         missing = abs(times - round(times)) < STEP_TOLERANCE and round(times) > 1
@@ -502,47 +519,79 @@ def _check_positions(folder: Path, slices: Sequence[_Image], normal: np.ndarray)
     return None, float(steps.mean())
 
 
-def _values(path: Path) -> np.ndarray:
+def _values(image: _Image) -> np.ndarray:
     """Pixels (rows, columns) of a slice, rescaled by what it says itself; as stored where it says nothing.
 
     Raises:
         _UnreadableError: if there are no intact pixels.
     """
+    stored = _stored_values(image.path)[0] if image.stored is None else image.stored
+    said = Dataset()
+    for key in RESCALING:  # present but empty: nothing is said
+        if key in image.header and not image.header[key].is_empty:
+            said[key] = image.header[key]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.asarray(apply_modality_lut(stored, said))
+    except Exception as error:  # of odd values, pydicom raises nearly anything
+        raise _unreadable(image.path, error) from error
+
+
+def _stored_values(path: Path) -> np.ndarray:
+    """Pixels (frames, rows, columns) of a file as they are stored.
+
+    Raises:
+        _UnreadableError: if there are none, or they are damaged.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(path, force=True)
-            for key in RESCALING:  # present but empty: nothing is said
-                if key in dataset and dataset[key].is_empty:
-                    del dataset[key]
-            values = np.asarray(apply_modality_lut(_stored_values(dataset), dataset))
-            if values.shape != (dataset.Rows, dataset.Columns):
+            syntax = dataset.file_meta.get("TransferSyntaxUID")
+            if syntax is None:  # a file without preamble
+                implicit, little = dataset.original_encoding
+                explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+                syntax = dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+            if "Rows" not in dataset:
+                raise ValueError("it ends before its image")
+            values = _decompressed(dataset) if syntax.is_encapsulated else dataset.pixel_array
+            frames = int(dataset.get("NumberOfFrames") or 1)
+            if values.size != frames * dataset.Rows * dataset.Columns:
                 raise ValueError(f"pixels of shape {values.shape}")
-            return values
+            return values.reshape(frames, dataset.Rows, dataset.Columns)
     except Exception as error:  # of a damaged file, pydicom and GDCM raise nearly anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        found = f"a slice that cannot be read ({reason})"
-        raise _UnreadableError(Problem(path, found, "an intact DICOM slice", COPY_AGAIN)) from error
+        raise _unreadable(path, error) from error
 
 
-def _stored_values(dataset: Any) -> np.ndarray:
-    """Pixels (rows, columns) as they are stored."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None:  # a file without preamble
-        implicit, little = dataset.original_encoding
-        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        syntax = dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    if not syntax.is_encapsulated:
-        return dataset.pixel_array
-    plain = copy.deepcopy(dataset)  # which GDCM neither rescales nor turns round
+def _decompressed(dataset: Any) -> np.ndarray:
+    """Pixels (frames, rows, columns) by GDCM, which sees nothing by which it would rescale them or turn them round."""
+    plain = Dataset()
+    plain.file_meta = FileMetaDataset()
+    plain.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    plain.SOPClassUID, plain.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
     plain.PhotometricInterpretation = "MONOCHROME2"
-    for key in RESCALING:
-        if key in plain:
-            del plain[key]
+    for key in PIXELS:
+        plain[key] = dataset[key]
+    number = int(dataset.get("NumberOfFrames") or 1)
+    frames = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "slice.dcm"
-        plain.save_as(file, enforce_file_format=True)
-        return sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))[0]
+        for frame in generate_frames(dataset.PixelData, number_of_frames=number):
+            plain.PixelData = encapsulate([frame])
+            plain.save_as(file, enforce_file_format=True)
+            try:
+                frames.append(sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))[0])
+            except RuntimeError as error:
+                raise ValueError(f"GDCM does not decompress it: {plain.file_meta.TransferSyntaxUID.name}") from error
+    return np.stack(frames)
+
+
+def _unreadable(path: Path, error: Exception) -> _UnreadableError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    return _UnreadableError(
+        Problem(path, f"a slice that cannot be read ({reason})", "an intact DICOM slice", COPY_AGAIN)
+    )
 
 
 def _smallest_type(values: np.ndarray) -> np.ndarray:

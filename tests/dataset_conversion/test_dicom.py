@@ -11,11 +11,13 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_rescale
 from pydicom.uid import (
     ComprehensiveSRStorage,
     EnhancedMRImageStorage,
     GrayscaleSoftcopyPresentationStateStorage,
+    JPEGLosslessSV1,
     MRImageStorage,
     RLELossless,
     RTStructureSetStorage,
@@ -188,7 +190,7 @@ def test_an_enhanced_file_with_a_gap_is_refused(series: Path) -> None:
     enhanced_by_highdicom(series, (0, 1, 3, 4))
     volume, (problem,) = read_volume(series)
     assert volume is None
-    assert "4 frames in one file) that is no volume" in problem.found
+    assert "a step of 8.8 mm between frame 3 of enhanced.dcm and frame 2 of enhanced.dcm" in problem.found
 
 
 def test_an_enhanced_file_in_colour_is_refused(series: Path) -> None:
@@ -200,11 +202,48 @@ def test_an_enhanced_file_in_colour_is_refused(series: Path) -> None:
     assert volume is None and problem.found == "3 values per pixel"
 
 
-def test_an_enhanced_file_needs_highdicom(series: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    enhanced_by_highdicom(series)
-    monkeypatch.setattr("dataset_conversion.dicom.find_spec", lambda _: None)
-    _, (problem,) = read_volume(series)
-    assert "nnunetv2-cafr[dicom]" in problem.remedy
+def twelve_bits(file: Path) -> None:
+    """Negative values of which the four bits above the twelve are not those of the sign."""
+    values = (-pydicom.dcmread(file).pixel_array).astype(np.int16).view(np.uint16) & 0xFFF
+    edit(file, PixelData=values.tobytes(), BitsStored=12, HighBit=11, PixelRepresentation=1)
+
+
+def lossless_jpeg(file: Path) -> None:
+    """What most archives send; pydicom alone cannot read it."""
+    dataset = pydicom.dcmread(file)
+    frames = []
+    for frame in -dataset.pixel_array:
+        writer = sitk.ImageFileWriter()
+        writer.SetFileName(str(file.with_name("frame.dcm")))
+        writer.UseCompressionOn()
+        writer.SetCompressor("JPEG")
+        writer.Execute(sitk.GetImageFromArray(frame[None].astype(np.int16)))
+        one = pydicom.dcmread(file.with_name("frame.dcm"))
+        frames.append(next(generate_frames(one.PixelData, number_of_frames=1)))
+    file.with_name("frame.dcm").unlink()
+    assert one.file_meta.TransferSyntaxUID == JPEGLosslessSV1
+    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    dataset.PixelData = encapsulate(frames)
+    dataset.save_as(file)
+
+
+@pytest.mark.parametrize("store", [twelve_bits, lossless_jpeg])
+def test_frames_are_decoded_as_slices_are(series: Path, store: Callable[[Path], None]) -> None:
+    store(enhanced_by_highdicom(series))
+    volume, problems = read_volume(series)
+    assert problems == []
+    slopes = np.arange(1, 6)[:, None, None]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(volume.image), -VOXELS * slopes - 10)
+
+
+def test_frames_are_rescaled_where_the_first_says_nothing(series: Path) -> None:
+    file = enhanced_by_highdicom(series)
+    dataset = pydicom.dcmread(file)
+    del dataset.PerFrameFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    dataset.save_as(file)
+    volume, _ = read_volume(series)
+    as_stored = (sitk.GetArrayFromImage(volume.image) == VOXELS).all(axis=(1, 2))
+    assert np.count_nonzero(as_stored) == 1
 
 
 def drop_position(path: Path) -> None:
@@ -227,7 +266,7 @@ BAD = {
     "two patients": (lambda s: edit(file_of(s, 1), PatientID="other"), "a slice of the patient 'other' among those of"),
     "two examinations": (lambda s: edit(file_of(s, 1), StudyInstanceUID="1.9"), "a slice of another examination than"),
     "one slice": (lambda s: [file_of(s, k).unlink() for k in range(1, 5)], "1 DICOM image"),
-    "multi-frame": (enhanced, "a multi-frame DICOM file (5 frames in one file)"),
+    "multi-frame": (enhanced, "a multi-frame DICOM file (5 frames, of which 0 are described)"),
     "colour": (lambda s: edit(file_of(s, 1), SamplesPerPixel=3), "3 values per pixel"),
     "axes that are none": (lambda s: edit(file_of(s, 1), ImageOrientationPatient=[0] * 6), "ImageOrientationPatient"),
     "reports only": (lambda s: [report(path) for path in s.iterdir()], "(Comprehensive SR Storage)"),
