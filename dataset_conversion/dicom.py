@@ -356,7 +356,7 @@ def _place(image: _Image) -> _Place:
 def _choose(folder: Path, images: Sequence[_Image]) -> tuple[Sequence[_Image], list[str] | Problem]:
     """The images of the one series to read, and notes about those left out, or the choice as a problem.
 
-    A series of slices that are not parallel (a localiser) is no candidate where another one has as many slices.
+    A series of slices that are not parallel (a localiser) or in colour is no candidate where another one has as many.
     """
     by_series: dict[str, list[_Image]] = {}
     for image in images:
@@ -389,7 +389,9 @@ def _count(group: Sequence[_Image]) -> int:
 
 
 def _could_be_volume(group: Sequence[_Image]) -> bool:
-    """Whether a series might be one, were it whole: its slices are parallel."""
+    """Whether a series might be one, were it whole: its slices are grey and parallel."""
+    if any(_check_grey(one) for one in group):
+        return False
     if any(one.frames > 1 for one in group):
         return True
     placed = [one.place for one in group if one.place is not None]
@@ -428,8 +430,12 @@ def _names(folder: Path, paths: Sequence[Path]) -> str:
 def _check_grey(image: _Image) -> Problem | None:
     samples = int(image.header.get("SamplesPerPixel") or 1)
     if samples != 1:
-        return Problem(image.path, f"{samples} values per pixel", "one grey value per pixel", "leave the case out")
-    return None
+        found = f"{samples} values per pixel"
+    elif image.header.get("PhotometricInterpretation") == "PALETTE COLOR":
+        found = "colours by a palette, whose numbers are no grey values"
+    else:
+        return None
+    return Problem(image.path, found, "one grey value per pixel", "leave the case out, or the images in colour")
 
 
 def _check_place(image: _Image) -> Problem | None:
@@ -531,6 +537,8 @@ def _values(image: _Image) -> np.ndarray:
         if key in image.header and not image.header[key].is_empty:
             said[key] = image.header[key]
     try:
+        if said.get("RescaleSlope") == 0:
+            raise ValueError("RescaleSlope 0, which would make all its values alike")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return np.asarray(apply_modality_lut(stored, said))

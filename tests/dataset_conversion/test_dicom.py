@@ -268,6 +268,8 @@ BAD = {
     "one slice": (lambda s: [file_of(s, k).unlink() for k in range(1, 5)], "1 DICOM image"),
     "multi-frame": (enhanced, "a multi-frame DICOM file (5 frames, of which 0 are described)"),
     "colour": (lambda s: edit(file_of(s, 1), SamplesPerPixel=3), "3 values per pixel"),
+    "palette": (lambda s: edit(file_of(s, 1), PhotometricInterpretation="PALETTE COLOR"), "colours by a palette"),
+    "slope 0": (lambda s: edit(file_of(s, 1), RescaleSlope=0, RescaleIntercept=5), "RescaleSlope 0"),
     "axes that are none": (lambda s: edit(file_of(s, 1), ImageOrientationPatient=[0] * 6), "ImageOrientationPatient"),
     "reports only": (lambda s: [report(path) for path in s.iterdir()], "(Comprehensive SR Storage)"),
     "no position": (lambda s: drop_position(file_of(s, 1)), "a slice without its place in the patient"),
@@ -369,6 +371,10 @@ GOOD = {
         lambda s: [beside(s, f"other/{k}.dcm", ImagePositionPatient=list(place(k)), SeriesDescription="T1")
                    for k in (0, 1)],
         ["is taken, left out: 1.2.77 (T1, in other, 2 slices)"],
+    ),
+    "screen shots with places": (
+        lambda s: [beside(s, f"shot{k}.dcm", ImagePositionPatient=list(place(k)), SamplesPerPixel=3) for k in range(4)],
+        ["series 1.2.3.4 (5 slices) is taken, left out: 1.2.77 (4 slices)"],
     ),
     "MONOCHROME1": (
         lambda s: [edit(path, PhotometricInterpretation="MONOCHROME1") for path in s.iterdir()],
