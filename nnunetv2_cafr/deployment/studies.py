@@ -153,6 +153,8 @@ def _images_in(path: Path, endings: tuple[str, ...], volumes: bool, out: Path | 
             series = [entry for entry in others if entry.is_dir() and holds_images(list_dicom(entry))]
             images += series
             others = [entry for entry in others if entry not in series]
+            if not images and holds_images(loose):  # slices without their place: reading them says what is wrong
+                images, others = [path.absolute()], [entry for entry in others if entry not in loose]
         # The voxels of a MetaImage header are read by its name.
         headers = {image.stem for image in images if image.suffix.lower() == ".mhd"}
         others = [one for one in others if not (one.suffix.lower() in (".raw", ".zraw") and one.stem in headers)]

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 import tifffile
+from pydicom.uid import MRImageStorage
 from skimage import io
 
 from nnunetv2_cafr.cli import main
@@ -51,6 +53,17 @@ def two_files(path: Path, cut: bool = False) -> None:
     write(path)
     if cut:
         rewrite(path.with_suffix(".raw"), half)
+
+
+def placeless(folder: Path) -> None:
+    """Two slices of a series that do not say where they lie."""
+    folder.mkdir()
+    for number, pixels in enumerate(VOXELS[:2]):
+        file = folder / f"{number}.dcm"
+        sitk.WriteImage(sitk.GetImageFromArray(pixels), file)
+        one = pydicom.dcmread(file)
+        one.SOPClassUID, one.SeriesInstanceUID = MRImageStorage, "1.2"
+        one.save_as(file)
 
 
 # File, what is done to make it, what is said of it, what is expected.
@@ -95,6 +108,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
         gzip.decompress(b)[:252] + bytes(4) + gzip.decompress(b)[256:])), "without orientation", "voxel axes"),
     "one DICOM file": ("x.dcm", lambda p: sitk.WriteImage(sitk.GetImageFromArray(VOXELS[0]), p), "format '.dcm'",
                        "folder with a DICOM series"),
+    "slices without a place": ("x", placeless, "a slice without its place in the patient", "ImagePositionPatient"),
 }  # fmt: skip
 PREDICTED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "as it should be": ("x.nii.gz", write, ""),
