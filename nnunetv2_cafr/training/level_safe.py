@@ -26,6 +26,7 @@ from nnunetv2_cafr.training.partial_view import PartialView
 from nnunetv2_cafr.training.preflight import refuse
 from nnunetv2_cafr.training.recipe import AdamWRecipe
 from nnunetv2_cafr.training.robust import RobustTraining
+from nnunetv2_cafr.training.structure_brightness import StructureBrightness
 
 
 def _with_none_for_no_axes(
@@ -69,6 +70,8 @@ class LevelSafeAugmentation(OrientedCases):
     elastic_probability = 0.2
     elastic_sigma = (0.05, 0.15)  # smoothness of the deformation, as a fraction of the patch
     elastic_magnitude = 0.03  # largest displacement, as a fraction of the shortest side of the patch
+    brightness_probability = 0.3  # of a patch whose structures become brighter or darker (documentation/recipe.md)
+    brightness_most = 1.5  # largest such change, in standard deviations of the patch
     partial_probability = 0.0  # of a patch that keeps a part of its view along up/down (documentation/recipe.md)
     partial_least = 0.35  # smallest such part, as a fraction of the patch
 
@@ -115,11 +118,18 @@ class LevelSafeAugmentation(OrientedCases):
         deep_supervision_scales: Any,
         mirror_axes: Any,
         *args: Any,
+        foreground_labels: Any = None,
         **kwargs: Any,
     ) -> BasicTransform:
-        """nnU-Net's pipeline, its spatial transform with shifts and elastic deformation, then partial views."""
+        """nnU-Net's pipeline, its spatial transform with shifts and elasticity; then brightness, and partial views."""
         pipeline = super().get_training_transforms(
-            patch_size, rotation_for_DA, deep_supervision_scales, mirror_axes, *args, **kwargs
+            patch_size,
+            rotation_for_DA,
+            deep_supervision_scales,
+            mirror_axes,
+            *args,
+            foreground_labels=foreground_labels,
+            **kwargs,
         )
         for transform in pipeline.transforms:
             if isinstance(transform, SpatialTransform):
@@ -131,12 +141,16 @@ class LevelSafeAugmentation(OrientedCases):
                 transform.p_elastic_deform = cls.elastic_probability
                 transform.elastic_deform_scale = cls.elastic_sigma
                 transform.elastic_deform_magnitude = (0.0, cls.elastic_magnitude * min(transform.patch_size))
+        then: list[BasicTransform] = []
+        if foreground_labels:
+            brightness = StructureBrightness(foreground_labels, cls.brightness_most)
+            then.append(RandomTransform(brightness, cls.brightness_probability))
         if cls.partial_probability:
             (up_down,) = set(range(len(patch_size))) - set(mirror_axes)
-            partial = RandomTransform(PartialView(up_down, cls.partial_least), cls.partial_probability)
-            spatial = SpatialTransform | Convert2DTo3DTransform
-            last = max(at for at, transform in enumerate(pipeline.transforms) if isinstance(transform, spatial))
-            pipeline.transforms.insert(last + 1, partial)
+            then.append(RandomTransform(PartialView(up_down, cls.partial_least), cls.partial_probability))
+        spatial = SpatialTransform | Convert2DTo3DTransform
+        last = max(at for at, transform in enumerate(pipeline.transforms) if isinstance(transform, spatial))
+        pipeline.transforms[last + 1 : last + 1] = then
         return pipeline
 
 
