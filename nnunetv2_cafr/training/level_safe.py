@@ -57,7 +57,9 @@ def loaded_patch_size(patch_size: Sequence[int], rotation: tuple[float, float]) 
 
 
 class LevelSafeAugmentation(OrientedCases):
-    """Mixin: no up/down mirroring, at most 15 degrees of rotation, shifts, elasticity; partial views where asked for.
+    """Mixin: no up/down mirroring, at most 15 degrees of rotation, shifts, elasticity, brightness of single structures.
+
+    Partial views where asked for.
 
     The up/down axis comes from the direction cosines of the preprocessed cases. Where they are missing, or differ
     between cases, nothing is mirrored at all, and the log says so.
@@ -118,18 +120,11 @@ class LevelSafeAugmentation(OrientedCases):
         deep_supervision_scales: Any,
         mirror_axes: Any,
         *args: Any,
-        foreground_labels: Any = None,
         **kwargs: Any,
     ) -> BasicTransform:
         """nnU-Net's pipeline, its spatial transform with shifts and elasticity; then brightness, and partial views."""
         pipeline = super().get_training_transforms(
-            patch_size,
-            rotation_for_DA,
-            deep_supervision_scales,
-            mirror_axes,
-            *args,
-            foreground_labels=foreground_labels,
-            **kwargs,
+            patch_size, rotation_for_DA, deep_supervision_scales, mirror_axes, *args, **kwargs
         )
         for transform in pipeline.transforms:
             if isinstance(transform, SpatialTransform):
@@ -142,8 +137,8 @@ class LevelSafeAugmentation(OrientedCases):
                 transform.elastic_deform_scale = cls.elastic_sigma
                 transform.elastic_deform_magnitude = (0.0, cls.elastic_magnitude * min(transform.patch_size))
         then: list[BasicTransform] = []
-        if foreground_labels:
-            brightness = StructureBrightness(foreground_labels, cls.brightness_most)
+        if labels := kwargs.get("foreground_labels"):
+            brightness = StructureBrightness(labels, cls.brightness_most)
             then.append(RandomTransform(brightness, cls.brightness_probability))
         if cls.partial_probability:
             (up_down,) = set(range(len(patch_size))) - set(mirror_axes)

@@ -13,8 +13,8 @@ class StructureBrightness(ImageOnlyTransform):
 
     A healthy disc is bright in T2 and a degenerate one dark: a network that was trained on the old finds no disc in the
     young. A patch draws how far its structures may change, uniformly up to `most`; each structure then draws a change
-    between plus and minus that. Changes fade over 3, 5 or 7 voxels, which draws no borders sharper than they are and
-    leaves a thin structure's middle changed most, as a nucleus is.
+    between plus and minus that. Changes fade over 3, 5 or 7 voxels (not across few slices), which draws no borders
+    sharper than they are and leaves a thin structure's middle changed most, as a nucleus is.
 
     Args:
         labels: of the structures; other labels, padding and background stay as they are.
@@ -35,7 +35,9 @@ class StructureBrightness(ImageOnlyTransform):
         known = label_map.clamp(0, changes.shape[1] - 1) * (label_map < changes.shape[1])
         pool = F.avg_pool2d if label_map.ndim == 2 else F.avg_pool3d
         reach = int(torch.randint(1, 4, ()))
-        return {"change": pool(changes[:, known], 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)}
+        padding = [min(reach, size // 16) for size in label_map.shape]
+        kernel = [2 * voxels + 1 for voxels in padding]
+        return {"change": pool(changes[:, known], kernel, stride=1, padding=padding, count_include_pad=False)}
 
     def _apply_to_image(self, img: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         deviation = img.flatten(1).std(dim=1).view(-1, *[1] * (img.ndim - 1))
