@@ -62,7 +62,7 @@ def placeless(folder: Path) -> None:
         file = folder / f"{number}.dcm"
         sitk.WriteImage(sitk.GetImageFromArray(pixels), file)
         one = pydicom.dcmread(file)
-        one.SOPClassUID, one.SeriesInstanceUID = MRImageStorage, "1.2"
+        one.SOPClassUID, one.StudyInstanceUID, one.SeriesInstanceUID = MRImageStorage, "1.1", "1.2"
         one.save_as(file)
 
 
