@@ -34,10 +34,12 @@ class StructureBrightness(ImageOnlyTransform):
         changes[:, list(self.labels)] = self.most * torch.rand(()) * (2 * torch.rand(channels, len(self.labels)) - 1)
         known = label_map.clamp(0, changes.shape[1] - 1) * (label_map < changes.shape[1])
         pool = F.avg_pool2d if label_map.ndim == 2 else F.avg_pool3d
-        reach = int(torch.randint(1, 4, ()))
-        padding = [min(reach, size // 16) for size in label_map.shape]
-        kernel = [2 * voxels + 1 for voxels in padding]
-        return {"change": pool(changes[:, known], kernel, stride=1, padding=padding, count_include_pad=False)}
+        change, reach = changes[:, known], int(torch.randint(1, 4, ()))
+        for axis, size in enumerate(label_map.shape):  # one after the other: the same as all at once, and faster
+            padding = [min(reach, size // 16) if other == axis else 0 for other in range(label_map.ndim)]
+            kernel = [2 * voxels + 1 for voxels in padding]
+            change = pool(change, kernel, stride=1, padding=padding, count_include_pad=False)
+        return {"change": change}
 
     def _apply_to_image(self, img: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         deviation = img.flatten(1).std(dim=1).view(-1, *[1] * (img.ndim - 1))
