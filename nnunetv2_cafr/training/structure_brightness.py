@@ -17,7 +17,7 @@ class StructureBrightness(ImageOnlyTransform):
     sharper than they are and leaves a thin structure's middle changed most, as a nucleus is.
 
     Args:
-        labels: of the structures; other labels, padding and background stay as they are.
+        labels: of the structures, one or more; other labels, padding and background stay as they are.
         most: largest change, in standard deviations of the patch's channel.
     """
 
@@ -30,7 +30,7 @@ class StructureBrightness(ImageOnlyTransform):
         """The change of every voxel, (c, *spatial)."""
         channels = len(data_dict["image"])
         label_map = data_dict["segmentation"][0].long()
-        changes = torch.zeros(channels, max(self.labels, default=0) + 1)
+        changes = torch.zeros(channels, max(self.labels) + 1)
         changes[:, list(self.labels)] = self.most * torch.rand(()) * (2 * torch.rand(channels, len(self.labels)) - 1)
         known = label_map.clamp(0, changes.shape[1] - 1) * (label_map < changes.shape[1])
         pool = F.avg_pool2d if label_map.ndim == 2 else F.avg_pool3d
