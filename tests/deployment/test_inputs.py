@@ -63,6 +63,9 @@ def placeless(folder: Path) -> None:
         sitk.WriteImage(sitk.GetImageFromArray(pixels), file)
         one = pydicom.dcmread(file)
         one.SOPClassUID, one.StudyInstanceUID, one.SeriesInstanceUID = MRImageStorage, "1.1", "1.2"
+        for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+            if name in one:  # ITK writes these once a DICOM file was read in the same process, not before
+                delattr(one, name)
         one.save_as(file)
 
 
