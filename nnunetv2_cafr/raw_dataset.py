@@ -17,9 +17,9 @@ from nnunetv2.utilities.utils import (
 )
 
 from dataset_conversion.environment import folder_of, is_text
-from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json
+from nnunetv2_cafr.label_reading import read_label_file
 from nnunetv2_cafr.processes import in_processes
 
 PROBLEMS_SHOWN = 10
@@ -224,13 +224,10 @@ def _values_or_problem(mask: Path, reader: type[BaseReaderWriter], allowed: froz
         return f"{mask} is missing: add the mask, or move the case's images out of imagesTr"
     if not is_text(mask.name):
         return f"{mask} has a name in another encoding than UTF-8: rename it, and the case's images with it"
-    if fault := fault_of(mask):  # SimpleITK returns zeros for what is missing of a truncated file
-        return fault
     try:
-        values = np.unique(reader().read_seg(str(mask))[0])
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        return f"{mask} cannot be read ({reason[0].strip()}): restore it from its source, or leave the case out"
+        values = np.unique(read_label_file(mask, reader)[0])
+    except ValueError as error:
+        return str(error)
     foreign = [np.format_float_positional(value, trim="-") for value in values if value not in allowed]
     between = [value for value in values if np.isfinite(value) and value != np.rint(value)]
     if between:

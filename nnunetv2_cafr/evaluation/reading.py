@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.errors import shorten
+from nnunetv2_cafr.label_reading import read_label_file
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.files import grid_of_affine
 from nnunetv2_cafr.spine import Spine, is_spine_table, level_names, read_spine
@@ -138,9 +138,10 @@ def read_pair(pair: CasePair, classes: Classes, reader: type[BaseReaderWriter]) 
 
 def _read(path: Path, allowed: frozenset[int], reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:
     """Label map, and what tells its grid from another: shape, spacing, the header's geometry, and affine or None."""
-    if fault := fault_of(path):  # SimpleITK returns zeros for what is missing of a truncated file
-        raise ValueError(f"{fault}. If it is a prediction, predict the case again")
-    values, properties = reader().read_seg(str(path))
+    try:
+        values, properties = read_label_file(path, reader)
+    except ValueError as error:
+        raise ValueError(f"{error}. If it is a prediction, predict the case again") from error
     if len(values) > 1:
         raise ValueError(f"{path} has {len(values)} channels; expected is one, of labels: export these")
     labels = values[0].astype(np.int32)

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.files import sha256, write_atomically
+from nnunetv2_cafr.label_reading import read_label_file
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.decoding import (
     BEYOND,
@@ -77,9 +77,7 @@ def read_labels(
     Raises:
         ValueError: if the file cannot be read, or holds other values than `allowed` and 0.
     """
-    if fault := fault_of(path, oriented=True):  # the order of levels depends on which way is up
-        raise ValueError(fault)
-    values, properties = reader().read_seg(str(path))
+    values, properties = read_label_file(path, reader, oriented=True)  # the order of levels: which way is up
     if values.shape[0] != 1 or values.ndim != 4:
         raise ValueError(f"{path} holds {values.shape[0]} channels, expected one label map")
     found = np.unique(values)

@@ -144,6 +144,17 @@ def test_studies_that_fail_do_not_stop_the_others(maps, tmp_path, capsys):
     assert not list((tmp_path / "out").glob(".*"))
 
 
+@pytest.mark.parametrize("reader", ["SimpleITKIOWithReorient", "NibabelIO"])
+def test_two_dimensions_that_the_reader_of_the_data_set_does_not_know(maps, tmp_path, capsys, reader):
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((9, 9), np.uint8)), maps / "flat.nii.gz")
+    description = maps / "dataset.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"overwrite_image_reader_writer": reader}))
+    assert run("-i", maps, "-o", tmp_path / "out") == 1
+    printed = capsys.readouterr().out
+    assert f"flat.nii.gz cannot be read by nnU-Net's {reader}" in printed
+    assert "as a volume of one slice" in printed
+
+
 def test_probabilities_of_another_map(maps, tmp_path, capsys):
     probabilities = tmp_path / "probabilities"
     probabilities.mkdir()
