@@ -216,7 +216,10 @@ def read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
     others = [one for one in objects if isinstance(one, _NoImage)]
     images = [one for one in objects if isinstance(one, _Image)]
     notes = list(_describe_left_out(folder, others))
-    chosen, choice = _choose(folder, images)
+    try:
+        chosen, choice = _choose(folder, images)
+    except _UnreadableError as error:
+        return None, [error.problem]
     if isinstance(choice, Problem):
         return None, [choice]
     notes += choice
@@ -270,10 +273,7 @@ def _slices_of(image: _Image) -> list[_Image]:
     """
     if image.frames == 1 and image.place is not None:
         return [image]
-    try:
-        headers = _headers_of_frames(image)
-    except Exception as error:  # of a damaged file, pydicom raises nearly anything
-        raise _unreadable(image.path, error) from error
+    headers = _headers_of_frames(image)
     if image.frames == 1 and not headers:
         return [image]
     if len(headers) != image.frames:
@@ -287,19 +287,27 @@ def _slices_of(image: _Image) -> list[_Image]:
 
 
 def _headers_of_frames(image: _Image) -> list[Dataset]:
-    """The header of an image for each of its frames, with what its functional groups say of all, and of this one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        groups = pydicom.dcmread(image.path, force=True, specific_tags=[SHARED, PER_FRAME], stop_before_pixels=True)
-        headers = []
-        for own in groups.get(PER_FRAME) or ():
-            header = Dataset()
-            header.update(image.header)
-            for one, name in itertools.product((*(groups.get(SHARED) or ()), own), GROUPS):
-                if one.get(name):
-                    header.update(one[name][0])
-            headers.append(header)
-        return headers
+    """The header of an image for each of its frames, with what its functional groups say of all, and of this one.
+
+    Raises:
+        _UnreadableError: if they cannot be read.
+    """
+    tags = [SHARED, PER_FRAME]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            groups = pydicom.dcmread(image.path, force=True, specific_tags=tags, stop_before_pixels=True)
+            headers = []
+            for own in groups.get(PER_FRAME) or ():
+                header = Dataset()
+                header.update(image.header)
+                for one, name in itertools.product((*(groups.get(SHARED) or ()), own), GROUPS):
+                    if one.get(name):
+                        header.update(one[name][0])
+                headers.append(header)
+            return headers
+    except Exception as error:  # of a damaged file, pydicom raises nearly anything
+        raise _unreadable(image.path, error) from error
 
 
 class _UnreadableError(Exception):
@@ -357,6 +365,7 @@ def _choose(folder: Path, images: Sequence[_Image]) -> tuple[Sequence[_Image], l
     """The images of the one series to read, and notes about those left out, or the choice as a problem.
 
     A series of slices that are not parallel (a localiser) or in colour is no candidate where another one has as many.
+    One in another plane is no choice where one is sagittal: of the spine, axial series have the most slices.
     """
     by_series: dict[str, list[_Image]] = {}
     for image in images:
@@ -372,10 +381,14 @@ def _choose(folder: Path, images: Sequence[_Image]) -> tuple[Sequence[_Image], l
         else _count(group) <= number
         for group in others
     )
+    clear = clear and (_is_sagittal(first) or not any(_count(group) > 1 and _is_sagittal(group) for group in others))
     described = [_describe(folder, group) for group in groups]
     if not clear:
         found = f"{len(groups)} series in one folder: {', '.join(described)}"
-        expected = f"one series, or one that has {CLEAR_MAJORITY} times the slices of any other of the same examination"
+        expected = (
+            f"one series, or one that has {CLEAR_MAJORITY} times the slices of any other of the same examination, and "
+            "that is sagittal if any is"
+        )
         return [], Problem(
             folder, found, expected, "give the folder of one series, or move each to a folder of its own"
         )
@@ -386,6 +399,13 @@ def _count(group: Sequence[_Image]) -> int:
     """Slices of a series, each place once."""
     places = {tuple(np.round(one.place.position, 2)) if one.place else one.path for one in group}
     return len(places) + sum(one.frames - 1 for one in group)
+
+
+def _is_sagittal(group: Sequence[_Image]) -> bool:
+    """Whether the slices of a series lie in a sagittal plane rather than another one, as far as it is known."""
+    headers = [header for one in group for header in (_headers_of_frames(one) if one.frames > 1 else [one.header])]
+    normals = [np.abs(np.cross(*place.orientation)) for header in headers if (place := _read_place(header))]
+    return bool(normals) and all(normal.argmax() == 0 for normal in normals)  # from right to left
 
 
 def _could_be_volume(group: Sequence[_Image]) -> bool:

@@ -405,6 +405,21 @@ def test_a_larger_series_of_another_examination_is_no_choice(series: Path) -> No
     assert "2 series in one folder" in problems[0].found
 
 
+@pytest.mark.parametrize("multiframe", [False, True])
+def test_an_axial_series_is_no_choice_beside_a_sagittal_one(series: Path, multiframe: bool) -> None:
+    """In the examinations of a hospital the axial series have the most slices."""
+    if multiframe:
+        enhanced_by_highdicom(series)
+    patient = pydicom.dcmread(next(series.iterdir())).PatientID
+    for k in range(12):
+        path = series / f"axial{k}.dcm"
+        write_slice(path, VOXELS[0], k * STEP * UP, columns=-NORMAL, series="1.2.9", number=k)
+        edit(path, PatientID=patient)
+    _, problems = read_volume(series)
+    assert "1.2.9 (12 slices)" in problems[0].found
+    assert "sagittal if any is" in problems[0].expected
+
+
 @pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_values_are_rescaled_slice_by_slice(series: Path, interpretation: str, compressed: bool) -> None:
