@@ -58,7 +58,7 @@ class Environment:
         self.pip("install", "--no-deps", "--no-build-isolation", "--quiet", *how, str(REPOSITORY))
 
 
-@pytest.fixture(scope="module", params=["regular", "editable"])
+@pytest.fixture(scope="module", params=["regular", pytest.param("editable", marks=pytest.mark.slow)])
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     environment = Environment(tmp_path_factory.mktemp(request.param) / "venv")
     environment.install(*(["--editable"] if request.param == "editable" else []))

@@ -53,6 +53,7 @@ def test_linear_in_the_batch():
     assert traced(12) == traced(2) + 10 * (traced(3) - traced(2))
 
 
+@pytest.mark.slow
 def test_attention_grows_with_the_square_of_the_tokens():
     tokens = 6400
     fused, plain = (

@@ -220,7 +220,7 @@ def test_a_checkpoint_that_is_none_of_nnunets_is_refused_with_what_it_lacks(cont
         construct(TRAINER).load_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
 
 
-@pytest.mark.parametrize("receiver", ["process", "group"])
+@pytest.mark.parametrize("receiver", [pytest.param("process", marks=pytest.mark.slow), "group"])
 def test_the_real_command_saves_and_says_how_to_go_on(receiver, phantom_dataset):
     """SIGTERM to nnU-Net's own command; SLURM sends it to the data loading processes as well."""
     trainer = f"nnUNetTrainer_CAFR_budget2x{500 if receiver == 'process' else 501}"
