@@ -74,18 +74,14 @@ def read_spine_maps(folder: Path, labels: Path | None, refusal: str) -> SpineMap
         ) from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{refusal} with {file}: {error}. Nothing was written") from error
-    maps = sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
-    if others := [
-        path.name
-        for path in sorted(folder.iterdir())
-        if path.name.lower().endswith(ending.lower()) and not path.name.endswith(ending)
-    ]:
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    maps = [path for path in files if path.name.endswith(ending)]
+    rest = [path.name for path in files if not path.name.endswith(ending)]
+    if others := [name for name in rest if name.lower().endswith(ending.lower())]:
         raise UserError(
             f"{shorten(others)} in {folder} would be left out: maps end in {ending}, in these letters. Rename them"
         )
-    if other := [
-        path.name for path in sorted(folder.iterdir()) if ending_of(path.name) and not path.name.endswith(ending)
-    ]:
+    if other := [name for name in rest if ending_of(name)]:
         print(f"Left out of {folder}: {shorten(other)} (label maps end in {ending}, the file_ending of {file})")
     if not maps:
         raise UserError(f"{folder} holds no *{ending}, the file_ending of {file}")
