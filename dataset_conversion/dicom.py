@@ -210,16 +210,20 @@ def read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
     Returns:
         The series, or None, and what is wrong.
     """
+    try:
+        return _read_series(folder)
+    except _UnreadableError as error:
+        return None, [error.problem]
+
+
+def _read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
     objects = [_read_header(path) for path in list_dicom(folder)]
     if problems := [one for one in objects if isinstance(one, Problem)]:
         return None, problems
     others = [one for one in objects if isinstance(one, _NoImage)]
     images = [one for one in objects if isinstance(one, _Image)]
     notes = list(_describe_left_out(folder, others))
-    try:
-        chosen, choice = _choose(folder, images)
-    except _UnreadableError as error:
-        return None, [error.problem]
+    chosen, choice = _choose(folder, images)
     if isinstance(choice, Problem):
         return None, [choice]
     notes += choice
@@ -230,15 +234,12 @@ def read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
         return None, [Problem(folder, found, "a series of single slices", remedy)]
     if problems := [problem for one in chosen if (problem := _check_grey(one))]:
         return None, problems
-    try:
-        slices = [one for image in chosen for one in _slices_of(image)]
-        if problems := [problem for one in slices if (problem := _check_place(one))]:
-            return None, problems
-        if problem := _check_uniform(slices):
-            return None, [problem]
-        return _stack(folder, slices, notes)
-    except _UnreadableError as error:
-        return None, [error.problem]
+    slices = [one for image in chosen for one in _slices_of(image)]
+    if problems := [problem for one in slices if (problem := _check_place(one))]:
+        return None, problems
+    if problem := _check_uniform(slices):
+        return None, [problem]
+    return _stack(folder, slices, notes)
 
 
 def _stack(folder: Path, images: Sequence[_Image], notes: list[str]) -> tuple[Series | None, list[Problem]]:
