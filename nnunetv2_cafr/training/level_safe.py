@@ -73,7 +73,7 @@ class LevelSafeAugmentation(OrientedCases):
     elastic_sigma = (0.05, 0.15)  # smoothness of the deformation, as a fraction of the patch
     elastic_magnitude = 0.03  # largest displacement, as a fraction of the shortest side of the patch
     brightness_probability = 0.3  # of a patch whose structures become brighter or darker (documentation/recipe.md)
-    brightness_most = 1.5  # largest such change, in standard deviations of the patch
+    brightness_most = 3.0  # largest such change, in standard deviations of the patch
     partial_probability = 0.0  # of a patch that keeps a part of its view along up/down (documentation/recipe.md)
     partial_least = 0.35  # smallest such part, as a fraction of the patch
 
