@@ -11,7 +11,7 @@ from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import FULL
 
 EPILOG = """examples:
-  nnUNetv2_cafr demo --out cafr_demo          phantom -> convert -> plan -> train -> predict -> score, 6 to 10 minutes
+  nnUNetv2_cafr demo --out cafr_demo          phantom -> convert -> plan -> train -> predict -> score, 4 to 10 minutes
   nnUNetv2_cafr check -d 511                  every case on one page before you train: report.html, findings.csv
   nnUNetv2_cafr split -d 511                  folds by patient, with every level in each
   nnUNetv2_cafr plan -d 511                   plans of CAFR-Net for a GPU's memory: -p nnUNetCAFRPlans

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES = """examples:
-  nnUNetv2_cafr demo                          6 to 10 minutes on two CPU cores, result in ./cafr_demo
+  nnUNetv2_cafr demo                          4 to 10 minutes on two CPU cores, result in ./cafr_demo
   nnUNetv2_cafr demo --out /tmp/demo --trainer nnUNetTrainer_LevelSafe --budget 10x50
 
 exit status: 0 the network has learnt, 1 its foreground Dice is low, 2 the call was refused or a step failed
