@@ -6,7 +6,6 @@ single-channel 256x256 images, 20 classes, on the GPU where there is one.
 """
 
 import argparse
-import platform
 import statistics
 
 import torch
@@ -14,7 +13,7 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
 from nnunetv2_cafr.loss import DiceCECLRLoss, PixelInfoNCE
-from nnunetv2_cafr.measuring import in_turns
+from nnunetv2_cafr.measuring import in_turns, machine
 from nnunetv2_cafr.network import CAFRNet
 
 SIZE, CLASSES = 256, 20
@@ -66,12 +65,8 @@ def main() -> None:
     times = in_turns({"loss": contrastive_loss, "step": training_step}, device, arguments.repeats, warm_up=2)
     loss_ms, step_ms = (statistics.median(values) for values in times.values())
 
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     pairs = loss_fn.contrastive.sample_pairs(target, embedding.shape[2:])
-    print(f"{name}, torch {torch.__version__}, median of {arguments.repeats}")
+    print(f"{machine(device)}, torch {torch.__version__}, median of {arguments.repeats}")
     print(f"batch {tuple(image.shape)}, {len(target.unique())} classes, {len(pairs.anchor)} anchors")
     print(f"contrastive loss {loss_ms:.1f} ms, training step {step_ms:.1f} ms: {100 * loss_ms / step_ms:.2f} %")
 

@@ -17,7 +17,6 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nnunetv2_cafr.loss import DeepSupervisionCLRLoss, PixelInfoNCE
+from nnunetv2_cafr.measuring import machine
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import NUM_HALVINGS, Pyramid
 from nnunetv2_cafr.planning import GB
@@ -178,11 +178,11 @@ def print_measurements() -> None:
     # glibc keeps what is freed below this size for later, up to 32 MB apiece, and it would count as in use.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     if torch.cuda.is_available():
-        device, columns = torch.cuda.get_device_name(), ["allocated", "reserved", "device"]
+        device, columns = torch.device("cuda"), ["allocated", "reserved", "device"]
     else:
-        device = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, float32"
-        columns = ["measured"]
-    print(f"{device}, torch {torch.__version__}, batch {BATCH_SIZE}, {CLASSES} classes\n")
+        device, columns = torch.device("cpu"), ["measured"]
+    precision = ", float32" if device.type == "cpu" else ""
+    print(f"{machine(device)}{precision}, torch {torch.__version__}, batch {BATCH_SIZE}, {CLASSES} classes\n")
     print(f"| patch | spacing, mm | attention | estimate, GB | {' | '.join(f'{column}, GB' for column in columns)} |")
     print(f"|---|---|---|---|{'---|' * len(columns)}")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:

@@ -33,9 +33,8 @@ from nnunetv2_cafr.benchmark.cost import WARM_UP, MeasuredArm
 from nnunetv2_cafr.benchmark.forward_pass import plain_conv_unet
 from nnunetv2_cafr.benchmark.jobs import installed
 from nnunetv2_cafr.benchmark.matrix import Matrix
-from nnunetv2_cafr.benchmark.stepping import machine
 from nnunetv2_cafr.files import begins_with, check_folder, write_atomically
-from nnunetv2_cafr.measuring import count_macs, in_turns, infer
+from nnunetv2_cafr.measuring import count_macs, in_turns, infer, machine
 from nnunetv2_cafr.network import CAFRNet
 
 SIZES = ((256, 256), (384, 384), (640, 320), (640, 640), (896, 896))  # all fit both networks unpadded

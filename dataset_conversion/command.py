@@ -92,8 +92,6 @@ def run(
     except UserError as error:
         error.tell()
         raise
-    except ValueError as error:
-        parser.error(f"--labels {arguments.labels}: {error}")
     except KeyboardInterrupt:
         print("Interrupted; nothing was written.", file=sys.stderr)
         return 130

@@ -31,6 +31,7 @@ from dataset_conversion.labels import IGNORE, LabelTable, Structure, make_labell
 from dataset_conversion.problems import ConversionError, Problem
 from dataset_conversion.reading import read_volume
 from dataset_conversion.writing import write_image, write_mask
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.processes import exit_on_signal, in_processes, on_signal
 
 
@@ -158,8 +159,8 @@ def convert(
     Raises:
         ConversionError: if there is any problem; nothing has been written then.
         OSError: if writing fails; what was written has been removed then.
-        UserError: if a worker process was killed; what was written has been removed then.
-        ValueError: if the structures do not fit the scheme.
+        UserError: if the structures do not fit the scheme, or a worker process was killed; what was written has been
+            removed then.
     """
     for note in collection.notes:
         notify(note)
@@ -172,7 +173,11 @@ def convert(
         remedy = "check the folder and the options that choose cases"
         problems.append(Problem(collection.source, "no training cases", "images with masks", remedy))
     with on_signal(signal.SIGTERM, exit_on_signal):
-        labelling = make_labelling(_labelled(collection, num_processes), scheme)
+        structures = _labelled(collection, num_processes)
+        try:
+            labelling = make_labelling(structures, scheme)
+        except ValueError as error:
+            raise UserError(f"--labels {scheme}: {error}") from error
         work = partial(process_case, table=collection.table, values=dict(labelling.values))
         if problems:
             check = partial(work, folder=None)

@@ -163,9 +163,7 @@ def lacks_orientation(path: Path) -> bool:
         return has_no_codes(head)
     if ending == ".nrrd":
         return bool(_unplaced_nrrd(_nrrd_fields(head)[0]))
-    return ending is not None and bool(
-        metaimage.unplaced(dict(metaimage.header_fields(head[: _begin_of_voxels(head)])))
-    )
+    return bool(metaimage.unplaced(dict(metaimage.header_fields(head[: _begin_of_voxels(head)]))))
 
 
 def fault_of(path: Path, oriented: bool = False) -> str | None:

@@ -73,18 +73,23 @@ def read_table(path: Path, columns: tuple[str, str]) -> dict[str, str]:
     """Read two columns of a CSV file: the second by the first.
 
     Raises:
-        ConversionError: if the file has not these columns.
+        ConversionError: if the file is no such table.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        names = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = names
-        if missing := [column for column in columns if column not in names]:
-            found = f"no column {' and '.join(missing)}"
-            remedy = "take the file as it was published, comma-separated with a header line"
-            raise ConversionError([Problem(path, found, f"the columns {', '.join(columns)}", remedy)])
-        first, second = columns
-        return {(row[first] or "").strip(): (row[second] or "").strip() for row in reader}
+    first, second = columns
+    remedy = "take the file as it was published, comma-separated in UTF-8 with a header line"
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            names = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = names
+            if missing := [column for column in columns if column not in names]:
+                found = f"no column {' and '.join(missing)}"
+                raise ConversionError([Problem(path, found, f"the columns {first}, {second}", remedy)])
+            return {(row[first] or "").strip(): (row[second] or "").strip() for row in reader}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConversionError(
+            [Problem(path, f"no table ({error})", f"the columns {first}, {second}", remedy)]
+        ) from error
 
 
 def _key(match: re.Match[str]) -> str:

@@ -13,28 +13,17 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dataset_conversion.cases import Case
 from dataset_conversion.problems import Problem
 from dataset_conversion.writing import FILE_ENDING, replacing
-from nnunetv2_cafr.files import check_place, refuse_inputs, try_lock
+from nnunetv2_cafr.files import Lock, check_place, refuse_inputs, try_lock
 from nnunetv2_cafr.processes import on_signal
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 SETTINGS = ".settings.json"
 LOCK = ".lock"
 RECORDS = ".cases"  # folder of what is known about each finished case
-
-
-def _lock(folder: Path) -> BaseFileLock | None:
-    """Lock a hidden folder until this process ends in any way; None where another has it, or folders know no locks."""
-    try:
-        return try_lock(folder / LOCK)
-    except (OSError, NotImplementedError):
-        return None
 
 
 def _leftovers(target: Path) -> list[Path]:
@@ -65,7 +54,11 @@ def check_target(target: Path, cases: Sequence[Case]) -> list[Problem]:
     for folder in _leftovers(target):
         if not (folder / SETTINGS).is_file():  # it is nobody's
             continue
-        if lock := _lock(folder):
+        try:
+            lock = try_lock(folder / LOCK)
+        except OSError:  # somebody else's, who may be at work: whoever ends first has the name
+            continue
+        if lock is not None:
             lock.release()
         else:
             found = "a conversion to the same data set that is running now"
@@ -74,18 +67,18 @@ def check_target(target: Path, cases: Sequence[Case]) -> list[Problem]:
     return problems
 
 
-def _take_up(target: Path, settings: str) -> tuple[Path | None, BaseFileLock | None, list[str]]:
+def _take_up(target: Path, settings: str) -> tuple[Path | None, Lock | None, list[str]]:
     """Look for the remains of a killed conversion with these settings.
 
     Returns:
         Their folder and its lock, or None; and a note for each one that stays as it is.
     """
     notes = []
-    taken: tuple[Path | None, BaseFileLock | None] = None, None
+    taken: tuple[Path | None, Lock | None] = None, None
     for folder in _leftovers(target):
         with suppress(OSError):  # no settings: it is nobody's
             found = (folder / SETTINGS).read_text(encoding="utf-8")
-            lock = _lock(folder)
+            lock = try_lock(folder / LOCK)
             if lock is None:
                 continue
             if taken[0] is None and found == settings and (folder / SETTINGS).is_file():
@@ -113,7 +106,7 @@ def staged_directory(target: Path, settings: Mapping[str, Any]) -> Iterator[tupl
         if folder is None:
             folder = target.parent / f".{target.name}.partial-{uuid.uuid4().hex[:8]}"
             folder.mkdir()
-            lock = _lock(folder)
+            lock = try_lock(folder / LOCK)
             (folder / SETTINGS).write_text(text, encoding="utf-8")
         (folder / RECORDS).mkdir(exist_ok=True)
         yield folder, notes

@@ -12,17 +12,15 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from nnunetv2_cafr.errors import UserError, shorten
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 # What network and FUSE folders, and Windows for a folder, answer to fsync: they have no such thing. A full or broken
 # disk answers otherwise.
 _NO_FSYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM)
 FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 
 
 def partial_of(target: Path) -> Path:
@@ -75,14 +73,27 @@ def flush(path: Path) -> bool:
     return True
 
 
-def try_lock(file: Path) -> BaseFileLock | None:
+class Lock(Protocol):
+    """What `try_lock` gives."""
+
+    def release(self) -> object: ...
+
+
+class _NoLock:
+    """The lock of a folder that knows none: it keeps nobody out."""
+
+    def release(self) -> None:
+        pass
+
+
+def try_lock(file: Path) -> Lock | None:
     """Locks `file`, which is made where it is missing, until `release` or the end of this process, whatever ends it.
 
     Returns:
-        The lock; None where another process holds it.
+        The lock, also where the folder knows no locks, as some network folders; None where another process holds it.
 
     Raises:
-        OSError, NotImplementedError: where the folder cannot be written to, or knows no locks.
+        OSError: where the folder cannot be written to.
     """
     from filelock import FileLock, Timeout
 
@@ -91,6 +102,12 @@ def try_lock(file: Path) -> BaseFileLock | None:
         lock.acquire(timeout=0)
     except Timeout:
         return None
+    except NotImplementedError:
+        return _NoLock()
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return _NoLock()
+        raise
     return lock
 
 

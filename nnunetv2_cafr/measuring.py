@@ -1,11 +1,13 @@
-"""Multiply-accumulates of a network, and times measured in turns.
+"""Multiply-accumulates of a network, times measured in turns, and the machine that they were measured on.
 
 MACs are torch's FlopCounterMode halved, with attention run as plain matrix products, which is the one counter that is
 right for nnU-Net's networks (their modules are registered twice) and for attention.
 """
 
+import platform
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -56,3 +58,18 @@ def infer(network: nn.Module, x: torch.Tensor) -> None:
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def machine(device: torch.device) -> str:
+    """What it ran on, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor()}, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """Name of the CPU and its cores, where the system tells it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} cores)" if names else platform.processor() or platform.machine()

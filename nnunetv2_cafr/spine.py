@@ -19,6 +19,7 @@ VERTEBRAE = (
     *(f"C{n}" for n in range(7, 0, -1)),
 )
 OPTIONAL = ("L6", "T13")
+USUAL = tuple(name for name in VERTEBRAE if name not in OPTIONAL)
 SACRUM = "S"
 FEWEST_VERTEBRAE = 3  # names in a label table that make it one of spine levels
 BACKGROUND, IGNORE = "background", "ignore"
@@ -123,14 +124,14 @@ def disc_of(name: str) -> tuple[str, str] | None:
 def level_names(names: Mapping[int, str]) -> dict[int, str]:
     """The same label table by SpineMRI's names, whatever it calls its vertebrae and discs; others keep theirs.
 
-    SPIDER's lowest number takes L5's place. Where several labels stand for one level, they keep their names too.
+    SPIDER's lowest number takes L5's place, the next ones those above it, without T13. Where several labels stand for
+    one level, they keep their names too.
     """
     standard: dict[int, str] = {}
     for label, name in names.items():
-        ends = [vertebra_of(name)] if vertebra_of(name) else [*reversed(disc_of(name) or ())]
-        ranks = [_rank(end) for end in ends if end is not None]
-        if ranks and min(ranks) >= 0 and max(ranks) < len(VERTEBRAE):
-            standard[label] = "/".join(VERTEBRAE[rank] for rank in ranks)
+        ends = [_standard(end) for end in (vertebra_of(name), *reversed(disc_of(name) or ())) if end is not None]
+        if ends and None not in ends:
+            standard[label] = "/".join(map(str, ends))
     counts = Counter(standard.values())
     return {label: one if counts[one := standard.get(label, name)] == 1 else name for label, name in names.items()}
 
@@ -168,7 +169,7 @@ def missing_levels(present: Collection[str], used: Collection[str]) -> list[str]
     Returns:
         Vertebrae between the case's lowest and highest one, and discs of which both vertebrae are there.
     """
-    chain = [name for name in VERTEBRAE if name in present or (name in used and name not in OPTIONAL)]
+    chain = [name for name in VERTEBRAE if name in present or (name in used and name in USUAL)]
     inside = [index for index, name in enumerate(chain) if name in present]
     vertebrae = [name for name in chain[min(inside) : max(inside) + 1] if name not in present] if inside else []
     discs = [name for name in used if name not in present and set(neighbours_of_disc(name) or "?") <= set(present)]
@@ -181,10 +182,10 @@ def colour_of(name: str, label: int) -> tuple[int, int, int]:
     A level has it whatever its label; what is no level has one by its label.
     """
     place = label
-    if (vertebra := vertebra_of(name)) is not None:
-        place = 2 * _rank(vertebra)
-    elif (between := disc_of(name)) is not None:
-        place = 2 * _rank(between[1]) - 1
+    if (vertebra := _standard(vertebra_of(name))) is not None:
+        place = 2 * VERTEBRAE.index(vertebra)
+    elif (upper := _standard((disc_of(name) or (None, None))[1])) is not None:
+        place = 2 * VERTEBRAE.index(upper) - 1
     base = COLOURS[place % len(COLOURS)]
     shade = SHADES[place // len(COLOURS) % len(SHADES)]
     target = 255 if shade > 0 else 0
@@ -194,9 +195,9 @@ def colour_of(name: str, label: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _rank(vertebra: str) -> int:
-    """Place of a vertebra above the sacrum; the lowest numbered one has L5's."""
-    _, _, number = vertebra.partition("_")
-    if number:
-        return VERTEBRAE.index("L5") + int(number) - 1
-    return VERTEBRAE.index(vertebra)
+def _standard(vertebra: str | None) -> str | None:
+    """SpineMRI's name of a vertebra; the lowest numbered one is taken for L5, and nobody for one with an L6 or T13."""
+    if vertebra is None or vertebra in VERTEBRAE:
+        return vertebra
+    number = int(vertebra.partition("_")[2])
+    return USUAL[number] if 0 <= number < len(USUAL) else None

@@ -38,3 +38,18 @@ def test_a_lock_is_held_once_and_given_back(tmp_path):
     again = try_lock(tmp_path / ".lock")
     assert again is not None
     again.release()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "no locks available"), NotImplementedError("flock")])
+def test_a_folder_that_knows_no_locks_keeps_nobody_out(error, tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options) -> None:
+        raise error
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    for _ in range(2):
+        lock = try_lock(tmp_path / ".lock")
+        assert lock is not None
+        lock.release()
+    error = OSError(errno.EACCES, "denied")
+    with pytest.raises(OSError, match="denied"):
+        try_lock(tmp_path / ".lock")

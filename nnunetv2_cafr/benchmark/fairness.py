@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
 from nnunetv2_cafr.benchmark.arms import NETWORKS_OF_PLANS, OWN_PLANS, RECIPE
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
@@ -149,12 +151,7 @@ def own_plans(matrix: Matrix) -> list[str]:
 
 def _configuration(matrix: Matrix, plans: str) -> Mapping[str, Any]:
     """A configuration of a plans file with what it inherits."""
-    configurations = json.loads(matrix.plans_file(plans).read_text(encoding="utf-8"))["configurations"]
-    found = configurations[matrix.configuration]
-    while "inherits_from" in found:
-        parent = dict(configurations[found["inherits_from"]])
-        found = {**parent, **{key: value for key, value in found.items() if key != "inherits_from"}}
-    return found
+    return PlansManager(str(matrix.plans_file(plans))).get_configuration(matrix.configuration).configuration
 
 
 def check_before(matrix: Matrix) -> None:

@@ -11,12 +11,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import BaseFileLock
-
-from nnunetv2_cafr.files import try_lock
+from nnunetv2_cafr.files import Lock, try_lock
 
 
-def take(locks: Path, gpus: Sequence[str]) -> tuple[str, BaseFileLock]:
+def take(locks: Path, gpus: Sequence[str]) -> tuple[str, Lock]:
     """Waits for a free GPU; it is held until the lock that comes with it is released."""
     locks.mkdir(parents=True, exist_ok=True)
     while True:

@@ -12,7 +12,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2_cafr.benchmark.arms import ARMS, RECIPE, SAME_PLANS, Budget, parse_budget
 from nnunetv2_cafr.benchmark.clock import Clock
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import read_json
+from nnunetv2_cafr.files import read_json, write_text
 from nnunetv2_cafr.report.study import Arm
 
 MATRIX_FILE = "benchmark.json"
@@ -64,7 +64,7 @@ class Matrix:
     def write(self, folder: Path) -> None:
         """Writes all but the clock, which has files of its own."""
         content = {name: value for name, value in asdict(self).items() if name != "clock"}
-        (folder / MATRIX_FILE).write_text(json.dumps(content, indent=2))
+        write_text(folder / MATRIX_FILE, json.dumps(content, indent=2))
 
     @classmethod
     def read(cls, folder: Path) -> "Matrix":

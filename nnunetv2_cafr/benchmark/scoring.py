@@ -17,7 +17,7 @@ from nnunetv2_cafr.raw_dataset import find_dataset, patients_of
 def main(dataset: str, references: Path, predictions: Path, target: Path) -> None:
     description = json.loads((find_dataset(dataset) / "dataset.json").read_text(encoding="utf-8"))
     ending = description["file_ending"]
-    cases = sorted(file.name.removesuffix(ending) for file in predictions.glob(f"*{ending}"))
+    cases = sorted(file.name.removesuffix(ending) for file in predictions.glob(f"[!.]*{ending}"))
     patients = patients_of(dataset, cases)
     pairs = [
         CasePair(case, patients[case], references / f"{case}{ending}", predictions / f"{case}{ending}")

@@ -7,7 +7,6 @@ and neither loading nor validation is counted.
 
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from nnunetv2_cafr.benchmark.clock import Measurement
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.files import write_atomically
-from nnunetv2_cafr.measuring import in_turns
+from nnunetv2_cafr.measuring import in_turns, machine
 from nnunetv2_cafr.training.record import code_digest
 
 ROUNDS, WARM_UP = 20, 2
@@ -59,21 +58,6 @@ class SteppingArm:
         self.network.train()
         self.trainer.set_deep_supervision_enabled(self.trainer.enable_deep_supervision)
         self.trainer.train_step(self.batch)
-
-
-def machine(device: torch.device) -> str:
-    """What it ran on, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{processor()}, {torch.get_num_threads()} threads"
-
-
-def processor() -> str:
-    """Name of the CPU and its cores, where the system tells it."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor() or platform.machine()
 
 
 def percentiles(times: Sequence[float]) -> tuple[float, float]:

@@ -18,7 +18,7 @@ import torch
 
 from nnunetv2_cafr.benchmark.jobs import Job, missing
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import try_lock
+from nnunetv2_cafr.files import try_lock, write_text
 
 LOCK = ".lock"
 SNAKEFILE = Path(__file__).with_name("Snakefile")
@@ -56,7 +56,7 @@ def run(jobs: Sequence[Job], folder: Path, parallel: int, gpus: Sequence[str], o
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     config = folder / "jobs.json"
-    config.write_text(json.dumps({"jobs": [_entry(job, folder, gpus) for job in jobs]}, indent=1))
+    write_text(config, json.dumps({"jobs": [_entry(job, folder, gpus) for job in jobs]}, indent=1))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", str(config)]
     command += ["--directory", str(folder), "--cores", str(parallel), "--jobs", str(parallel), "--keep-going"]
     # A file that is there is done, whatever changed meanwhile in our code: trainings take days.

@@ -1,7 +1,6 @@
 """`nnUNetv2_cafr cost`: multiply-accumulates, parameters and latency of CAFR-Net beside nnU-Net's own network."""
 
 import argparse
-import platform
 
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError
@@ -58,10 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import numpy as np
     import torch
 
     from nnunetv2_cafr.benchmark.forward_pass import measure, networks_from_plans, plain_conv_unet, table
+    from nnunetv2_cafr.measuring import machine
     from nnunetv2_cafr.network import CAFRNet
     from nnunetv2_cafr.network.convolution import strides_of_tokens
 
@@ -81,14 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
         shape = [arguments.channels, *padded]
     device = torch.device(arguments.device)
     costs = measure(networks, shape, device, arguments.repeats)
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     print(
-        f"Input (1, {', '.join(map(str, shape))}), eval(), float32, {device.type} ({name}{threads}), torch "
+        f"Input (1, {', '.join(map(str, shape))}), eval(), float32, {machine(device)}, torch "
         f"{torch.__version__}, median of {arguments.repeats} interleaved passes"
     )
     print(table(costs))
-    if np.any([cost.gmacs > 5.12 for cost in costs[1:]]) and shape[1:] == [256, 256] and arguments.classes == 20:
+    if any(cost.gmacs > 5.12 for cost in costs[1:]) and shape[1:] == [256, 256] and arguments.classes == 20:
         print("CAFR-Net exceeds the paper's 5.12 GMACs at this size.")
         return 1
     return 0

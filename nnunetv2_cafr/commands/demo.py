@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import check_folder
+from nnunetv2_cafr.files import check_folder, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +39,7 @@ exit status: 0 the network has learnt, 1 its foreground Dice is low, 2 the call 
 
 DATASET_ID, HELD_OUT_ID = 511, 512
 MARKER = "demo.json"
+DONE = "done.json"  # titles of the steps that ended well
 FEWEST_CASES = 5
 ENDING = ".nii.gz"
 MIN_FOREGROUND_DICE = 0.8  # below it nothing was learnt worth showing
@@ -135,7 +136,7 @@ def _check_size(rows: int, columns: int, slices: int) -> None:
 
 
 class Demo:
-    """The steps of one demo folder, each skipped where its result is there already."""
+    """The steps of one demo folder, each skipped where an earlier run finished it."""
 
     def __init__(self, folder: Path, settings: DemoSettings) -> None:
         self.folder = folder
@@ -145,6 +146,7 @@ class Demo:
         )
         self.phantom = folder / "phantom"
         self.dataset = self.raw / f"Dataset{DATASET_ID}_SpineMRI"
+        self.drawn = folder / "held_out"
         self.held_out = self.raw / f"Dataset{HELD_OUT_ID}_SpineMRI"
         self.predictions = folder / "predictions"
         self.levels = folder / "level_consistent"
@@ -154,15 +156,12 @@ class Demo:
 
     def run(self) -> pd.DataFrame:
         """Takes the steps; returns the scores."""
-        from nnunetv2_cafr.levels.files import STATISTICS_FILE
-
         self._claim_folder()
         epochs = int(self.settings.budget.split("x")[0])
         trainer = self.settings.trainer_with_budget
         model = self.results / self.dataset.name / f"{trainer}__nnUNetPlans__2d" / "fold_0"
         on = ["-device", self.settings.device]
-        dataset, held_out = str(DATASET_ID), str(HELD_OUT_ID)
-        convert = ["nnUNetv2_convert_SpineMRI", "-o", str(self.raw)]
+        dataset = str(DATASET_ID)
         workers = str(self.workers)
         prepare = ["nnUNetv2_plan_and_preprocess", "-d", dataset, "-c", "2d", "--verify_dataset_integrity"]
         prepare += ["-npfp", workers, "-np", workers]
@@ -175,28 +174,23 @@ class Demo:
         relabel = ["nnUNetv2_cafr", "relabel", "-i", str(self.predictions), "-p", str(self.predictions)]
         relabel += ["-o", str(self.levels)]
 
-        steps: list[tuple[str, Path, Callable[[], None]]] = [
-            ("Drawing phantoms", self.folder / "held_out", self._draw_phantoms),
-            ("Converting", self.dataset, lambda: self._call([*convert, "-i", str(self.phantom), "-d", dataset])),
-            (
-                "Converting the held-out cases",
-                self.held_out,
-                lambda: self._call([*convert, "-i", str(self.folder / "held_out"), "-d", held_out]),
-            ),
-            (
-                "Planning and preprocessing",
-                self.preprocessed / self.dataset.name / "gt_segmentations",
-                lambda: self._call(prepare),
-            ),
-            ("Training", model / "validation" / "summary.json", lambda: self._train(train, epochs)),
-            ("Predicting the held-out cases", self.predictions / "plans.json", lambda: self._call(predict)),
-            ("Making levels consistent", self.levels / STATISTICS_FILE, lambda: self._call(relabel)),
+        steps: list[tuple[str, Callable[[], None]]] = [
+            ("Drawing phantoms", self._draw_phantoms),
+            ("Converting", lambda: self._convert(self.phantom, self.dataset, DATASET_ID)),
+            ("Converting the held-out cases", lambda: self._convert(self.drawn, self.held_out, HELD_OUT_ID)),
+            ("Planning and preprocessing", lambda: self._call(prepare)),
+            ("Training", lambda: self._train(train, epochs)),
+            ("Predicting the held-out cases", lambda: self._call(predict)),
+            ("Making levels consistent", lambda: self._relabel(relabel)),
         ]
-        for number, (title, result, action) in enumerate(steps, start=1):
-            already = result.exists()
-            print(f"[{number}/{len(steps) + 1}] {title}{': done before' if already else ''}", flush=True)
-            if not already:
+        file = self.folder / DONE
+        done = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        for number, (title, action) in enumerate(steps, start=1):
+            print(f"[{number}/{len(steps) + 1}] {title}{': done before' if title in done else ''}", flush=True)
+            if title not in done:
                 action()
+                done.append(title)
+                write_text(file, json.dumps(done, indent=2))
         print(f"[{len(steps) + 1}/{len(steps) + 1}] Scoring", flush=True)
         return self._score()
 
@@ -211,15 +205,15 @@ class Demo:
                     f"{self.folder} holds a demo with other settings: {found}\nnot {wanted}\n"
                     "Choose another --out, or delete that folder."
                 )
-            return
-        try:
-            check_folder(self.folder, "a demo's", {})
-        except OSError as error:
-            raise UserError(f"{error} (--out). Nothing was touched.") from error
-        self.folder.mkdir(parents=True, exist_ok=True)
+        else:
+            try:
+                check_folder(self.folder, "a demo's", {MARKER: Path.is_file})
+            except OSError as error:
+                raise UserError(f"{error} (--out). Nothing was touched.") from error
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(marker, json.dumps(wanted, indent=2))
         for folder in (self.raw, self.preprocessed, self.results):
-            folder.mkdir()
-        marker.write_text(json.dumps(wanted, indent=2))
+            folder.mkdir(exist_ok=True)
 
     def _draw_phantoms(self) -> None:
         from nnunetv2_cafr import phantom
@@ -227,12 +221,21 @@ class Demo:
         rows, columns, slices = self.settings.size
         for folder, count, seed in (
             (self.phantom, self.settings.num_train, 0),
-            (self.folder / "held_out", self.settings.num_held_out, 10_000),
+            (self.drawn, self.settings.num_held_out, 10_000),
         ):
-            partial = folder.with_name(f".{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            phantom.write_dataset(partial, num_train=count, seed=seed, size=(rows, columns, slices))
-            partial.rename(folder)
+            if not folder.exists():
+                partial = folder.with_name(f".{folder.name}.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                phantom.write_dataset(partial, num_train=count, seed=seed, size=(rows, columns, slices))
+                partial.rename(folder)
+
+    def _convert(self, source: Path, dataset: Path, number: int) -> None:
+        if not dataset.exists():
+            self._call(["nnUNetv2_convert_SpineMRI", "-i", str(source), "-d", str(number), "-o", str(self.raw)])
+
+    def _relabel(self, command: list[str]) -> None:
+        shutil.rmtree(self.levels, ignore_errors=True)  # of a run that was killed; the command writes over nothing
+        self._call(command)
 
     def _train(self, command: list[str], epochs: int) -> None:
         with tqdm(total=epochs, desc="epochs", unit="epoch") as bar:

@@ -146,14 +146,17 @@ def _pairs(references: Path, predictions: Path, ending: str, chill: bool, datase
     from nnunetv2_cafr.evaluation.reading import CasePair
     from nnunetv2_cafr.raw_dataset import patients_by_provenance
 
-    expected, found = (sorted(file.name for file in folder.glob(f"*{ending}")) for folder in (references, predictions))
+    # Names that begin with a dot are of the system, as macOS's ._case.nii.gz.
+    expected, found = (
+        sorted(file.name for file in folder.glob(f"[!.]*{ending}")) for folder in (references, predictions)
+    )
     if not expected or not found:
         raise UserError(f"No *{ending} in {predictions if expected else references}; {dataset_json} has this ending")
     if others := [
         str(file)
         for folder in (references, predictions)
         for file in sorted(folder.iterdir())
-        if file.name.lower().endswith(ending.lower()) and not file.name.endswith(ending)
+        if file.name.lower().endswith(ending.lower()) and not file.name.endswith(ending) and file.name[0] != "."
     ]:
         raise UserError(
             f"{shorten(others)} would be left out: the file_ending is {ending}, in these letters. Rename them"

@@ -6,6 +6,7 @@ strides are zero-padded inside. It is compared with PyTorch on patches of the da
 """
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 
@@ -26,10 +27,24 @@ FOLDS = ["0", "1", "2", "3", "4"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", type=options.dataset, required=True, metavar="DATASET", help="id or name of the data set")
-    parser.add_argument("-c", required=True, metavar="CONFIGURATION", help="configuration, such as 2d")
+    parser.add_argument(
+        "-c", type=options.configuration, required=True, metavar="CONFIGURATION", help="configuration, such as 2d"
+    )
     parser.add_argument("-f", nargs="+", default=FOLDS, metavar="FOLD", help=f"folds to average ({' '.join(FOLDS)})")
-    parser.add_argument("-tr", default="nnUNetTrainer_CAFR", metavar="TRAINER", help="default nnUNetTrainer_CAFR")
-    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans identifier (default nnUNetPlans)")
+    parser.add_argument(
+        "-tr",
+        type=options.trainer,
+        default="nnUNetTrainer_CAFR",
+        metavar="TRAINER",
+        help="default nnUNetTrainer_CAFR",
+    )
+    parser.add_argument(
+        "-p",
+        type=options.plans,
+        default="nnUNetPlans",
+        metavar="PLANS",
+        help="plans identifier (default nnUNetPlans)",
+    )
     parser.add_argument("-chk", default="checkpoint_final.pth", metavar="NAME", help="default checkpoint_final.pth")
     parser.add_argument("-o", type=Path, required=True, metavar="FILE", help="ONNX file; a JSON file goes beside it")
     parser.add_argument("--card", type=Path, metavar="FILE", help="model card (YAML), which the JSON file then holds")
@@ -39,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunetv2.utilities.file_path_utilities import get_output_folder
 
     from nnunetv2_cafr.deployment.card import read_card
-    from nnunetv2_cafr.deployment.description import Description, checksum, description_file
+    from nnunetv2_cafr.deployment.description import Description, description_file
     from nnunetv2_cafr.deployment.export import (
         describe,
         ensemble_of,
@@ -66,7 +81,13 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_foreign(arguments.o)
         folder = Path(get_output_folder(arguments.d, arguments.tr, arguments.p, arguments.c))
         predictor = load_folds(folder, arguments.f, arguments.chk)
-        description = Description({**describe(predictor, arguments), **training_cases(predictor, folder), **card})
+        description = Description(
+            {
+                **describe(predictor, arguments.c, arguments.f, arguments.chk),
+                **training_cases(predictor, folder),
+                **card,
+            }
+        )
         refuse_another(arguments.o, description)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"Nothing was exported. {error}") from error
@@ -89,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         },
         "comparison_with_pytorch": vars(comparison),
         "probe": probe_values(logits_of(ensemble, probe)).tolist(),
-        "sha256": checksum(program),
+        "sha256": hashlib.sha256(program).hexdigest(),
     }
     text = json.dumps(content, indent=1)
     try:

@@ -43,8 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-d", type=options.dataset, metavar="DATASET", required=True, help="id or name of the raw data set"
     )
     parser.add_argument("--scheme", default="folds", choices=SCHEMES, help="default folds")
-    parser.add_argument("-t", type=int, metavar="ID", help="id of the new data set (--scheme paper)")
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help=f"default {DEFAULT_SEED}")
+    parser.add_argument(
+        "-t",
+        type=options.whole_number("data set id", 1, 999),
+        metavar="ID",
+        help="id of the new data set (--scheme paper)",
+    )
+    parser.add_argument("--seed", type=options.seed, default=DEFAULT_SEED, help=f"default {DEFAULT_SEED}")
     options.add_processes(parser, "processes that read masks")
 
 
@@ -97,8 +102,6 @@ def _new_folder(dataset: Path, dataset_id: int | None) -> Path:
 
     if dataset_id is None:
         raise UserError("--scheme paper makes a new data set: give it a free id by -t, for example -t 512")
-    if not 1 <= dataset_id <= 999:
-        raise UserError(f"-t {dataset_id}: nnU-Net's ids have three digits, 1 to 999")
     taken = [str(name) for name in find_candidate_datasets(dataset_id)]
     if taken:
         raise UserError(f"-t {dataset_id} is taken by {', '.join(taken)}: nothing is overwritten, give a free id")
@@ -128,8 +131,6 @@ def run(arguments: argparse.Namespace) -> int:
     scheme, seed = arguments.scheme, arguments.seed
     if scheme != "paper" and arguments.t is not None:
         raise UserError("-t belongs to --scheme paper; other schemes are written for the data set itself")
-    if seed < 0:
-        raise UserError(f"--seed {seed}: expected 0 or more")
     folder = find_dataset(arguments.d)
     target = _new_folder(folder, arguments.t) if scheme == "paper" else None
     dataset = read_dataset(folder, arguments.np)

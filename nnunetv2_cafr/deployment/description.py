@@ -5,7 +5,6 @@ nnU-Net's classes, and torch with them, take seconds to import; that waits until
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunetv2_cafr.deployment.card import card_faults
 from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.plans_fields import faults_of
 from nnunetv2_cafr.spine import Spine, read_spine
 
@@ -31,10 +31,6 @@ BOTH_FILES = "{} and {} in one folder, as nnUNetv2_cafr export writes them"
 
 def description_file(model: Path) -> Path:
     return model.with_suffix(".json")
-
-
-def checksum(program: bytes) -> str:
-    return hashlib.sha256(program).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Description:
             raise UserError(f"{file} cannot be read ({error}): {export_it}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{file} does not describe an exported network: {export_it}")
-        if content.get("sha256") != checksum(model.read_bytes()):
+        if content.get("sha256") != sha256(model):
             raise UserError(f"{model} is not the file that {file} describes (SHA-256 differs): export it again")
         if faults := list(_faults(content)):
             raise UserError(f"{file} is damaged: {'; '.join(faults)}. Export the network again")

@@ -1,11 +1,5 @@
-"""A trained network as one ONNX file, with a JSON file of all that prediction needs.
+"""From checkpoints to an ONNX program and its description: load the folds, join them, export, compare with PyTorch."""
 
-Any 2-D or 3-D network that nnU-Net trained, from this package or not. Several folds become one network that averages
-their logits, as nnUNetv2_predict does. Batch and size of its input are free; sizes that do not fit the network's
-strides are zero-padded inside. It is compared with PyTorch on patches of the data set before it is written.
-"""
-
-import argparse
 import contextlib
 import copy
 import importlib.metadata
@@ -160,18 +154,18 @@ def _trained(folder: Path, checkpoint_name: str) -> str:
     return f"There are: {', '.join(others)}" if others else "No fold has a checkpoint yet: train first"
 
 
-def describe(predictor: nnUNetPredictor, arguments: argparse.Namespace) -> dict[str, Any]:
+def describe(predictor: nnUNetPredictor, configuration: str, folds: Sequence[str], checkpoint: str) -> dict[str, Any]:
     """All that the JSON file says about the network, but for the export itself."""
     plans, settings, dataset_json = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
     packages = ("nnunetv2-cafr", "nnunetv2", "torch", "onnx", "onnxscript", "onnxruntime")
     return {
         "format": FORMAT,
         "dataset": plans.dataset_name,
-        "configuration": arguments.c,
+        "configuration": configuration,
         "plans_name": plans.plans_name,
         "trainer": predictor.trainer_name,
-        "folds": arguments.f,
-        "checkpoint": arguments.chk,
+        "folds": list(folds),
+        "checkpoint": checkpoint,
         "channel_names": dataset_json.get("channel_names", dataset_json.get("modality")),
         "labels": dataset_json["labels"],
         "regions_class_order": dataset_json.get("regions_class_order"),

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import shutil
+import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -103,7 +104,7 @@ def read_probabilities(path: Path, labels: np.ndarray, number: int) -> Evidence:
     try:
         with np.load(path) as content:
             probabilities = content["probabilities"]
-    except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} cannot be read ({error!r}); expected is an .npz by nnUNetv2_predict --save_probabilities"
         ) from error

@@ -95,12 +95,12 @@ def columns(spine: Spine) -> list[Column]:
     order = list(spine.vertebrae)
     usual = [name for name in order if name not in OPTIONAL]
     found = [Column(_slots(spine, usual), "", True, 0.0)]
-    for optional, twin, below in (("L6", "L5", True), ("T13", "T12", True)):
+    for optional, twin in (("L6", "L5"), ("T13", "T12")):
         if optional in order:
             chosen = [name for name in order if name not in OPTIONAL or name == optional]
             found.append(Column(_slots(spine, chosen), f"{optional} is there", True, PRICE_OPTIONAL))
         elif twin in usual:
-            index = usual.index(twin) + (0 if below else 1)
+            index = usual.index(twin)
             chosen = [*usual[:index], optional, *usual[index:]]
             slots = _slots(spine, chosen, {optional: spine.labels.get(twin, ())})
             found.append(Column(slots, f"one vertebra more at {twin} ({optional}?)", False, PRICE_ANOMALY))

@@ -1,7 +1,8 @@
 """CAFR-Net's training loss: nnU-Net's own Dice and cross-entropy plus the weighted contrastive term.
 
 Source: CAFR-Net, PLOS ONE 20(7), 2025, doi 10.1371/journal.pone.0327642, its section on the loss function: the total
-is a weighted sum of Dice, cross-entropy and CLR. The paper's weights are lost; 1, 1 and 0.1 are ours.
+is a weighted sum of Dice, cross-entropy and CLR. The paper's weights are lost; 1, 1 and 0.01 are ours
+(documentation/recipe.md).
 """
 
 from typing import Any
@@ -24,8 +25,8 @@ class DiceCECLRLoss(nn.Module):
         contrastive:
             The contrastive loss; its `regions` has to agree with `dice_ce`.
         clr_weight:
-            Weight of the contrastive term, 0.1 (ours: what work on contrastive learning between pixels adds to strong
-            baselines). A plain number that a trainer may change from epoch to epoch, as for a warm-up.
+            Weight of the contrastive term, 0.01 (ours: at 0.1 it cost Dice, see documentation/recipe.md). A plain
+            number that a trainer may change from epoch to epoch, as for a warm-up.
         last_terms:
             The terms of the last call, detached scalars: 'dice' and 'ce' as they enter the total, 'clr' before its
             weight (0 where no embedding came).
@@ -45,7 +46,7 @@ class DiceCECLRLoss(nn.Module):
         ['dice', 'ce', 'clr']
     """
 
-    def __init__(self, dice_ce: nn.Module, contrastive: PixelInfoNCE, clr_weight: float = 0.1) -> None:
+    def __init__(self, dice_ce: nn.Module, contrastive: PixelInfoNCE, clr_weight: float = 0.01) -> None:
         super().__init__()
         if not clr_weight >= 0:
             raise ValueError(f"clr_weight must be 0 or more, got {clr_weight!r}")

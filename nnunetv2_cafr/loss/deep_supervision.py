@@ -30,7 +30,7 @@ class DeepSupervisionCLRLoss(nn.Module):
     """
 
     def __init__(
-        self, dice_ce: nn.Module, scale_weights: Sequence[float], contrastive: PixelInfoNCE, clr_weight: float = 0.1
+        self, dice_ce: nn.Module, scale_weights: Sequence[float], contrastive: PixelInfoNCE, clr_weight: float = 0.01
     ) -> None:
         super().__init__()
         self.scale_loss = DiceCECLRLoss(dice_ce, contrastive, clr_weight=0.0)

@@ -9,7 +9,7 @@ from torch import distributed as dist
 
 from nnunetv2_cafr.training.checkpoints import SafeCheckpoints
 
-MAX_REPORTS = 5  # of one epoch; the rest is counted
+MAX_REPORTS = 5  # of one epoch
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818 - says what happened, as torch's own do

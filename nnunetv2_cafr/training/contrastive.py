@@ -6,11 +6,11 @@ What a trainer needs beside a network that returns `(logits, embedding)` in trai
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from matplotlib.figure import Figure
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.collate_outputs import collate_outputs
@@ -140,7 +140,8 @@ class ContrastiveTraining(nnUNetTrainer):
             logging.setdefault(key, [])
 
     def _plot_loss_terms(self) -> None:
-        figure, axes = plt.subplots(len(TERMS), 1, figsize=(8, 8), sharex=True)
+        figure = Figure(figsize=(8, 8), layout="tight")  # not pyplot's, which would keep one that cannot be saved
+        axes = figure.subplots(len(TERMS), 1, sharex=True)
         for axis, term in zip(axes, TERMS, strict=True):
             axis.plot(self.logger.get_value(f"train_{term}", step=None))
             axis.set_ylabel(f"train {term}")
@@ -148,9 +149,7 @@ class ContrastiveTraining(nnUNetTrainer):
         weight.plot(self.logger.get_value("clr_weight", step=None), color="grey", linestyle="dotted")
         weight.set_ylabel("weight of clr (dotted)")
         axes[-1].set_xlabel("epoch")
-        figure.tight_layout()
         figure.savefig(Path(self.output_folder) / "loss_terms.png")
-        plt.close(figure)
 
 
 def level_distance(spine: Spine, num_classes: int) -> torch.Tensor:

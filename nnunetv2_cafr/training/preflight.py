@@ -15,7 +15,17 @@ from nnunetv2_cafr.plans_fields import faults_of
 from nnunetv2_cafr.training.network_identity import bare
 
 # What nnU-Net raises of a network, labels or names in the plans of which nothing can be made.
-PLANS_ERRORS = (LookupError, TypeError, ValueError, AssertionError, AttributeError, ModuleNotFoundError)
+# RuntimeError is torch's of layers that no memory holds.
+PLANS_ERRORS = (
+    *(LookupError, TypeError, ValueError, AssertionError, AttributeError, ModuleNotFoundError),
+    RuntimeError,
+)
+# The device's, its driver's and NCCL's, which are RuntimeErrors too: a GPU may be busy, or older than its driver.
+DEVICE_ERRORS = tuple(
+    getattr(module, name)
+    for module, name in ((torch, "OutOfMemoryError"), (torch, "AcceleratorError"), (torch.distributed, "DistError"))
+    if hasattr(module, name)
+)
 
 
 def refuse(trainer: nnUNetTrainer, text: str) -> NoReturn:
@@ -52,7 +62,9 @@ class CheckedTraining(nnUNetTrainer):
             raise UserError(_words(plans, configuration, faults))
         try:
             super().__init__(plans, configuration, fold, dataset_json, device)
-        except (*PLANS_ERRORS, RuntimeError) as error:
+        except DEVICE_ERRORS:
+            raise
+        except PLANS_ERRORS as error:
             raise UserError(_words(plans, configuration, [_reason(error)])) from error
 
     def initialize(self) -> None:
@@ -67,9 +79,9 @@ class CheckedTraining(nnUNetTrainer):
             refuse(self, _words(plans, configuration, problems))
         try:
             super().initialize()
-        except torch.OutOfMemoryError:  # the device's, which may be shared
+        except DEVICE_ERRORS:
             raise
-        except (*PLANS_ERRORS, RuntimeError) as error:  # torch's of layers that no memory holds
+        except PLANS_ERRORS as error:
             self.print_to_log_file(traceback.format_exc(), also_print_to_console=False)
             refuse(self, _words(plans, configuration, [_reason(error)]))
 

@@ -6,6 +6,7 @@ and `training_curves.json`, the values that nnU-Net logs per epoch: a comparison
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
-from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.files import sha256, write_atomically
 from nnunetv2_cafr.training.network_identity import identity_of
 from nnunetv2_cafr.training.orientation import OrientedCases
 
@@ -68,16 +69,12 @@ def code_digest() -> str:
     """SHA-256 of the sources that decide what a training does; also told of changes that are not committed."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for part in ("network", "loss", "training", "planning"):
-        for file in sorted((package / part).glob("*.py")):
-            digest.update(file.name.encode())
-            digest.update(file.read_bytes())
+    parts = [sorted((package / part).glob("*.py")) for part in ("network", "loss", "training", "planning")]
+    ground = [package / name for name in ("plans_fields.py", "raw_dataset.py", "spine.py", "voxel_order.py")]
+    for file in (*itertools.chain(*parts), *ground):
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file, None if it is not there."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def describe_transforms(transform: Any) -> list[str]:
@@ -195,11 +192,12 @@ class RecordedTraining(OrientedCases):
 
     def data_record(self) -> dict[str, Any]:
         """Which data set this is, with digests of what describes it."""
+        fingerprint = Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
         return {
             "dataset": self.plans_manager.dataset_name,
             "identifier": self.configuration_manager.data_identifier,
             "dataset.json": hashlib.sha256(json.dumps(self.dataset_json, sort_keys=True).encode()).hexdigest(),
-            "fingerprint": file_digest(Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"),
+            "fingerprint": sha256(fingerprint) if fingerprint.is_file() else None,
         }
 
     def _cases(self) -> list[str]:

@@ -17,7 +17,8 @@ class StructureBrightness(ImageOnlyTransform):
     sharper than they are and leaves a thin structure's middle changed most, as a nucleus is.
 
     Args:
-        labels: of the structures, one or more; other labels, padding and background stay as they are.
+        labels: of the structures, one or more; of other labels, padding and background only what lies within the reach
+            of a fading change becomes brighter or darker too.
         most: largest change, in standard deviations of the patch's channel.
     """
 

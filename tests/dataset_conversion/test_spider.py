@@ -171,6 +171,11 @@ BAD = {
         "overview.csv",
         "patient 1 in the subsets training and validation",
     ),
+    "a table that is not in UTF-8": (
+        lambda s: (s / "overview.csv").write_bytes("new_file_name,subset\n1_t1,Übung\n".encode("latin-1")),
+        "overview.csv",
+        "no table ('utf-8' codec can't decode",
+    ),
     "other table": (lambda s: (s / "overview.csv").write_text("a;b\n"), "overview.csv", "no column new_file_name"),
 }
 

@@ -51,6 +51,14 @@ def test_the_demo_says_that_it_taught_too_little_and_skips_what_is_done(demo, ca
     assert capsys.readouterr().out.count("done before") == 7
     assert (out / "scores.csv").read_text().splitlines() == scores
 
+    # As after a kill while predicting, when nnU-Net has written plans.json and no label map yet.
+    (out / "done.json").write_text(json.dumps(json.loads((out / "done.json").read_text())[:5]))
+    (predicted,) = (out / "predictions").glob("*.nii.gz")
+    predicted.unlink()
+    assert main(["demo", "--out", str(out), *DEMO]) == 1
+    assert capsys.readouterr().out.count("done before") == 5
+    assert (out / "scores.csv").read_text().splitlines() == scores
+
     with pytest.raises(SystemExit, match="other settings"):
         main(["demo", "--out", str(out), "--budget", "2x2"])
     with pytest.raises(SystemExit, match="which is not a demo's"):

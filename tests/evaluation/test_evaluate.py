@@ -151,6 +151,12 @@ def test_what_lacks_a_partner_is_listed(folders: tuple[str, str]) -> None:
     assert "no folder" in refusal(references, predictions + "s")
 
 
+def test_files_that_a_system_hides_are_no_label_maps(folders: tuple[str, str], tmp_path: Path) -> None:
+    for folder in folders:
+        Path(folder, "._b.nii.gz").write_bytes(b"Mac OS X")
+    assert evaluate(*folders, "-o", str(tmp_path / "out")) == 0
+
+
 def test_files_of_other_letters_are_not_left_out(folders: tuple[str, str]) -> None:
     references, predictions = folders
     for folder in folders:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import torch
 from hypothesis import strategies as st
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunetv2_cafr.deployment.description import FORMAT, Description, checksum, description_file
+from nnunetv2_cafr.deployment.description import FORMAT, Description, description_file
 from nnunetv2_cafr.errors import UserError
 
 from .datasets import GONE, JSON, SCALARS, some_fields
@@ -136,7 +137,7 @@ def test_export(changes: list[tuple[tuple[str, ...], Any]], fields: dict[str, An
         model.write_bytes(b"a network")
         content = _changed({**DESCRIPTION, "dataset_json": _description(fields)}, changes)
         file = description_file(model)
-        file.write_text(json.dumps({"sha256": checksum(b"a network"), **content}))
+        file.write_text(json.dumps({"sha256": hashlib.sha256(b"a network").hexdigest(), **content}))
         try:
             found = Description.read(model)
         except UserError as refusal:

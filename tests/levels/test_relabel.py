@@ -168,6 +168,11 @@ def test_probabilities_of_another_map(maps, tmp_path, capsys):
         np.savez_compressed(probabilities / path.name.replace(".nii.gz", ".npz"), probabilities=other)
     assert run("-i", maps, "-p", probabilities, "-o", tmp_path / "again") == 1
     assert "gives another label than the map" in capsys.readouterr().out
+    for path in probabilities.glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:1000])
+    assert run("-i", maps, "-p", probabilities, "-o", tmp_path / "cut off") == 1
+    printed = capsys.readouterr().out
+    assert f"{path} cannot be read" in printed and "expected is an .npz" in printed
 
 
 def test_nothing_is_overwritten(maps, tmp_path):

@@ -46,8 +46,10 @@ def test_spiders_numbers_from_the_bottom():
 def test_names_of_other_tools_by_level():
     named = level_names({1: "vertebrae_L5", 2: "L4", 3: "disc_L4_L5", 4: "sacrum", 5: "canal", 6: "L5-S1"})
     assert named == {1: "L5", 2: "L4", 3: "L4/L5", 4: "S", 5: "canal", 6: "L5/S"}
-    numbers = level_names({1: "vertebra_1", 2: "vertebra_2", 3: "disc_1", 4: "disc_2", 5: "vertebra_99", 6: "disc_0"})
-    assert numbers == {1: "L5", 2: "L4", 3: "L5/L6", 4: "L4/L5", 5: "vertebra_99", 6: "L6/S"}
+    numbers = level_names(
+        {1: "vertebra_1", 2: "vertebra_2", 3: "disc_1", 4: "disc_2", 5: "vertebra_99", 6: "vertebra_6", 7: "disc_6"}
+    )
+    assert numbers == {1: "L5", 2: "L4", 3: "L5/S", 4: "L4/L5", 5: "vertebra_99", 6: "T12", 7: "T12/L1"}
     assert level_names({1: "S1", 2: "sacrum", 3: "L5"}) == {1: "S1", 2: "sacrum", 3: "L5"}
 
 
