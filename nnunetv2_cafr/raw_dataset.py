@@ -65,6 +65,18 @@ def require_folders(*variables: str) -> None:
             raise UserError(str(error)) from error
 
 
+def name_of_dataset(dataset: str) -> str:
+    """Full name of a data set, where it is given by its number; nnU-Net looks in all of its folders.
+
+    Raises:
+        UserError: if there is none, or are several, of this number.
+    """
+    try:
+        return str(maybe_convert_to_dataset_name(dataset))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
 def find_dataset(dataset: str) -> Path:
     """Folder of a raw data set.
 
@@ -72,10 +84,7 @@ def find_dataset(dataset: str) -> Path:
         UserError: if nnUNet_raw is not set, or holds none, or several, of this id or name.
     """
     require_folders("nnUNet_raw")
-    try:
-        folder: Path = Path(str(nnUNet_raw)) / maybe_convert_to_dataset_name(dataset)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(str(error)) from error
+    folder = Path(str(nnUNet_raw)) / name_of_dataset(dataset)
     if not (folder / "dataset.json").is_file():
         raise UserError(f"No raw data set {folder.name}: {folder / 'dataset.json'} is missing; convert the data first")
     return folder

@@ -11,14 +11,13 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.measuring import count_macs, in_turns, infer
-from nnunetv2_cafr.raw_dataset import require_folders
+from nnunetv2_cafr.raw_dataset import name_of_dataset, require_folders
 from nnunetv2_cafr.training import nnUNetTrainer_CAFR
 
 
@@ -63,10 +62,7 @@ def plain_conv_unet(patch_size: list[int], input_channels: int, num_classes: int
 def networks_from_plans(dataset: str, configuration: str, plans_name: str) -> tuple[dict[str, nn.Module], list[int]]:
     """Both networks exactly as their trainers build them from a plans file, and (channels, *patch_size)."""
     require_folders("nnUNet_preprocessed")
-    try:
-        folder = Path(str(nnUNet_preprocessed)) / maybe_convert_to_dataset_name(dataset)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(str(error)) from error
+    folder = Path(str(nnUNet_preprocessed)) / name_of_dataset(dataset)
     plans_file = folder / f"{plans_name}.json"
     if not plans_file.is_file():
         raise UserError(

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataset_conversion.environment import folder_of
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError, counted
 from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, write_atomically
@@ -94,15 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from nnunetv2_cafr.quality.checking import check_dataset
-    from nnunetv2_cafr.quality.dataset import find_dataset
     from nnunetv2_cafr.quality.page import render
+    from nnunetv2_cafr.raw_dataset import find_dataset
 
+    folder = find_dataset(arguments.d)
     try:
-        raw = folder_of("nnUNet_raw")
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    try:
-        folder = find_dataset(raw, arguments.d)
         target = arguments.o or Path(f"check_{folder.name}")
         check_target(target, folder)
         dataset, cases, findings = check_dataset(folder, arguments.np)

@@ -51,23 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def find_dataset(dataset: str) -> str:
+def find_fingerprinted(dataset: str) -> str:
     """Full name of a data set that can be planned.
 
     Raises:
         UserError: if there is none, or something is missing that the planner needs.
     """
-    from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, maybe_convert_to_dataset_name
+    from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
-    from nnunetv2_cafr.raw_dataset import require_folders
+    from nnunetv2_cafr.raw_dataset import find_dataset, require_folders
 
     require_folders("nnUNet_raw", "nnUNet_preprocessed")
-    try:
-        name = maybe_convert_to_dataset_name(dataset)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(str(error)) from error
-    if not (description := Path(str(nnUNet_raw)) / name / "dataset.json").is_file():
-        raise UserError(f"No raw data set {name}: {description} is missing")
+    name = find_dataset(dataset).name
     if not (fingerprint := Path(str(nnUNet_preprocessed)) / name / "dataset_fingerprint.json").is_file():
         raise UserError(
             f"{name} has no fingerprint yet, {fingerprint} is missing. Run\n"
@@ -142,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from nnunetv2_cafr.planning.planner import CAFRPlanner
 
-    dataset = find_dataset(arguments.d)
+    dataset = find_fingerprinted(arguments.d)
     check_documents(dataset)
     planner = CAFRPlanner(dataset, arguments.gpu_memory_target)
     # Volumes that need a low resolution take up to a minute.

@@ -108,25 +108,6 @@ class RawDataset:
         return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
 
 
-def find_dataset(raw: Path, dataset: str) -> Path:
-    """The folder of a data set, given by number (511) or name (Dataset511_SpineMRI).
-
-    Raises:
-        UserError: if there is not exactly one.
-    """
-    if not raw.is_dir():
-        raise UserError(f"nnUNet_raw is {raw}, which is no folder; set it to the folder of your data sets")
-    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdecimal() else dataset
-    found = sorted(path for path in raw.iterdir() if path.is_dir() and path.match(pattern))
-    if len(found) != 1:
-        what = f"several: {', '.join(path.name for path in found)}" if found else "none"
-        there = ", ".join(sorted(path.name for path in raw.glob("Dataset*"))) or "none"
-        raise UserError(
-            f"Expected exactly one data set {pattern} in {raw}, found {what}. Data sets there: {there}. Name one"
-        )
-    return found[0]
-
-
 def read_dataset(folder: Path) -> RawDataset:
     """Reads dataset.json and lists the cases; opens an image only where its name does not say what it holds.
 

@@ -104,10 +104,10 @@ def test_notes_on_the_whole_data_set_are_shown(command, capsys):
 
 def test_data_sets_that_are_not_there(copy, command, capsys, monkeypatch):
     assert command("-d", "512") == NOT_CHECKED
-    assert "Dataset512_*" in capsys.readouterr().err
+    assert "the ID 512" in capsys.readouterr().err
     shutil.copytree(copy.folder, copy.folder.with_name("Dataset511_Other"))
     assert command("-d", "511") == NOT_CHECKED
-    assert "several" in capsys.readouterr().err
+    assert "More than one dataset name" in capsys.readouterr().err
     monkeypatch.setenv("nnUNet_raw", "~/raw")
     assert command("-d", "511") == NOT_CHECKED
     assert "~ stands for a home folder" in capsys.readouterr().err
