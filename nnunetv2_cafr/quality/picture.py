@@ -5,21 +5,17 @@ Contours are vectors, not pixels: they stay sharp, can be switched off, and are 
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
-from PIL import Image
-from skimage.measure import approximate_polygon, find_contours
 
 from dataset_conversion.geometry import orient, orientation_of
 from nnunetv2_cafr.quality.measures import grey_values
+from nnunetv2_cafr.slices import contours_of, jpeg_of, svg_path
 from nnunetv2_cafr.spine import colour_of, disc_of
 
-JPEG_QUALITY = 82
 WIDEST, HIGHEST = 440, 480  # pixels on a page, in the proportions of the patient
 LETTERS = 44  # a name's letters are so many times smaller than the longer side
 
@@ -37,7 +33,7 @@ class Outline:
     @property
     def path(self) -> str:
         """The attribute d of an SVG path."""
-        return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) + "Z" for line in self.lines)
+        return svg_path(self.lines)
 
     @property
     def colour(self) -> tuple[int, int, int]:
@@ -111,25 +107,13 @@ def draw(
     number = f"slice {index + 1} of {len(values)}"
     what = f"sagittal {number} from the left" if oriented else f"{number} as stored, the file tells no direction"
     what = "the image" if flat else what
-    return Picture(_jpeg(values[index], width, height, min(column, row), size), width, height, outlines, what)
+    return Picture(jpeg_of(values[index], row, column, size), width, height, outlines, what)
 
 
 def _across_thickest(image: sitk.Image) -> sitk.Image:
     """The axes in their order, but that of the largest spacing last (of equals, the last)."""
     thickest = max(range(3), key=lambda axis: (image.GetSpacing()[axis], axis))
     return sitk.PermuteAxes(image, [axis for axis in range(3) if axis != thickest] + [thickest])
-
-
-def _jpeg(values: np.ndarray, width: float, height: float, finest: float, size: int) -> str:
-    """Base64 of the slice (rows, columns) with square pixels, from the 1st to the 99.5th percentile."""
-    low, high = np.percentile(values, [1, 99.5])
-    grey = np.clip((values.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1) * 255
-    pixel = max(finest, max(width, height) / size)
-    target = (max(round(width / pixel), 1), max(round(height / pixel), 1))
-    picture = Image.fromarray(grey.astype(np.uint8)).resize(target, Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _outlines(labels: np.ndarray, names: Mapping[int, str], column: float, row: float) -> list[Outline]:
@@ -141,11 +125,7 @@ def _outlines(labels: np.ndarray, names: Mapping[int, str], column: float, row: 
         if not len(places):
             continue
         (top, left), (bottom, right) = places.min(0), places.max(0)
-        padded = np.pad(labels[top : bottom + 1, left : right + 1] == label, 1).astype(float)
-        corner = np.array([top, left]) - 0.5  # of the padded box, in pixels from the picture's border
-        lines = tuple(
-            approximate_polygon((line + corner) * scale, tolerance)[:, ::-1] for line in find_contours(padded, 0.5)
-        )
+        lines = contours_of(labels == label, row, column, tolerance)
         y, x = (places.mean(0) + 0.5) * scale
         box = (float(left * column), float(top * row), float((right + 1) * column), float((bottom + 1) * row))
         outlines.append(Outline(label, name, lines, box, (float(x), float(y))))

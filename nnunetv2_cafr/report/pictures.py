@@ -3,8 +3,6 @@
 Names of levels stand in the structures, or beside the vertebrae.
 """
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,13 @@ import numpy as np
 import SimpleITK as sitk
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
-from PIL import Image
 from skimage import measure
-from skimage.measure import approximate_polygon, find_contours
 
 from dataset_conversion.geometry import orient, orientation_of
+from nnunetv2_cafr.slices import contours_of, jpeg_of, svg_path
 from nnunetv2_cafr.spine import IGNORE, colour_of, vertebra_of
 
-PICTURE_SIZE, JPEG_QUALITY = 420, 80  # pixels of the longer side, at most
+PICTURE_SIZE = 420  # pixels of the longer side, at most
 LINES = 26  # of text in the height of an outlined slice
 LETTER = 0.6  # width of one, of its height
 CRUMB, PIECE = 0.15, 0.5  # of the median vertebra in a slice: smaller ones are not named, further pieces of one neither
@@ -128,7 +125,7 @@ def outlined_slice(image: Path, reference: Path, prediction: Path, label_names: 
     reason = "the most wrong voxels" if wrong.any() else "the most of the reference, no voxel is wrong"
     height, width = values.shape[1] * row, values.shape[2] * column
     return OutlinedSlice(
-        jpeg=_jpeg(values[index], width, height, min(row, column)),
+        jpeg=jpeg_of(values[index], row, column, PICTURE_SIZE),
         width=width,
         height=height,
         reference=_outlines(truth[index], row, column),
@@ -136,16 +133,6 @@ def outlined_slice(image: Path, reference: Path, prediction: Path, label_names: 
         names=list(_mistaken(truth[index], guess[index], label_names, row, column)),
         what=which if flat else f"{which}: {reason}",
     )
-
-
-def _jpeg(values: np.ndarray, width: float, height: float, finest: float) -> str:
-    low, high = np.percentile(values, [1, 99.5])
-    grey = np.clip((values.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1) * 255
-    pixel = max(finest, max(width, height) / PICTURE_SIZE)
-    picture = Image.fromarray(grey.astype(np.uint8)).resize((round(width / pixel), round(height / pixel)))
-    target = io.BytesIO()
-    picture.save(target, "JPEG", quality=JPEG_QUALITY)
-    return base64.b64encode(target.getvalue()).decode()
 
 
 def named_slices(
@@ -161,7 +148,7 @@ def named_slices(
     (values, truth, *guesses), row, column, flat = _sagittal((image, reference, *predictions), label_names)
     index = int(np.argmax((truth > 0).sum((1, 2))))
     height, width = values.shape[1] * row, values.shape[2] * column
-    jpeg = _jpeg(values[index], width, height, min(row, column))
+    jpeg = jpeg_of(values[index], row, column, PICTURE_SIZE)
     slices = []
     for labels in (truth, *guesses):
         lines = _outlines(labels[index], row, column)
@@ -243,13 +230,10 @@ def _beside(
 
 
 def _outlines(labels: np.ndarray, row: float, column: float) -> str:
-    path = ""
-    for label in np.unique(labels[labels > 0]):
-        for line in find_contours(np.pad(labels == label, 1).astype(float), 0.5):
-            # Padding moves by one voxel, and the centre of a voxel lies half a voxel behind its corner.
-            points = approximate_polygon((line - 0.5) * [row, column], 0.35 * min(row, column))
-            path += "M" + "L".join(f"{x:.1f} {y:.1f}" for y, x in points) + "Z"
-    return path
+    return "".join(
+        svg_path(contours_of(labels == label, row, column, 0.35 * min(row, column)))
+        for label in np.unique(labels[labels > 0])
+    )
 
 
 def _mistaken(
