@@ -12,10 +12,7 @@ from typing import Any
 from dataset_conversion.collection import Collection
 from dataset_conversion.labels import Labelling
 from dataset_conversion.writing import FILE_ENDING
-
-# nnU-Net's own reader that turns every scan to RAS and label maps back, so that scans in any voxel order can be
-# predicted. All its commands find it by this name, also where this package is not installed.
-READER = "SimpleITKIOWithReorient"
+from nnunetv2_cafr.voxel_order import RECOMMENDED_READER
 
 
 def converter_version() -> str:
@@ -38,7 +35,7 @@ def write_dataset_json(collection: Collection, labelling: Labelling, converter: 
         "labels": dict(labelling.labels),
         "numTraining": collection.num_training,
         "file_ending": FILE_ENDING,
-        "overwrite_image_reader_writer": READER,
+        "overwrite_image_reader_writer": RECOMMENDED_READER,
     }
     if labelling.regions_class_order is not None:
         content["regions_class_order"] = list(labelling.regions_class_order)

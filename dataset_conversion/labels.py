@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.problems import Problem
-from nnunetv2_cafr.errors import shorten
+from nnunetv2_cafr.errors import ranges, shorten
 
 INTEGRAL_TOLERANCE = 1e-3  # how far a float may lie from the label that it stands for
 UNKNOWN = 255  # in a look-up: a mask value that is not in the table
@@ -149,7 +149,7 @@ def map_labels(path: Path, mask: sitk.Image, lookup: np.ndarray) -> tuple[np.nda
 def _explain(path: Path, array: np.ndarray, lookup: np.ndarray) -> list[Problem]:
     """Say which values of a mask are no labels; slow, and only needed to say what is wrong."""
     known = np.flatnonzero(lookup != UNKNOWN)
-    expected = f"integers, of {_ranges(known)}"
+    expected = f"integers, of {ranges(known)}"
     found, counts = np.unique(array, return_counts=True)
     nearest = np.rint(found)
     # A float is a label if it lies next to an integer; beyond that, what it is not tells what to do about it.
@@ -165,14 +165,3 @@ def _explain(path: Path, array: np.ndarray, lookup: np.ndarray) -> list[Problem]
             shown = [f"{value:g} ({count} voxels)" for value, count in zip(found[wrong], counts[wrong], strict=True)]
             problems.append(Problem(path, f"{kind}: {shorten(shown)}", expected, remedy + swapped))
     return problems
-
-
-def _ranges(values: Sequence[int] | np.ndarray) -> str:
-    """Sorted integers as text: 0 to 25, 100."""
-    runs: list[list[int]] = []
-    for value in map(int, values):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ", ".join(f"{first} to {last}" if first < last else f"{first}" for first, last in runs)

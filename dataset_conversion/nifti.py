@@ -16,6 +16,7 @@ from nibabel.quaternions import quat2mat
 from nibabel.spatialimages import HeaderDataError
 
 from dataset_conversion.problems import Problem
+from nnunetv2_cafr.errors import millimetres
 
 NIFTI2_SIZE = 540  # bytes of the longer one of the two kinds of header
 COSINE_TOLERANCE = 0.01  # between unit vectors of qform and sform; a quaternion of float32 may be 0.001 off
@@ -170,7 +171,7 @@ def check_orientations(path: Path, content: bytes) -> Problem | None:
             "convert again from DICOM, or write the right affine into the header",
         )
     if not np.allclose(lengths, spacing, rtol=SPACING_TOLERANCE, atol=0):
-        found = f"two spacings in one header: {_mm(spacing)} by pixdim, {_mm(lengths)} by the sform"
+        found = f"two spacings in one header: {millimetres(spacing)} by pixdim, {millimetres(lengths)} by the sform"
         return Problem(path, found, "one spacing", _remedy("spacing"))
     if int(header["qform_code"]) <= 0:
         return None
@@ -206,10 +207,6 @@ def _order(axes: np.ndarray) -> str:
     affine = np.eye(4)
     affine[:3, :3] = axes
     return "".join(letter or "?" for letter in nibabel.aff2axcodes(affine))
-
-
-def _mm(lengths: np.ndarray) -> str:
-    return " x ".join(f"{length:.4g}" for length in lengths) + " mm"
 
 
 def _remedy(what: str) -> str:

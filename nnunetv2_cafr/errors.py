@@ -1,7 +1,10 @@
-"""Errors that the user can correct, told in a sentence, and the end by a signal. All else is a bug: a traceback."""
+"""Errors that the user can correct, told in a sentence, and the end by a signal. All else is a bug: a traceback.
+
+And the small words of such sentences: lists that are shortened, plurals, ranges, lengths.
+"""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class UserError(SystemExit):
@@ -37,3 +40,19 @@ def shorten(names: Sequence[str], shown: int = 5) -> str:
 def counted(number: int, word: str) -> str:
     """The number and the word, in the plural where it has one."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Sorted whole numbers, runs of them in short: 0, 1, 2, 5 as 0 to 2, 5."""
+    runs: list[list[int]] = []
+    for number in map(int, numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{first} to {last}" if first < last else f"{first}" for first, last in runs)
+
+
+def millimetres(lengths: Iterable[float]) -> str:
+    """Lengths along axes: 0.5 x 0.5 x 4 mm."""
+    return " x ".join(f"{length:.4g}" for length in lengths) + " mm"

@@ -26,9 +26,14 @@ from nibabel.orientations import (
 # nnU-Net's readers that turn every volume to RAS, and label maps back.
 REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
 PLAIN_READERS = ("SimpleITKIO", "NibabelIO")  # these keep directions, and turn nothing
-RECOMMENDED_READER = "SimpleITKIOWithReorient"
+RECOMMENDED_READER = "SimpleITKIOWithReorient"  # also where this package is not installed, as it is nnU-Net's own
 NO_ORDER = "none"  # of pictures, and whatever else has no directions
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # SimpleITK's world, and nibabel's
+
+
+def is_order(text: object) -> bool:
+    """Whether this is a voxel order: three letters such as PIR, one of each of the patient's axes."""
+    return isinstance(text, str) and sorted(text.translate(str.maketrans("LPI", "RAS"))) == ["A", "R", "S"]
 
 
 def properties_of(image: sitk.Image | sitk.ImageFileReader) -> dict[str, Any]:

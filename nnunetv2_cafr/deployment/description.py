@@ -18,12 +18,12 @@ from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.plans_fields import faults_of
 from nnunetv2_cafr.spine import Spine, read_spine
+from nnunetv2_cafr.voxel_order import is_order
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-ONE_OF_TWO = str.maketrans("LPI", "RAS")  # the letters of a voxel order, one for each axis
 FORMAT = "nnunetv2_cafr export 1"  # the number is raised when a description changes its meaning
 
 BOTH_FILES = "{} and {} in one folder, as nnUNetv2_cafr export writes them"
@@ -150,7 +150,7 @@ def _faults(content: dict[str, Any]) -> Iterator[str]:
     if axes is not None and not (isinstance(axes, list) and all(axis in (0, 1, 2) for axis in axes)):
         yield f"inference_allowed_mirroring_axes is {axes!r}; expected a list of axes"
     order = content.get("voxel_order")
-    if order is not None and not (isinstance(order, str) and sorted(order.translate(ONE_OF_TWO)) == ["A", "R", "S"]):
+    if order is not None and not is_order(order):
         yield f"voxel_order is {order!r}; expected one such as PIR"
     orders = content.get("training_voxel_orders")
     if orders is not None and not isinstance(orders, dict):

@@ -26,6 +26,7 @@ from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.study import StudyMeasurements
 from nnunetv2_cafr.measurements.study import measure as measure_study
 from nnunetv2_cafr.spine import read_spine
+from nnunetv2_cafr.voxel_order import is_order
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def _image_of(array: np.ndarray, spacing: Sequence[float] | None, voxel_order: s
             f"an array of shape {array.shape}, spacing {spacing}, voxel_order {voxel_order}; expected are (z, y, x), "
             "three distances in mm, and three letters such as PIR: without them nobody knows where up is"
         )
-    if sorted(voxel_order.translate(str.maketrans("LPI", "RAS"))) != ["A", "R", "S"]:
+    if not is_order(voxel_order):
         raise ValueError(f"voxel_order is {voxel_order!r}; expected three letters such as PIR, one of each axis")
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([float(step) for step in reversed(spacing)])

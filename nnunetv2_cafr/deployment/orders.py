@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset_conversion.problems import Problem
+from nnunetv2_cafr.errors import millimetres
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.files import grid_of, grid_of_affine
 from nnunetv2_cafr.voxel_order import (
@@ -91,8 +92,9 @@ def read_in_order(reader: Any, files: Sequence[str], order: str | None) -> tuple
     for file, channel, spacing, affine in zip(files, turned_channels, spacings, affines, strict=True):
         if channel.shape[1:] != shape or not np.allclose(spacing, spacings[0]):
             raise ValueError(
-                f"{file} has {channel.shape[1:]} voxels of {_mm(spacing)}, {files[0]} {shape} of {_mm(spacings[0])} "
-                f"(both turned to {target}): expected are channels on one grid; resample one to the other's"
+                f"{file} has {channel.shape[1:]} voxels of {millimetres(spacing)}, {files[0]} {shape} of "
+                f"{millimetres(spacings[0])} (both turned to {target}): expected are channels on one grid; resample "
+                "one to the other's"
             )
         shift = largest_shift(affine, affines[0], shape)
         if shift > SHIFT_TOLERANCE * min(spacing):
@@ -113,7 +115,3 @@ def as_stored(segmentation: np.ndarray, properties: Mapping[str, Any], order: st
     """A label map (z, y, x) of voxel order `order` in the order of the file that `properties` are of."""
     own = properties.get(ORDER_READ)
     return segmentation if own is None or order is None else turned(segmentation, order, own)
-
-
-def _mm(spacing: Sequence[float]) -> str:
-    return " x ".join(f"{step:.4g}" for step in spacing) + " mm"

@@ -26,7 +26,7 @@ from dataset_conversion.problems import Problem, lines_of
 from dataset_conversion.reading import FILE_ENDINGS, NO_ORIENTATION, Volume, read_volume
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.orders import UnknownOrderError, grid_in_order, read_in_order
-from nnunetv2_cafr.errors import UserError, shorten
+from nnunetv2_cafr.errors import UserError, millimetres, shorten
 from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW
 from nnunetv2_cafr.levels.field_of_view import doubt_about_height, height_of
@@ -325,8 +325,8 @@ def _check_image(path: Path, image: np.ndarray, properties: dict[str, Any], desc
     trained = [float(step) for step in configuration.spacing][-2:]
     ratios = np.divide(spacing, trained)
     if not ((ratios >= 1 / LARGEST_RATIO) & (ratios <= LARGEST_RATIO)).all():
-        found = f"pixels of {_mm(spacing)}"
-        expected = f"mm, near the {_mm(trained)} that the network was trained on (within {LARGEST_RATIO} times)"
+        found = f"pixels of {millimetres(spacing)}"
+        expected = f"mm, near the {millimetres(trained)} that the network was trained on (within {LARGEST_RATIO} times)"
         remedy = "correct the spacing in the header, which may be in metres or of another scan"
         return Problem(path, found, expected, remedy)
     return None
@@ -349,13 +349,9 @@ def _doubt_about_plane(image: np.ndarray, properties: dict[str, Any], descriptio
     trained = [float(step) for step in description.configuration.spacing][-2:]
     return (
         f"its slices lie in another plane than those that the network was trained on: there its pixels are "
-        f"{_mm([float(spacing[axis]) for axis in within])}, not {_mm(trained)}. Its label map is doubtful; predict the "
-        "series of the right plane (sagittal, where the network's cases are)"
+        f"{millimetres([float(spacing[axis]) for axis in within])}, not {millimetres(trained)}. Its label map is "
+        "doubtful; predict the series of the right plane (sagittal, where the network's cases are)"
     )
-
-
-def _mm(spacing: Sequence[float]) -> str:
-    return " x ".join(f"{step:.4g}" for step in spacing) + " mm"
 
 
 def preprocess(study: Study, description: Description) -> tuple[np.ndarray, dict[str, Any]]:

@@ -16,7 +16,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from dataset_conversion.geometry import DIRECTION_TOLERANCE, ORIGIN_TOLERANCE, SPACING_TOLERANCE, orientation_of
 from dataset_conversion.labels import INTEGRAL_TOLERANCE
 from nnunetv2_cafr import spine as levels
-from nnunetv2_cafr.errors import shorten
+from nnunetv2_cafr.errors import ranges, shorten
 from nnunetv2_cafr.quality.dataset import LabelTable
 from nnunetv2_cafr.quality.findings import Finding, Severity
 from nnunetv2_cafr.quality.measures import Geometry, Intensities, Piece, Structure, physical
@@ -161,7 +161,7 @@ def check_labels(raw: np.ndarray, table: LabelTable, spine: bool, source: Source
         (
             whole & ~np.array(foreign),
             "unknown label",
-            f"labels of dataset.json: {_ranges(sorted(known))}",
+            f"labels of dataset.json: {ranges(sorted(known))}",
             "correct these voxels, or add the label to dataset.json",
         ),
     ):
@@ -201,13 +201,6 @@ def check_stored_labels(raw: np.ndarray, source: Source) -> Iterator[Finding]:
         "round the mask and store it as integers (SimpleITK: Cast(Round(mask), sitkUInt8)); our converters do so",
         ", ".join(f"label {value:g}" for value in nearest[near][:5]),
     )
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """0, 1, 2, 5 as 0 to 2, 5."""
-    starts = [n for n in numbers if n - 1 not in numbers]
-    ends = [n for n in numbers if n + 1 not in numbers]
-    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, ends, strict=True))
 
 
 def check_islands(structures: Sequence[Structure], mask: sitk.Image, source: Source) -> Iterator[Finding]:

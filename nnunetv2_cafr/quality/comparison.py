@@ -77,7 +77,7 @@ def check_grids(cases: Sequence[CaseReport]) -> Iterator[Finding]:
         grids = [(case, geometry.along_world_axes()) for case, geometry in grids]
     spacings = [geometry.spacing for _, geometry in grids]
     median = np.median([s for s in spacings if len(s) == len(spacings[0])], axis=0).tolist()
-    usual_spacing = _majority([_spacing(geometry.spacing) for _, geometry in grids])
+    usual_spacing = _majority([spacing_in_words(geometry.spacing) for _, geometry in grids])
     usual_size = _majority([_size(geometry.size) for _, geometry in grids])
     for case, geometry in grids:
         source = Source(case.identifier, case.image_files[0])
@@ -85,15 +85,15 @@ def check_grids(cases: Sequence[CaseReport]) -> Iterator[Finding]:
             yield source.finding(
                 Severity.WARNING,
                 "spacing",
-                f"{_spacing(geometry.spacing)} mm",
-                f"within {SPACING_FACTOR:g} times {_spacing(median)} mm, the median",
+                f"{spacing_in_words(geometry.spacing)} mm",
+                f"within {SPACING_FACTOR:g} times {spacing_in_words(median)} mm, the median",
                 "correct the header if it is wrong; nnU-Net resamples the case otherwise",
             )
-        elif usual_spacing not in (None, _spacing(geometry.spacing)):
+        elif usual_spacing not in (None, spacing_in_words(geometry.spacing)):
             yield source.finding(
                 Severity.NOTE,
                 "spacing",
-                f"{_spacing(geometry.spacing)} mm",
+                f"{spacing_in_words(geometry.spacing)} mm",
                 f"{usual_spacing} mm, as most cases have",
                 "nothing if the header is right: nnU-Net resamples",
             )
@@ -116,7 +116,7 @@ def _factor(spacing: Sequence[float], median: Sequence[float]) -> float:
     return float(np.exp(np.abs(np.log(np.divide(spacing, median))).max()))
 
 
-def _spacing(spacing: Sequence[float]) -> str:
+def spacing_in_words(spacing: Sequence[float]) -> str:
     return " x ".join(f"{step:.3g}" for step in spacing)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import (
     determine_reader_writer_from_dataset_json,
@@ -20,6 +19,7 @@ from nnunetv2.imageio.reader_writer_registry import (
 )
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunetv2_cafr.errors import ranges
 from nnunetv2_cafr.quality.findings import Finding, Severity
 
 FILE = "dataset.json"
@@ -92,7 +92,7 @@ def _check_labels(description: Mapping[str, Any]) -> Iterator[Finding]:
     numbers = sorted(known | {0})
     gaps = sorted(set(range(numbers[-1])) - known - {0})
     if gaps or numbers[0] < 0:
-        found = f"labels {_ranges(numbers)}" + (f"; {_ranges(gaps)} is missing" if gaps else "")
+        found = f"labels {ranges(numbers)}" + (f"; {ranges(gaps)} is missing" if gaps else "")
         yield _error("labels", found, f"consecutive values, 0 to {len(numbers) - 1}", number)
     if numbers == [0]:
         yield _error("labels", "no label but the background", "at least one structure", "add the structures' labels")
@@ -141,7 +141,7 @@ def _check_regions(description: Mapping[str, Any], known: set[int]) -> Iterator[
         yield _error("regions", found, f"{expected} ({len(regions)})", remedy)
     elif foreign := [value for value in order if value not in known]:
         found = f"regions_class_order holds {', '.join(map(str, foreign))}"
-        yield _error("regions", found, f"labels: {_ranges(sorted(known))}", remedy)
+        yield _error("regions", found, f"labels: {ranges(sorted(known))}", remedy)
 
 
 def _check_reader(description: Mapping[str, Any]) -> Iterator[Finding]:
@@ -192,10 +192,3 @@ def channels_in(files: list[Path], reader: type[BaseReaderWriter]) -> int:
     with contextlib.redirect_stdout(io.StringIO()):
         images, _ = reader().read_images([str(file) for file in files])
     return len(images)
-
-
-def _ranges(numbers: list[int]) -> str:
-    """0, 1, 2, 5 as 0 to 2, 5."""
-    array = np.asarray(numbers)
-    runs = np.split(array, np.flatnonzero(np.diff(array) != 1) + 1)
-    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)

@@ -64,10 +64,6 @@ def _gravity(findings: Iterable[Finding]) -> tuple[int, ...]:
     return tuple(-count for count in count_severities(findings).values())
 
 
-def _spacing(spacing: Sequence[float]) -> str:
-    return " x ".join(f"{step:.3g}" for step in spacing)
-
-
 class _Case:
     """What the page shows of a case.
 
@@ -87,7 +83,7 @@ class _Case:
         )
         geometry = report.geometry
         self.size = " x ".join(map(str, geometry.size)) if geometry else ""
-        self.spacing = _spacing(geometry.spacing) if geometry else ""
+        self.spacing = comparison.spacing_in_words(geometry.spacing) if geometry else ""
         self.orientation = geometry.orientation if geometry else ""
         self.structures = report.structures
         self.has_mask = bool(report.mask_file)
@@ -103,7 +99,7 @@ def _facts(case: CaseReport) -> Iterator[tuple[str, str]]:
             geometry.plane, f"{geometry.plane} slices"
         )
         yield "Size", " x ".join(map(str, geometry.size)) + " voxels (x, y, z)"
-        yield "Spacing", f"{_spacing(geometry.spacing)} mm"
+        yield "Spacing", f"{comparison.spacing_in_words(geometry.spacing)} mm"
         yield "Orientation", f"{geometry.orientation}, {plane}" if geometry.orientation != "2-D" else plane
     for number, grey in enumerate(case.intensities):
         yield (
