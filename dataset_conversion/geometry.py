@@ -52,12 +52,23 @@ def check_axes(path: Path, image: sitk.Image) -> list[Problem]:
                 "resample the volume to a grid without shear, or correct the header",
             )
         ]
-    angle = float(np.degrees(np.arccos(np.clip(np.abs(direction).max(axis=0), 0, 1))).max())
-    if angle > OBLIQUE_LIMIT:
-        found = f"a voxel axis {angle:.0f} degrees off the patient's axes"
-        remedy = "resample the volume along the patient's axes, or leave the case out"
-        return [Problem(path, found, f"at most {OBLIQUE_LIMIT:.0f} degrees", remedy)]
-    return []
+    problem = check_tilt(path, image)
+    return [] if problem is None else [problem]
+
+
+def tilt_of(image: sitk.Image) -> float:
+    """The largest angle between a voxel axis and the patient's axis next to it, in degrees."""
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    return float(np.degrees(np.arccos(np.clip(np.abs(direction).max(axis=0), 0, 1))).max())
+
+
+def check_tilt(path: Path, image: sitk.Image) -> Problem | None:
+    """Check that each voxel axis lies near one of the patient's axes."""
+    if (angle := tilt_of(image)) <= OBLIQUE_LIMIT:
+        return None
+    found = f"a voxel axis {angle:.0f} degrees off the patient's axes"
+    remedy = "resample the volume along the patient's axes, or leave it out"
+    return Problem(path, found, f"at most {OBLIQUE_LIMIT:.0f} degrees", remedy)
 
 
 def check_sagittal(path: Path, oriented: sitk.Image) -> list[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from nnunetv2_cafr.deployment.library import find_model
 from nnunetv2_cafr.deployment.orders import as_stored
 from nnunetv2_cafr.deployment.runtime import Network, load_network
 from nnunetv2_cafr.deployment.sliding_window import predict_logits
-from nnunetv2_cafr.deployment.studies import Study, preprocess
+from nnunetv2_cafr.deployment.studies import OF_LEVELS, Study, preprocess
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.levels.decoding import Decoding
 from nnunetv2_cafr.measurements.label_map import LabelMap
@@ -118,6 +118,9 @@ class Model:
             study, self.description, self.network, self.mirroring_axes, self.step_size, decoder
         )
         decoding = decoder.decode(segmentation, geometry) if decoder else None
+        if decoding:
+            doubts = {kind: study.doubts[kind] for kind in OF_LEVELS if kind in study.doubts}
+            decoding = replace(decoding, flags={**decoding.flags, **doubts})
         labels = decoding.labels if decoding else segmentation
         if not labels.any():
             study.notes.append("nothing was found: its label map holds background alone")

@@ -21,20 +21,22 @@ import SimpleITK as sitk
 
 from dataset_conversion.contrast import doubt_about_contrast
 from dataset_conversion.dicom import find_torn, holds_images, holds_slices, is_dicom, list_dicom
-from dataset_conversion.geometry import check_same_grid
+from dataset_conversion.geometry import check_same_grid, check_tilt, tilt_of
 from dataset_conversion.problems import Problem, lines_of
 from dataset_conversion.reading import FILE_ENDINGS, NO_ORIENTATION, Volume, read_volume
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.orders import UnknownOrderError, grid_in_order, read_in_order
 from nnunetv2_cafr.errors import UserError, millimetres, shorten
 from nnunetv2_cafr.files import sha256
-from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW
-from nnunetv2_cafr.levels.field_of_view import doubt_about_height, height_of
+from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TILTED
+from nnunetv2_cafr.levels.field_of_view import doubt_about_height, height_of, height_shown
 from nnunetv2_cafr.voxel_order import NO_ORDER
 
 SHOWN = 10  # files left out that are named one by one
 FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
 CONTRAST, PLANE = "another contrast", "another plane"  # doubts
+OF_LEVELS = (FIELD_OF_VIEW, TILTED)  # of which a whole row of levels may be wrong
+TILT = 20.0  # degrees between the patient's axes and the image's: training turns patches by 15; ours
 LARGEST_RATIO = 20  # between an image's pixels and those that the network was trained on; ours
 
 
@@ -224,6 +226,8 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
         study.doubts[CONTRAST] = "; ".join(doubts)
     if doubt := _doubt_about_plane(image, properties, description):
         study.doubts[PLANE] = doubt
+    if doubt := _doubt_about_tilt(volumes, description):
+        study.doubts[TILTED] = doubt
     if doubt := _doubt_about_height(image, properties, description):
         study.doubts[FIELD_OF_VIEW] = doubt
     study.notes += study.doubts.values()
@@ -337,7 +341,25 @@ def _doubt_about_height(image: np.ndarray, properties: dict[str, Any], descripti
     if description.spine is None:
         return None
     grid = grid_in_order(image.shape[1:], properties, description.voxel_order)
-    return doubt_about_height(height_of(image.shape[1:], grid), description.training_heights)
+    trained, shown = description.training_heights, height_shown(image, grid)
+    return doubt_about_height(height_of(image.shape[1:], grid), trained) or doubt_about_height(shown, trained, True)
+
+
+def _doubt_about_tilt(volumes: Mapping[Path, Volume | None], description: Description) -> str | None:
+    """Says so if the image lies oblique in the patient, and the labels are levels.
+
+    Raises:
+        UnusableStudyError: if it does so much that its rows could as well run along another axis.
+    """
+    if description.spine is None:
+        return None
+    images = {path: one.image for path, one in volumes.items() if one and one.image.GetDimension() == 3}
+    if problems := [problem for path, one in images.items() if (problem := check_tilt(path, one))]:
+        raise UnusableStudyError(problems)
+    tilt = max(map(tilt_of, images.values()), default=0.0)
+    if tilt <= TILT:
+        return None
+    return f"it is turned by {tilt:.0f} degrees against the patient, and a network tells levels by where they lie"
 
 
 def _doubt_about_plane(image: np.ndarray, properties: dict[str, Any], description: Description) -> str | None:

@@ -42,10 +42,11 @@ from nnunetv2_cafr.spine import SACRUM, Spine
 THRESHOLD = (
     0.2  # confidence below which a study is flagged and left as it is; documentation/levels.md has what chose it
 )
-UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, LOWER_END, MISSED, BEYOND = (
+UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, TILTED, LOWER_END, MISSED, BEYOND = (
     "levels uncertain",
     "transitional anatomy",
     "field of view",
+    "tilted",
     "lower end",
     "missed",
     "beyond the table",

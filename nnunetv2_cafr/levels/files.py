@@ -29,6 +29,7 @@ from nnunetv2_cafr.levels.decoding import (
     LOWER_END,
     MISSED,
     THRESHOLD,
+    TILTED,
     TRANSITIONAL,
     UNCERTAIN,
     Decoding,
@@ -48,7 +49,8 @@ DEFINITIONS = {
     TRANSITIONAL: "one vertebra more or less (L6, T13, sacralised L5) fits better; where the labels do not provide for "
     "it, the label map is left as predicted",
     FIELD_OF_VIEW: f"the scan is lower than {LOWEST:g} or higher than {HIGHEST:g} times those that the network was "
-    "trained on, where that is known: a whole row may be off by one",
+    "trained on, where that is known, or `predict` found that little of it shows anything: a whole row may be off",
+    TILTED: "the image is turned far against the patient; told by `predict` alone",
     MISSED: "levels between the lowest and the highest vertebra that were not found",
     BEYOND: "structures beyond the levels that the labels have; they become background",
     LOWER_END: "the lowest vertebra is not the lowest one of the labels, and the image shows more below it",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 
 from nnunetv2_cafr.deployment import beside
@@ -14,7 +15,7 @@ from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.levels.decoding import Decoding
 from nnunetv2_cafr.preview.page import parts_in
 
-from .files import VOXELS, describe, write
+from .files import VOXELS, describe, image_of, write
 
 
 def shown(out: Path) -> dict[str, str]:
@@ -175,6 +176,41 @@ def test_a_scan_that_shows_less_than_those_of_the_training(predict, scans, tmp_p
     assert f"Note on b: {doubt}" in output and f"field of view ({doubt}" in output and "Note on a" not in output
     cards = shown(tmp_path / "out")
     assert list(cards) == ["b", "a"] and "field of view" in cards["b"] and "field of view" not in cards["a"]
+
+
+def test_a_scan_of_which_a_part_is_empty(predict, tmp_path, monkeypatch, capsys) -> None:
+    """As high as those of the training, but 40 % of it shows next to nothing: padding, or a coil that failed."""
+    monkeypatch.setattr(deployed, "LevelDecoder", Decoder)
+    model = spine(tmp_path, training_heights=[24, 24])
+    (tmp_path / "scans").mkdir()
+    dark = np.array(VOXELS, dtype=float)
+    dark[:, :12] = dark.min() + 0.02 * (dark[:, :12] - dark.min())  # rows run down
+    write(tmp_path / "scans" / "x.nii.gz", dark)
+    write(tmp_path / "scans" / "y.nii.gz", VOXELS)
+    assert predict(tmp_path / "scans", tmp_path / "out", "--levels", model=model) == 0
+    doubt = "only 14 mm from bottom to top show anything, and the network was trained on 24 mm"
+    output = capsys.readouterr().out
+    assert f"Note on x: {doubt}" in output and "Note on y" not in output
+    flags = (tmp_path / "out" / "level_decoding.csv").read_text().splitlines()
+    assert f"field of view: {doubt}" in flags[1] and "field of view" not in flags[2]
+
+
+@pytest.mark.parametrize(("degrees", "tilted"), [(19, False), (21, True), (41, None)])
+def test_a_tilted_scan_is_a_doubt_and_one_that_could_be_either_way_up_is_refused(
+    degrees, tilted, predict, tmp_path, capsys
+) -> None:
+    turn = np.deg2rad(degrees)
+    direction = (0, 0, -1, np.cos(turn), -np.sin(turn), 0, -np.sin(turn), -np.cos(turn), 0)
+    (tmp_path / "scans").mkdir()
+    image = image_of(VOXELS)
+    image.SetDirection(direction)
+    sitk.WriteImage(image, tmp_path / "scans" / "x.nii.gz")
+    status = predict(tmp_path / "scans", tmp_path / "out", model=spine(tmp_path))
+    output = capsys.readouterr().out
+    if tilted is None:
+        assert status == 1 and "a voxel axis 41 degrees off" in output and not (tmp_path / "out" / "x.nii.gz").exists()
+    else:
+        assert status == 0 and (f"it is turned by {degrees} degrees" in output) == tilted
 
 
 def test_where_nothing_was_found(predict, scans, tmp_path, monkeypatch, capsys) -> None:
