@@ -1,16 +1,23 @@
-"""What kind of image a DICOM series is, as far as its header says: CT or MR, T1- or T2-weighted."""
+"""What kind of image a DICOM series is, as far as its header says: CT or MR, T1- or T2-weighted, a map of something."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom.dataset import Dataset
 
-TAGS = ("Modality", "SeriesDescription", "ScanningSequence", "EchoTime", "RepetitionTime")
+TAGS = ("Modality", "SeriesDescription", "ScanningSequence", "EchoTime", "RepetitionTime", "ImageType")
 WEIGHTING = re.compile(r"(?<![a-z0-9])t([12])(?![0-9])", re.IGNORECASE)  # also in t1_tse_sag and T2w, not in T12
 MR = re.compile(r"(?<![a-z0-9])(t[12](?![0-9])|mri?(?![a-z])|stir|flair|pd|dixon)", re.IGNORECASE)
 CT = re.compile(r"(?<![a-z0-9])ct(?![a-z0-9])", re.IGNORECASE)
+# Values of ImageType, as several vendors write them, of images whose grey is no signal as it was measured.
+MAPS = {
+    **dict.fromkeys(("P", "PHASE", "PHASE MAP"), "phase"),
+    **dict.fromkeys(("MIP", "MAX_IP", "MIN_IP", "MNIP"), "projection"),
+    **dict.fromkeys(("R", "REAL", "I", "IMAGINARY"), "real or imaginary part"),
+    **{"ADC": "ADC", "FA": "FA", "SUBTRACTION": "subtraction", "T1 MAP": "T1 map", "T2 MAP": "T2 map"},
+}
 # ms, of a spin echo; between them lies proton density, and what cannot be told by two numbers
 LONG_ECHO, SHORT_ECHO, SHORT_REPETITION = 60, 30, 1200
 
@@ -23,15 +30,27 @@ class Acquisition:
         modality: in DICOM's letters; empty where the header has none.
         weighting: T1 or T2, or empty where the header does not say.
         evidence: what the weighting is known by.
+        derived: which map or image it is, such as ADC; empty for a plain one.
     """
 
     modality: str
     weighting: str = ""
     evidence: str = ""
+    derived: str = ""
 
 
 def acquisition_of(header: Dataset) -> Acquisition:
     """By the series' name, or the times of a spin echo; of TAGS, the header has those that the file has."""
+    return replace(_weighted(header), derived=_derived(header))
+
+
+def _derived(header: Dataset) -> str:
+    values = header.get("ImageType") or ()
+    values = [values] if isinstance(values, str) else [str(value).upper() for value in values]
+    return next((MAPS[value] for value in values[2:] if value in MAPS), "")
+
+
+def _weighted(header: Dataset) -> Acquisition:
     modality = str(header.get("Modality") or "")
     name = str(header.get("SeriesDescription") or "")
     if weighting := weighting_in(name):
@@ -57,15 +76,15 @@ def weighting_in(name: str) -> str:
 
 
 def doubt_about_contrast(acquisition: Acquisition, channel: str) -> str | None:
-    """Why a series is none of a channel of this name; None where it may be one, or one of the two does not say.
+    """What a series is, if it is none of a channel of this name; None where it may be one, or one does not say.
 
     Names of vertebrae are no weighting: a channel or a series is taken for neither if it holds T1 and T2.
     """
     modality, weighting = acquisition.modality, weighting_in(channel)
     if (modality == "CT" and MR.search(channel)) or (modality == "MR" and CT.search(channel)):
-        found = f"a {modality} series"
-    elif weighting and acquisition.weighting and acquisition.weighting != weighting:
-        found = f"a {acquisition.weighting}-weighted series ({acquisition.evidence})"
-    else:
-        return None
-    return f"{found}, and the network was trained on {channel}"
+        return f"a {modality} series"
+    if acquisition.derived and acquisition.derived.lower() not in channel.lower():
+        return f"a series of the kind {acquisition.derived!r}, by its ImageType"
+    if weighting and acquisition.weighting and acquisition.weighting != weighting:
+        return f"a {acquisition.weighting}-weighted series ({acquisition.evidence})"
+    return None

@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from dataset_conversion import staging
 from dataset_conversion.cases import Case, check_identifiers
 from dataset_conversion.collection import Collection
+from dataset_conversion.contrast import Acquisition, doubt_about_contrast
 from dataset_conversion.documents import converter_version, write_dataset_json, write_provenance
 from dataset_conversion.geometry import (
     check_axes,
@@ -43,6 +44,7 @@ class _CheckedImage:
     sha256: str
     original_orientation: str
     notes: tuple[str, ...]
+    acquisition: Acquisition | None
 
 
 def _check_image(path: Path) -> tuple[_CheckedImage | None, list[Problem]]:
@@ -59,7 +61,8 @@ def _check_image(path: Path) -> tuple[_CheckedImage | None, list[Problem]]:
     problems += check_sagittal(path, oriented)
     stored = volume.stored if oriented is volume.image else None
     order = orientation_of(volume.image)
-    return _CheckedImage(volume.image, oriented, stored, volume.sha256, order, volume.notes), problems
+    checked = _CheckedImage(volume.image, oriented, stored, volume.sha256, order, volume.notes, volume.acquisition)
+    return checked, problems
 
 
 def _check_mask(
@@ -86,9 +89,12 @@ def _check_mask(
 
 
 def process_case(
-    case: Case, table: LabelTable, values: dict[str, int], folder: Path | None
+    case: Case, table: LabelTable, values: dict[str, int], channel: str, folder: Path | None
 ) -> tuple[Case, dict[str, Any], list[Problem]]:
     """Read a case's files completely and check them; if all is well, write them into `folder` (None: only check).
+
+    Args:
+        channel: name of the data set's, which a DICOM series may contradict.
 
     Returns:
         The case, what is to be known about its files, and what is wrong with them.
@@ -101,11 +107,12 @@ def process_case(
         problems += mask_problems
     if image is None or problems:
         return case, {}, problems
+    found = None if image.acquisition is None else doubt_about_contrast(image.acquisition, channel)
     record = {
         "sha256": {"image": image.sha256, "mask": mask_sha256},
         "original_orientation": image.original_orientation,
         "spacing": list(image.oriented.GetSpacing()),
-        "notes": list(image.notes),
+        "notes": [*image.notes, *([f"{found}, and the channel is {channel}"] if found else [])],
     }
     if folder is not None:
         write_image(image.oriented, image.stored, staging.image_path(folder, case))
@@ -178,7 +185,7 @@ def convert(
             labelling = make_labelling(structures, scheme)
         except ValueError as error:
             raise UserError(f"--labels {scheme}: {error}") from error
-        work = partial(process_case, table=collection.table, values=dict(labelling.values))
+        work = partial(process_case, table=collection.table, values=dict(labelling.values), channel=collection.channel)
         if problems:
             check = partial(work, folder=None)
             for _, (_, _, found) in in_processes(check, collection.cases, num_processes, "checking"):

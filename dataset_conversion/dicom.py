@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import math
 import os
 import tempfile
 import warnings
@@ -42,11 +43,13 @@ from pydicom.uid import (
 
 from dataset_conversion.contrast import TAGS, Acquisition, acquisition_of
 from dataset_conversion.problems import Problem
-from nnunetv2_cafr.errors import shorten
+from nnunetv2_cafr.errors import counted, shorten
 
 STEP_TOLERANCE = 0.1  # mm by which steps between slices may differ, and slices may lie beside each other
+STATION = 20  # mm beside each other that no shear of a stack is
 SAME_PLACE = 1e-3  # mm; slices that are no farther apart may be the same one twice
 COSINE_TOLERANCE = 1e-3  # per direction cosine
+ECHO_TOLERANCE = 0.01  # relative
 CLEAR_MAJORITY = 2  # a series is taken among several where it has this many times the slices of any other; ours
 MONOCHROME1 = (
     "MONOCHROME1, which is shown dark where values are high: values are taken as they are, and not turned round"
@@ -57,7 +60,7 @@ RESCALING = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "PixelRe
 HEADER = (
     "SOPClassUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", *RESCALING, *TAGS,
+    "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness", *RESCALING, *TAGS,
 )  # fmt: skip
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 GROUPS = (  # in them; they hold tags of HEADER
@@ -253,6 +256,7 @@ def _stack(folder: Path, images: Sequence[_Image], notes: list[str]) -> tuple[Se
     uneven, step = _check_positions(folder, slices, normal)
     if uneven:
         return None, [uneven]
+    notes += _thinned(slices[0].header, step)
     if any(one.header.get("PhotometricInterpretation") == "MONOCHROME1" for one in slices):
         notes.append(MONOCHROME1)
     image = sitk.GetImageFromArray(_smallest_type(np.stack([_values(one) for one in slices])))
@@ -365,8 +369,9 @@ def _place(image: _Image) -> _Place:
 def _choose(folder: Path, images: Sequence[_Image]) -> tuple[Sequence[_Image], list[str] | Problem]:
     """The images of the one series to read, and notes about those left out, or the choice as a problem.
 
-    A series of slices that are not parallel (a localiser) or in colour is no candidate where another one has as many.
-    One in another plane is no choice where one is sagittal: of the spine, axial series have the most slices.
+    A series of slices that are not parallel (a localiser), in colour or captured of a screen is no candidate where
+    another one has as many. One in another plane is no choice where one is sagittal: of the spine, axial series have
+    the most slices. Nor is one of T1 and T2, however many slices it has.
     """
     by_series: dict[str, list[_Image]] = {}
     for image in images:
@@ -382,13 +387,15 @@ def _choose(folder: Path, images: Sequence[_Image]) -> tuple[Sequence[_Image], l
         else _count(group) <= number
         for group in others
     )
+    weightings = {weighting for group in groups if _count(group) > 1 and (weighting := _weighting(group))}
+    clear = clear and len(weightings) < 2
     clear = clear and (_is_sagittal(first) or not any(_count(group) > 1 and _is_sagittal(group) for group in others))
     described = [_describe(folder, group) for group in groups]
     if not clear:
         found = f"{len(groups)} series in one folder: {', '.join(described)}"
         expected = (
-            f"one series, or one that has {CLEAR_MAJORITY} times the slices of any other of the same examination, and "
-            "that is sagittal if any is"
+            f"one series, or one that has {CLEAR_MAJORITY} times the slices of any other of the same examination, that "
+            "is sagittal if any is, and the only weighting"
         )
         return [], Problem(
             folder, found, expected, "give the folder of one series, or move each to a folder of its own"
@@ -409,9 +416,14 @@ def _is_sagittal(group: Sequence[_Image]) -> bool:
     return bool(normals) and all(normal.argmax() == 0 for normal in normals)  # from right to left
 
 
+def _weighting(group: Sequence[_Image]) -> str:
+    """T1 or T2, where a series that might be one says so; empty else."""
+    return acquisition_of(group[0].header).weighting if _could_be_volume(group) else ""
+
+
 def _could_be_volume(group: Sequence[_Image]) -> bool:
-    """Whether a series might be one, were it whole: its slices are grey and parallel."""
-    if any(_check_grey(one) for one in group):
+    """Whether a series might be one, were it whole: its slices are grey, parallel, and not captured of a screen."""
+    if any(_check_grey(one) or "Secondary Capture" in UID(one.header.get("SOPClassUID") or "").name for one in group):
         return False
     if any(one.frames > 1 for one in group):
         return True
@@ -484,6 +496,10 @@ def _check_uniform(images: Sequence[_Image]) -> Problem | None:
         if not _same_examination([image], images):
             found = f"a slice of another examination than {images[0].path.name}, by its StudyInstanceUID"
             return Problem(image.path, found, "slices of one examination", "give the folder of one series alone")
+        if differs := _of_another_acquisition(image.header, images[0].header):
+            found = f"slices of two acquisitions under one name: {differs}, as in {images[0].name} and {image.name}"
+            remedy = "keep the slices of one of them in the folder"
+            return Problem(image.path, found, "slices of one acquisition", remedy)
         if image.size != images[0].size or not np.allclose(place.spacing, first.spacing, rtol=1e-4):
             sizes, spacings = f"{images[0].size} and {image.size}", f"{first.spacing} and {place.spacing}"
             found = f"slices of size {sizes}, pixels {spacings} mm"
@@ -492,6 +508,32 @@ def _check_uniform(images: Sequence[_Image]) -> Problem | None:
             found = f"slices in several orientations, as in {images[0].name} and {image.name}"
             return Problem(image.path, found, "parallel slices", "leave localisers and reformats out of the folder")
     return None
+
+
+def _of_another_acquisition(one: Dataset, other: Dataset) -> str:
+    """What tells that two slices of one SeriesInstanceUID were not acquired together; empty where nothing does.
+
+    Anonymisation may give several series the same.
+    """
+    for key in ("SeriesNumber", "SeriesDescription", "EchoTime"):
+        values = [header.get(key) for header in (other, one)]
+        if None in values or "" in values or values[0] == values[1]:
+            continue
+        if key != "EchoTime" or not math.isclose(*map(float, values), rel_tol=ECHO_TOLERANCE):
+            return f"{key} {values[0]} and {values[1]}"
+    return ""
+
+
+def _thinned(header: Dataset, step: float) -> list[str]:
+    """A note where slices lie a multiple of their own spacing apart: those between were not sent."""
+    try:
+        own, thickness = float(header.get("SpacingBetweenSlices")), float(header.get("SliceThickness"))
+    except (TypeError, ValueError):
+        return []
+    # Some scanners write the gap between slices in its place, which is smaller than a slice is thick.
+    if not 0 < thickness <= own or round(step / own) < 2 or abs(step / own - round(step / own)) > STEP_TOLERANCE:
+        return []
+    return [f"its slices lie {step:.3g} mm apart, and by its header {own:.3g} mm: slices between them may be missing"]
 
 
 def _without_doubles(slices: Sequence[_Image]) -> tuple[list[_Image], list[Path]]:
@@ -525,8 +567,13 @@ def _check_positions(folder: Path, slices: Sequence[_Image], normal: np.ndarray)
     step = float(np.median(steps))
     if (close := np.flatnonzero(steps < STEP_TOLERANCE)).size:
         names = f"{slices[close[0]].name} and {slices[close[0] + 1].name}"
-        found = f"{len(close)} slices at the same place as another one, such as {names}"
-        remedy = "keep one echo, time point or repetition in the folder"
+        apart = np.linalg.norm(np.diff(positions, axis=0)[close], axis=1).max()
+        if apart > STATION:
+            found = f"slices beside each other, up to {apart:.0f} mm apart, such as {names}: stations of a longer scan?"
+            remedy = "give each station a folder of its own, or the series that is composed of them"
+            return Problem(folder, found, "slices that follow each other", remedy), step
+        found = f"{counted(len(close), 'slice')} at the same place as another one, such as {names}"
+        remedy = "keep one echo, time point or repetition in the folder, and none with drawings in its pixels"
         return Problem(folder, found, "one slice at each place", remedy), step
     if (uneven := np.flatnonzero(np.abs(steps - step) > STEP_TOLERANCE)).size:
         at = int(uneven[0])

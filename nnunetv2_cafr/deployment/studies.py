@@ -218,10 +218,10 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
     if problem := _check_image(first, image, properties, description):
         raise UnusableStudyError([problem])
     if doubts := [
-        doubt
+        f"{other}, and the network was trained on {names[number]}"
         for number, path in sorted(study.images.items())
         if (volume := volumes.get(path)) is not None and volume.acquisition is not None
-        if (doubt := doubt_about_contrast(volume.acquisition, names[number]))
+        if (other := doubt_about_contrast(volume.acquisition, names[number]))
     ]:
         study.doubts[CONTRAST] = "; ".join(doubts)
     if doubt := _doubt_about_plane(image, properties, description):

@@ -257,7 +257,10 @@ def cut(path: Path, keep: int) -> None:
 BAD = {
     "missing slice": (lambda s: file_of(s, 2).unlink(), "a step of 8.8 mm between IM3.dcm and IM4.dcm, where most are"),
     "varying step": (lambda s: again(s, 4, place(4.3)), "a step of 5.72 mm"),
-    "two slices at one place": (lambda s: again(s, 3, place(2)), "1 slices at the same place as another one"),
+    "two slices at one place": (lambda s: again(s, 3, place(2)), "1 slice at the same place as another one"),
+    "two stations": (lambda s: [again(s, k, place(k - 3) + 200 * UP) for k in (3, 4)], "up to 200 mm apart, such as"),
+    "two echoes": (lambda s: [edit(file_of(s, k), EchoTime=10 + 80 * (k % 2)) for k in range(5)], "EchoTime"),
+    "two series of one name": (lambda s: [edit(file_of(s, k), SeriesNumber=k % 2) for k in range(5)], "SeriesNumber"),
     "two series": (lambda s: [again(s, k, series="1.2.9") for k in (3, 4)], "2 series in one folder: 1.2.3.4 (3 slices)"
     ),
     "localiser": (lambda s: again(s, 2, columns=tilted(20)), "several orientations"),
@@ -418,6 +421,35 @@ def test_an_axial_series_is_no_choice_beside_a_sagittal_one(series: Path, multif
     _, problems = read_volume(series)
     assert "1.2.9 (12 slices)" in problems[0].found
     assert "sagittal if any is" in problems[0].expected
+
+
+def test_of_two_weightings_none_is_chosen_by_the_number_of_its_slices(series: Path) -> None:
+    for path in series.iterdir():
+        edit(path, SeriesDescription="T2 tse sag")
+    for k in (0, 1):
+        beside(series, f"{k}.dcm", ImagePositionPatient=list(place(k)), SeriesDescription="T1 tse sag")
+    _, problems = read_volume(series)
+    assert "2 series in one folder" in problems[0].found and "T1 tse sag" in problems[0].found
+    assert "the only weighting" in problems[0].expected
+
+
+def test_a_screen_captured_with_places_is_no_choice_beside_slices(series: Path) -> None:
+    for k in range(5):
+        beside(series, f"{k}.dcm", ImagePositionPatient=list(place(k)), SOPClassUID=SecondaryCaptureImageStorage)
+    for k in (2, 3, 4):
+        file_of(series, k).unlink()
+    _, problems = read_volume(series)
+    assert "2 series in one folder" in problems[0].found
+
+
+@pytest.mark.parametrize(("own", "thickness", "noted"), [(STEP / 2, 2, True), (STEP, 4, False), (STEP / 11, 4, False)])
+def test_every_second_slice_alone_is_noted(series: Path, own: float, thickness: float, noted: bool) -> None:
+    """The gap between slices, which some scanners write in place of their distance, is no reason."""
+    for path in series.iterdir():
+        edit(path, SpacingBetweenSlices=own, SliceThickness=thickness)
+    volume, _ = read_volume(series)
+    assert volume is not None
+    assert any("slices between them may be missing" in note for note in volume.notes) == noted
 
 
 @pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])

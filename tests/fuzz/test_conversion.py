@@ -62,7 +62,7 @@ def _convert(image: Nifti, mask: Nifti, labels: np.ndarray) -> str:
             folder.mkdir(parents=True)
         case.image.write_bytes(image.content())
         case.mask.write_bytes(mask.content(labels))
-        _, record, problems = process_case(case, TABLE, VALUES, result)
+        _, record, problems = process_case(case, TABLE, VALUES, "T2", result)
         files = {path.relative_to(result).as_posix() for path in result.rglob("*") if path.is_file()}
         if problems:
             assert_named(problems, source)
