@@ -43,6 +43,8 @@ def check_header(path: Path, content: bytes) -> Problem | None:
     header = _parse(content)
     if header is None:
         remedy = "export it again as one .nii.gz file, from the source"
+        if content.startswith(b"\x1f\x8b"):
+            return Problem(path, "a file that gzip has compressed, and that is not named so", "x.nii.gz", "rename it")
         return Problem(path, "no NIfTI header (its mark n+1 is missing)", "a NIfTI-1 file", remedy)
     if header["magic"].item() == b"ni1":
         found = "a header that takes its voxels from another file (its mark is ni1)"

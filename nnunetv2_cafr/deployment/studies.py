@@ -37,6 +37,7 @@ FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
 CONTRAST, PLANE = "another contrast", "another plane"  # doubts
 OF_LEVELS = (FIELD_OF_VIEW, TILTED)  # of which a whole row of levels may be wrong
 TILT = 20.0  # degrees between the patient's axes and the image's: training turns patches by 15; ours
+LARGEST_VALUE = 1e18  # of an image, whose square float32 holds
 LARGEST_RATIO = 20  # between an image's pixels and those that the network was trained on; ours
 
 
@@ -315,8 +316,8 @@ def _check_image(path: Path, image: np.ndarray, properties: dict[str, Any], desc
         names = ", ".join(description.channel_names)
         found = f"{len(image)} channels"
         return Problem(path, found, f"{len(description.channel_names)}: {names}", "find the image that has them")
-    if not np.isfinite(image).all():
-        found = "NaN, infinity or values that are too large for float32"
+    if not (np.abs(image) <= LARGEST_VALUE).all():  # NaN is not, either
+        found = "NaN, infinity or values that are too large for float32 to calculate with"
         return Problem(path, found, "finite values only", "replace them by a value that makes sense")
     order = plans.transpose_forward
     size = [image.shape[1 + axis] for axis in order][1:]

@@ -29,6 +29,7 @@ MEASURES = {
 }
 DIGITS = 3
 OBLIQUE_LIMIT = 20.0  # degrees; cos 20 is 0.94, so what is measured in the slices is 6 % wrong at most
+VERTEBRA_MM = (4.0, 100.0)  # of a label with its processes, from a newborn's upwards; beyond, the unit is another one
 FEWEST_VOXELS = 50  # of a structure: fewer are a chip of it
 FEWEST_SLICES = 3  # across a structure, for its width
 CUT_SHARE = 0.1  # of a section that reaches the outermost slices: more, and the structure is cut
@@ -148,12 +149,13 @@ def measure(label_map: LabelMap, spine: Spine) -> StudyMeasurements:
     """Measures the levels of a label map.
 
     Raises:
-        ValueError: if it holds none of the spine's labels, or shows them upside down.
+        ValueError: if it holds none of the spine's labels, or shows them upside down or in a size that no vertebra has.
     """
     structures = list(_find(label_map, spine))
     if not structures:
         raise ValueError("no vertebra and no disc, expected are labels of spine levels; is it of another network?")
     _check_upright(structures)
+    _check_size(structures)
     for one in structures:
         _measure_volume(one)
     vertebrae = {one.level.name: one for one in structures if one.level.kind != "disc"}
@@ -219,6 +221,21 @@ def _check_upright(structures: Sequence[_Structure]) -> None:
         raise ValueError(
             "levels that run downwards where the header says upwards; one of them is wrong. Correct the header, or the "
             "labels (nnUNetv2_cafr relabel)"
+        )
+
+
+def _check_size(structures: Sequence[_Structure]) -> None:
+    """A header in cm, or of another image, would give every measure a wrong size.
+
+    Raises:
+        ValueError: if the vertebrae are smaller than a newborn's or larger than anybody's, the median of them.
+    """
+    heights = [one.mask.shape[0] * one.spacing[0] for one in structures if one.level.kind == "vertebra"]
+    if heights and not VERTEBRA_MM[0] <= (height := float(np.median(heights))) <= VERTEBRA_MM[1]:
+        low, high = VERTEBRA_MM
+        raise ValueError(
+            f"vertebrae of {height:.3g} mm from top to bottom, expected are {low:g} to {high:g}; is the spacing in the "
+            "header in mm, and of this image? Correct it"
         )
 
 

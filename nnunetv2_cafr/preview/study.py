@@ -20,6 +20,7 @@ from nnunetv2_cafr.spine import BACKGROUND, IGNORE, OPTIONAL, Spine, read_spine
 from nnunetv2_cafr.voxel_order import properties_of
 
 PICTURE_SIZE = 480  # pixels of the longer side on the page, at most
+HOLLOW_IN_FRONT = -15.0  # degrees of lumbar lordosis; ours
 NOT_MEASURED, CONTRADICTORY = "not measured", "contradictory levels"  # doubts
 OF_NUMBERING = (UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, CONTRADICTORY)
 
@@ -97,6 +98,7 @@ def preview(
         try:
             measurements = measure(LabelMap.of(mask), labels.spine)
             doubts |= _gaps(measurements, labels.spine)
+            doubts |= _back_to_front(measurements)
         except ValueError as error:
             doubts[NOT_MEASURED] = f"found {error}"
     elif not sitk.GetArrayViewFromImage(mask).any():
@@ -125,6 +127,16 @@ def _numbering(mask: sitk.Image, spine: Spine, trained: tuple[float, float] | No
     others = [f"{one.found} should be {one.decoded or 'none'}" for one in decoding.levels if one.found != one.decoded]
     if others:
         yield CONTRADICTORY, f"{shorten(others)}, going by the row as a whole"
+
+
+def _back_to_front(study: StudyMeasurements) -> Iterator[tuple[str, str]]:
+    """A lumbar spine that is hollow in front is rare, and what a header that swaps front and back makes of all."""
+    if (degrees := study.lordosis.degrees) is not None and degrees < HOLLOW_IN_FRONT:
+        yield (
+            "front and back",
+            f"a lumbar lordosis of {degrees:.0f} degrees; if the header swaps front and back, every wedge, slip and "
+            "lordosis has the wrong sign, and so have the anterior and the posterior height",
+        )
 
 
 def _gaps(study: StudyMeasurements, spine: Spine) -> Iterator[tuple[str, str]]:

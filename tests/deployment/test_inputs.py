@@ -76,6 +76,9 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
         "x.nii.gz", lambda p: rewrite(write(p), lambda b: gzip.compress(half(gzip.decompress(b)))),
         "truncated voxel data", "bytes for size"),
     "cut in half, not compressed": ("x.nii", lambda p: rewrite(write(p), half), "truncated voxel data", "bytes for"),
+    "compressed, and named as if it were not": (
+        "x.nii", lambda p: p.write_bytes(gzip.compress(write(p).read_bytes())), "that gzip has compressed", ".nii.gz"),
+    "values of 1e30": ("x.nii.gz", lambda p: write(p, VOXELS * np.float32(1e30)), "to calculate with", "finite values"),
     "cut MetaImage": ("x.mha", lambda p: rewrite(write(p), half), "truncated voxel data", "bytes for size"),
     "cut NRRD": ("x.nrrd", lambda p: rewrite(write(p), half), "truncated voxel data", "bytes for size"),
     "cut file of a header": ("x.mhd", lambda p: two_files(p, cut=True), "truncated voxel data", "bytes for size"),

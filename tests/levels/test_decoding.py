@@ -125,6 +125,20 @@ def test_body_in_two_pieces():
     assert_repaired(decoded(new), truth)
 
 
+def test_a_chip_above_a_missed_body_is_named_too():
+    """It is in no row, but the label map holds T12 directly above L2."""
+    truth = draw()
+    labels = truth.labels.copy()
+    for level in ("L1", "T11", "L1/L2", "T12/L1", "T11/T12"):
+        labels[truth.of(level)] = 0
+    chip = np.argwhere(truth.of("T12"))[:300]
+    labels[truth.of("T12")] = 0
+    labels[tuple(chip.T)] = LABELS["T12"]
+    found = decode(labels, SPINE, GRID)
+    assert (found.labels == LABELS["T12"]).sum() == 300
+    assert found.flags == {MISSED: "L1"}
+
+
 def test_missed_body_leaves_a_gap_in_the_numbering(spine):
     truth = spine.copy()
     truth.labels[spine.of("L3")] = 0

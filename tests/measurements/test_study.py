@@ -162,6 +162,20 @@ def test_levels_upside_down_are_refused():
         measured(image)
 
 
+@pytest.mark.parametrize(
+    ("factor", "said"), [(0.1, r"vertebrae of 3\.\d+ mm"), (10, r"vertebrae of 3\d\d mm"), (1, None)]
+)
+def test_vertebrae_of_no_size_that_there_is_are_refused(factor, said):
+    """A header in cm, for example."""
+    image = draw()
+    image.SetSpacing([factor * step for step in image.GetSpacing()])
+    if said is None:
+        measured(image)
+        return
+    with pytest.raises(ValueError, match=said):
+        measured(image)
+
+
 def test_levels_counted_from_the_bottom():
     """SPIDER's names: no level is known, so there is no lordosis; discs are still held against their bodies."""
     names = {"S": "sacrum", "L5/S": "disc_1", "L5": "vertebra_1", "L4/L5": "disc_2", "L4": "vertebra_2"}

@@ -14,6 +14,7 @@ from PIL import Image
 from nnunetv2_cafr.commands import measure
 from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.levels.files import STATISTICS_FILE
+from nnunetv2_cafr.measurements.study import COBB, LORDOSIS, Angle, StudyMeasurements
 from nnunetv2_cafr.preview.page import part_of, parts_in, render
 from nnunetv2_cafr.preview.png import LONGEST
 from nnunetv2_cafr.preview.study import CONTRADICTORY, Labels, StudyPreview, preview
@@ -125,6 +126,14 @@ def test_levels_that_contradict_one_another():
     assert preview("a", mask, None, labels).doubts == {}
     assert "L5 should be L4" in preview("a", wrong, None, labels).doubts[CONTRADICTORY]
     assert CONTRADICTORY not in preview("a", wrong, None, labels, {"flags": {}, "confidence": 1.0}).doubts
+
+
+@pytest.mark.parametrize(("degrees", "doubtful"), [(-16, True), (-14, False), (40, False), (None, False)])
+def test_a_lumbar_spine_that_is_hollow_in_front_is_a_doubt(degrees, doubtful, monkeypatch):
+    angles = Angle(LORDOSIS, "L1-S1", degrees), Angle(COBB, "", None)
+    monkeypatch.setattr("nnunetv2_cafr.preview.study.measure", lambda *_: StudyMeasurements([], *angles))
+    doubts = preview("a", spine(), None, Labels.of({"labels": LABELS})).doubts
+    assert ("front and back" in doubts) == doubtful
 
 
 def test_doubts_come_first():
