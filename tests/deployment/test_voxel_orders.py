@@ -1,6 +1,5 @@
 """A scan gives the same labels in whatever order its voxels are stored, on its own grid; else it is refused."""
 
-import argparse
 import json
 import shutil
 from collections.abc import Callable
@@ -209,4 +208,4 @@ def test_no_mirroring_as_older_checkpoints_hold_it(models: Models, scan, tmp_pat
         nnunet_label_maps(p, {"scan": [tmp_path / "scan.nii.gz"]}, tmp_path / str(i)) for i, p in enumerate(mirrored)
     ]
     np.testing.assert_array_equal(*(sitk.GetArrayFromImage(found["scan"]) for found in maps))
-    assert describe(nnunet_predictor(folder), argparse.Namespace(c="2d", f=[0], chk=""))[MIRRORING] == []
+    assert describe(nnunet_predictor(folder), "2d", ["0"], "")[MIRRORING] == []
