@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -287,13 +287,12 @@ class Demo:
             )
 
     def _score(self) -> pd.DataFrame:
-        """Writes scores.csv and demo.png, prints the table; returns it."""
+        """Writes scores.csv and demo.png, prints the tables; returns the scores by case."""
         import pandas as pd
 
         from nnunetv2_cafr.evaluation.means import level_summary, per_case, values_by_policy
         from nnunetv2_cafr.evaluation.reading import CasePair, label_table
         from nnunetv2_cafr.evaluation.scoring import evaluate_folders
-        from nnunetv2_cafr.report.pictures import PictureRow, side_by_side
 
         references = self.held_out / "labelsTr"
         table = label_table(json.loads((self.dataset / "dataset.json").read_text(encoding="utf-8"))["labels"])
@@ -316,37 +315,44 @@ class Demo:
             }
         )
         scores.to_csv(self.folder / "scores.csv", index_label="case")
+        levels = {"as predicted": level_summary(predicted), "level-consistent": level_summary(consistent)}
+        self._print_scores(scores, levels)
+        picture = self._draw(scores, {label: name for label, name in table.items() if isinstance(label, int)})
+        print(f"Picture: {picture}\nTable:   {self.folder / 'scores.csv'}\nLog:     {self.log}")
+        return scores
+
+    def _print_scores(self, scores: pd.DataFrame, levels: Mapping[str, Mapping[str, float]]) -> None:
         columns = ("all structures", "level by level", "consistent")
         print(f"\n{'held-out case':<20}" + "".join(f"{title:>16}" for title in columns) + f"{'levels':>8}   (Dice)")
         for case, foreground, by_level, decoded, present in scores.itertuples():
             print(f"{case:<20}{foreground:>16.3f}{by_level:>16.3f}{decoded:>16.3f}{present:>8}")
         print(f"{'mean':<20}" + "".join(f"{scores[column].mean():>16.3f}" for column in list(scores)[:3]))
         print(f"\n{'':<20}{'right level':>16}{'all right':>16}   (vertebrae, cases)")
-        for title, evaluation in (("as predicted", predicted), ("level-consistent", consistent)):
-            levels = level_summary(evaluation)
-            print(f"{title:<20}{levels['right_level']:>16.1%}{levels['patients_all_right']:>16.1%}")
+        for title, of_title in levels.items():
+            print(f"{title:<20}{of_title['right_level']:>16.1%}{of_title['patients_all_right']:>16.1%}")
         print(
             "\nDice of all structures together against background, and the mean over the classes that the reference\n"
             "holds: as predicted, and after nnUNetv2_cafr relabel.\n"
             f"{self.settings.trainer_with_budget} is a short training on phantoms: it says nothing about real images."
         )
 
+    def _draw(self, scores: pd.DataFrame, names: dict[int, str]) -> Path:
+        """The first three held-out cases, their references and both label maps."""
+        from nnunetv2_cafr.report.pictures import PictureRow, side_by_side
+
+        folders = {
+            "reference": self.held_out / "labelsTr",
+            "as predicted": self.predictions,
+            "level-consistent": self.levels,
+        }
         rows = [
             PictureRow(
                 title=f"{case}: Dice {foreground:.2f} / {by_level:.2f}",
                 image=self.held_out / "imagesTr" / f"{case}_0000{ENDING}",
-                label_maps={
-                    title: folder / f"{case}{ENDING}"
-                    for title, folder in (
-                        ("reference", references),
-                        ("as predicted", self.predictions),
-                        ("level-consistent", self.levels),
-                    )
-                },
+                label_maps={title: folder / f"{case}{ENDING}" for title, folder in folders.items()},
             )
             for case, foreground, by_level, _, _ in scores[:3].itertuples()
         ]
         picture = self.folder / "demo.png"
-        side_by_side(rows, {label: name for label, name in table.items() if isinstance(label, int)}, picture)
-        print(f"Picture: {picture}\nTable:   {self.folder / 'scores.csv'}\nLog:     {self.log}")
-        return scores
+        side_by_side(rows, names, picture)
+        return picture
