@@ -37,6 +37,7 @@ FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
 CONTRAST, PLANE = "another contrast", "another plane"  # doubts
 OF_LEVELS = (FIELD_OF_VIEW, TILTED)  # of which a whole row of levels may be wrong
 TILT = 20.0  # degrees between the patient's axes and the image's: training turns patches by 15; ours
+EMPTY = 0.2  # of a scan's height: so much air above the head, or below, is usual; ours
 LARGEST_VALUE = 1e18  # of an image, whose square float32 holds
 LARGEST_RATIO = 20  # between an image's pixels and those that the network was trained on; ours
 
@@ -342,8 +343,10 @@ def _doubt_about_height(image: np.ndarray, properties: dict[str, Any], descripti
     if description.spine is None:
         return None
     grid = grid_in_order(image.shape[1:], properties, description.voxel_order)
-    trained, shown = description.training_heights, height_shown(image, grid)
-    return doubt_about_height(height_of(image.shape[1:], grid), trained) or doubt_about_height(shown, trained, True)
+    height, shown = height_of(image.shape[1:], grid), height_shown(image, grid)
+    if height is not None and shown is not None and shown < (1 - EMPTY) * height:
+        return doubt_about_height(shown, description.training_heights, True)
+    return doubt_about_height(height, description.training_heights)
 
 
 def _doubt_about_tilt(volumes: Mapping[Path, Volume | None], description: Description) -> str | None:
