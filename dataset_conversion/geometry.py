@@ -52,8 +52,7 @@ def check_axes(path: Path, image: sitk.Image) -> list[Problem]:
                 "resample the volume to a grid without shear, or correct the header",
             )
         ]
-    problem = check_tilt(path, image)
-    return [] if problem is None else [problem]
+    return check_tilt(path, image)
 
 
 def tilt_of(image: sitk.Image) -> float:
@@ -62,13 +61,13 @@ def tilt_of(image: sitk.Image) -> float:
     return float(np.degrees(np.arccos(np.clip(np.abs(direction).max(axis=0), 0, 1))).max())
 
 
-def check_tilt(path: Path, image: sitk.Image) -> Problem | None:
+def check_tilt(path: Path, image: sitk.Image) -> list[Problem]:
     """Check that each voxel axis lies near one of the patient's axes."""
     if (angle := tilt_of(image)) <= OBLIQUE_LIMIT:
-        return None
+        return []
     found = f"a voxel axis {angle:.0f} degrees off the patient's axes"
     remedy = "resample the volume along the patient's axes, or leave it out"
-    return Problem(path, found, f"at most {OBLIQUE_LIMIT:.0f} degrees", remedy)
+    return [Problem(path, found, f"at most {OBLIQUE_LIMIT:.0f} degrees", remedy)]
 
 
 def check_sagittal(path: Path, oriented: sitk.Image) -> list[Problem]:

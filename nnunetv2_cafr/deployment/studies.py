@@ -358,7 +358,7 @@ def _doubt_about_tilt(volumes: Mapping[Path, Volume | None], description: Descri
     if description.spine is None:
         return None
     images = {path: one.image for path, one in volumes.items() if one and one.image.GetDimension() == 3}
-    if problems := [problem for path, one in images.items() if (problem := check_tilt(path, one))]:
+    if problems := [problem for path, one in images.items() for problem in check_tilt(path, one)]:
         raise UnusableStudyError(problems)
     tilt = max(map(tilt_of, images.values()), default=0.0)
     if tilt <= TILT:
