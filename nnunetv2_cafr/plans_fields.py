@@ -44,7 +44,7 @@ def faults_of(plans: Any, configuration: str, dataset_json: Any) -> Iterator[str
         yield f"configurations is {_kind(configurations)}; expected an object"
         return
     try:
-        settings = _resolved(configurations, configuration, ())
+        settings = resolved(configurations, configuration)
     except ValueError as error:
         yield str(error)
         return
@@ -54,8 +54,15 @@ def faults_of(plans: Any, configuration: str, dataset_json: Any) -> Iterator[str
     yield from _configuration_faults(settings, len(names) if isinstance(names, Mapping) and names else None)
 
 
-def _resolved(configurations: Mapping[str, Any], name: str, heirs: tuple[str, ...]) -> dict[str, Any]:
-    """A configuration with what it inherits."""
+def resolved(configurations: Mapping[str, Any], name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A configuration of plans with what it inherits.
+
+    Args:
+        heirs: those that inherit from it, for the message where it is one of them.
+
+    Raises:
+        ValueError: if it is not there, or inherits from nothing that is, or from itself.
+    """
     own = configurations.get(name)
     if name in heirs:
         raise ValueError(f"inherits_from runs in a circle: {', '.join((*heirs, name))}; expected a parent of its own")
@@ -67,7 +74,7 @@ def _resolved(configurations: Mapping[str, Any], name: str, heirs: tuple[str, ..
     parent = own["inherits_from"]
     if not isinstance(parent, str):
         raise ValueError(f"inherits_from is {parent!r}; expected the name of a configuration")
-    return {**_resolved(configurations, parent, (*heirs, name)), **own}
+    return {**resolved(configurations, parent, (*heirs, name)), **own}
 
 
 def _configuration_faults(settings: Mapping[str, Any], channels: int | None) -> Iterator[str]:

@@ -14,13 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
 from nnunetv2_cafr.benchmark.arms import NETWORKS_OF_PLANS, OWN_PLANS, RECIPE
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json, sha256
+from nnunetv2_cafr.plans_fields import resolved
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.splits.writing import SPLITS_FILE
@@ -151,7 +150,7 @@ def own_plans(matrix: Matrix) -> list[str]:
 
 def _configuration(matrix: Matrix, plans: str) -> Mapping[str, Any]:
     """A configuration of a plans file with what it inherits."""
-    return PlansManager(str(matrix.plans_file(plans))).get_configuration(matrix.configuration).configuration
+    return resolved(read_json(matrix.plans_file(plans))["configurations"], matrix.configuration)
 
 
 def check_before(matrix: Matrix) -> None:
