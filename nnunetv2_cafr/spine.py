@@ -56,6 +56,12 @@ class Spine:
             places |= dict.fromkeys(labels, rank[lower] + 1 if lower in rank else rank.get(upper, 2 * len(rank)) - 1)
         return places
 
+    def gaps(self, present: Collection[str]) -> list[str]:
+        """Vertebrae that lack between the lowest and the highest of `present`, where the table has a label for them."""
+        places = [index for index, name in enumerate(self.vertebrae) if name in present]
+        inside = self.vertebrae[places[0] : places[-1]] if places else ()
+        return [name for name in inside if name not in present and name in self.labels and name not in OPTIONAL]
+
 
 def read_spine(labels: Mapping[str, Any]) -> Spine:
     """The levels in the `labels` of a dataset.json.

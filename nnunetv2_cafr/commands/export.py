@@ -32,18 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-f", nargs="+", default=FOLDS, metavar="FOLD", help=f"folds to average ({' '.join(FOLDS)})")
     parser.add_argument(
-        "-tr",
-        type=options.trainer,
-        default="nnUNetTrainer_CAFR",
-        metavar="TRAINER",
-        help="default nnUNetTrainer_CAFR",
+        "-tr", type=options.trainer, default="nnUNetTrainer_CAFR", metavar="TRAINER", help="default nnUNetTrainer_CAFR"
     )
     parser.add_argument(
-        "-p",
-        type=options.plans,
-        default="nnUNetPlans",
-        metavar="PLANS",
-        help="plans identifier (default nnUNetPlans)",
+        "-p", type=options.plans, default="nnUNetPlans", metavar="PLANS", help="plans identifier (default nnUNetPlans)"
     )
     parser.add_argument("-chk", default="checkpoint_final.pth", metavar="NAME", help="default checkpoint_final.pth")
     parser.add_argument("-o", type=Path, required=True, metavar="FILE", help="ONNX file; a JSON file goes beside it")

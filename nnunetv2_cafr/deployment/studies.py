@@ -340,7 +340,7 @@ def _check_image(path: Path, image: np.ndarray, properties: dict[str, Any], desc
 
 def _doubt_about_height(image: np.ndarray, properties: dict[str, Any], description: Description) -> str | None:
     """Says so if the scan (c, z, y, x) shows less or more than the training cases, and the labels are levels."""
-    if description.spine is None:
+    if description.spine is None or description.training_heights is None:
         return None
     grid = grid_in_order(image.shape[1:], properties, description.voxel_order)
     height, shown = height_of(image.shape[1:], grid), height_shown(image, grid)

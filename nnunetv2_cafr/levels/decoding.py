@@ -37,7 +37,7 @@ from nnunetv2_cafr.levels.path import (
     best_path,
     columns,
 )
-from nnunetv2_cafr.spine import OPTIONAL, SACRUM, Spine
+from nnunetv2_cafr.spine import SACRUM, Spine
 
 THRESHOLD = (
     0.2  # confidence below which a study is flagged and left as it is; documentation/levels.md has what chose it
@@ -120,20 +120,13 @@ def decode(
         trained: smallest and largest height of the cases that the network was trained on, in mm; None if unknown.
     """
     decoding = _decode(labels, spine, grid, evidence, threshold)
-    if MISSED not in decoding.flags and (gaps := _gaps(decoding.labels, spine)):
+    held = set(np.unique(decoding.labels).tolist())
+    gaps = spine.gaps([name for name, own in spine.labels.items() if held & set(own)])
+    if gaps and MISSED not in decoding.flags:  # a fragment far from the row is the only one above
         decoding = replace(decoding, flags={**decoding.flags, MISSED: ", ".join(gaps)})
     if doubt := doubt_about_height(height_of(labels.shape, grid), trained):
         return replace(decoding, flags={**decoding.flags, FIELD_OF_VIEW: doubt})
     return decoding
-
-
-def _gaps(labels: np.ndarray, spine: Spine) -> list[str]:
-    """Vertebrae that lack between others, also where a fragment far from the row is the only one above."""
-    held = set(np.unique(labels).tolist())
-    present = [index for index, name in enumerate(spine.vertebrae) if held & set(spine.labels.get(name, ()))]
-    inside = range(present[0], present[-1]) if present else ()
-    names = [spine.vertebrae[index] for index in inside if index not in present]
-    return [name for name in names if name in spine.labels and name not in OPTIONAL]
 
 
 def _decode(labels: np.ndarray, spine: Spine, grid: Grid, evidence: Evidence | None, threshold: float) -> Decoding:

@@ -16,7 +16,7 @@ from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.study import StudyMeasurements, measure
 from nnunetv2_cafr.preview.png import LONGEST, png_of
 from nnunetv2_cafr.quality.picture import Picture, draw
-from nnunetv2_cafr.spine import BACKGROUND, IGNORE, OPTIONAL, Spine, read_spine
+from nnunetv2_cafr.spine import BACKGROUND, IGNORE, Spine, read_spine
 from nnunetv2_cafr.voxel_order import properties_of
 
 PICTURE_SIZE = 480  # pixels of the longer side on the page, at most
@@ -142,9 +142,7 @@ def _back_to_front(study: StudyMeasurements) -> Iterator[tuple[str, str]]:
 def _gaps(study: StudyMeasurements, spine: Spine) -> Iterator[tuple[str, str]]:
     """Levels that are missing between others."""
     present = {level.name for level in study.levels}
-    places = [index for index, name in enumerate(spine.vertebrae) if name in present]
-    inside = spine.vertebrae[min(places) : max(places)] if places else ()
-    missing = [name for name in inside if name not in present and name in spine.labels and name not in OPTIONAL]
+    missing = spine.gaps(present)
     for lower, upper in spine.discs:
         if {lower, upper} <= present and not any(
             level.kind == "disc" and level.name in (f"{upper}/{lower}", spine.names[spine.discs[lower, upper][0]])
