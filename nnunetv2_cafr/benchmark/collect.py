@@ -33,6 +33,7 @@ from nnunetv2_cafr.files import read_json, sha256
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
 from nnunetv2_cafr.report.page import check_folder, write_report
 from nnunetv2_cafr.report.study import CaseFiles, Cost, Curve, Lengths, Section, Study
+from nnunetv2_cafr.training.continuation import BEST_VALIDATED
 from nnunetv2_cafr.training.record import CURVES_FILE
 
 REPORT = "report"  # folder of the page
@@ -145,6 +146,11 @@ def _validation_scores(matrix: Matrix, training: Training, folder: Path) -> Eval
     """Raises ValueError if they are not those of this training's predictions of the cases that it validates."""
     file, predictions = scores_of(matrix, training, folder), matrix.fold_folder(training) / "validation"
     cases = fairness.records_of(matrix, training)[-1]["split"]["val"]
+    if (predictions / BEST_VALIDATED).exists():
+        raise ValueError(
+            f"{predictions} was predicted by the best checkpoint (--val_best), where a benchmark compares the final "
+            "ones: validate it again with --val alone"
+        )
     remedy = f"look for predictions of an earlier training in {predictions}, remove {file}"
     scores = _scores_of_cases(file, matrix.dataset, cases, references_of(matrix), remedy)
     summary = predictions / "summary.json"

@@ -23,7 +23,8 @@ from nnunetv2_cafr.training.network_identity import bare, differences, identity_
 from nnunetv2_cafr.training.preflight import refuse
 from nnunetv2_cafr.training.record import RECORD_FILE, RecordedTraining, code_digest, data_files, versions
 
-FINAL = "checkpoint_final.pth"
+FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
+BEST_VALIDATED = "predicted_by_checkpoint_best"  # in the folder of the validation
 EARLIER = "_of_earlier_training"
 # In words, where the name in the plans says too little.
 WORDS = {
@@ -52,6 +53,7 @@ class ContinuedTraining(RecordedTraining):
     - `--c` of a finished training says that it is finished, and validates.
     - Checkpoints that lie where a new training begins get another name: `--c` would take the final one for this
       training's.
+    - `--val_best` leaves a file in the folder of the validation, which nnU-Net fills for both checkpoints alike.
     """
 
     _loaded: Path | None = None
@@ -71,7 +73,7 @@ class ContinuedTraining(RecordedTraining):
     def on_train_start(self) -> None:
         super().on_train_start()
         if self._loaded is None and self.local_rank == 0 and not self.disable_checkpointing:
-            for name in (FINAL, "checkpoint_latest.pth", "checkpoint_best.pth"):
+            for name in (FINAL, "checkpoint_latest.pth", BEST):
                 file = Path(self.output_folder) / name
                 if file.is_file():
                     aside = file.replace(file.with_stem(file.stem + EARLIER))
@@ -86,6 +88,17 @@ class ContinuedTraining(RecordedTraining):
             )
             return
         super().run_training()
+        self._loaded = None  # what validates next are the weights that this training ended with
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        mark = Path(self.output_folder) / "validation" / BEST_VALIDATED
+        if self.local_rank == 0:
+            if self._loaded is not None and self._loaded.name == BEST:
+                mark.parent.mkdir(exist_ok=True)
+                mark.touch()
+            else:
+                mark.unlink(missing_ok=True)
+        super().perform_actual_validation(save_probabilities)
 
     def _refuse_other_training(self, file: Path, checkpoint: Mapping[str, Any]) -> None:
         """Raises UserError, after a word in the log, if `file` is not of the training that this trainer would do."""

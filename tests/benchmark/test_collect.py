@@ -18,6 +18,7 @@ from nnunetv2_cafr.commands.benchmark import _claimed
 from nnunetv2_cafr.evaluation.means import nnunet_means
 from nnunetv2_cafr.evaluation.scores import REFERENCE_CHECKSUMS, SETTINGS_FILE, Evaluation
 from nnunetv2_cafr.files import sha256
+from nnunetv2_cafr.training.continuation import BEST_VALIDATED
 
 from ..report.synthetic_study import NAMES, evaluation
 from .test_fairness import RECORD, write
@@ -198,3 +199,11 @@ def test_a_benchmark_of_another_version_is_refused(folder):
 def test_without_nnunets_folders_there_is_no_report(folder, monkeypatch):
     monkeypatch.delenv("nnUNet_results")
     assert refusal(folder).startswith("nnUNet_results is not set")
+
+
+def test_maps_of_the_best_checkpoint_are_not_reported_as_the_final_one_s(folder):
+    matrix = Matrix.read(folder)
+    predictions = matrix.fold_folder(next(iter(matrix.trainings()))) / "validation"
+    (predictions / BEST_VALIDATED).touch()
+    with pytest.raises(SystemExit, match="best checkpoint"):
+        collect.report(folder, "the command")

@@ -16,6 +16,7 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr import phantom
+from nnunetv2_cafr.training.continuation import BEST_VALIDATED
 
 TRAINER = "nnUNetTrainer_CAFR_budget2x1"
 THICK, REGIONS, OTHER = "Dataset001_Thick", "Dataset002_Regions", "Dataset003_Other"
@@ -222,6 +223,7 @@ def test_val_best_validates_the_best_checkpoint(trained):
     train(trained, THICK, "3d_cascade_fullres", 0, "--val", "--val_best", "--npz")
     np.testing.assert_array_equal(read(fold / "validation" / f"{CASES[2]}.nii.gz"), SACRUM)
     assert (fold / "validation" / f"{CASES[2]}.npz").exists()
+    assert (fold / "validation" / BEST_VALIDATED).exists()
 
 
 @pytest.mark.slow

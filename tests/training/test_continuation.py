@@ -12,6 +12,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.network import CAFRNet
+from nnunetv2_cafr.training.continuation import BEST_VALIDATED
 from nnunetv2_cafr.training.network_identity import differences, identity_of
 
 TRAINER = "nnUNetTrainer_CAFR_budget2x1"
@@ -187,6 +188,22 @@ def test_a_new_training_leaves_no_checkpoint_that_could_be_taken_for_its_own(beg
     assert not begun.exists() and not final.exists()
     assert begun.with_name("checkpoint_final_of_earlier_training.pth").read_bytes() == old
     assert "checkpoint_final.pth of an earlier training" in Path(trainer.log_file).read_text()
+
+
+def test_a_validation_of_the_best_checkpoint_is_marked_until_another_follows(begun, monkeypatch):
+    """nnU-Net's --val_best fills the same folder; a training that began from a best checkpoint is none of it."""
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: None)
+    monkeypatch.setattr(nnUNetTrainer, "run_training", lambda _: None)
+    mark = begun.parent / "validation" / BEST_VALIDATED
+    best = begun.with_name("checkpoint_best.pth")
+    shutil.copy(begun, best)
+    for checkpoint, continued, marked in ((best, False, True), (begun, False, False), (best, True, False)):
+        trainer = make(continue_training=continued)
+        trainer.load_checkpoint(str(checkpoint))
+        if continued:
+            trainer.run_training()
+        trainer.perform_actual_validation()
+        assert mark.exists() == marked
 
 
 def small(**changes: object) -> CAFRNet:
