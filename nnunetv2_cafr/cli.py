@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    if argv == ["--version"]:
+    if argv[:1] == ["--version"]:
         from importlib.metadata import version
 
         print(version("nnunetv2-cafr"))

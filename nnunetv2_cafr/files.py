@@ -54,6 +54,11 @@ def write_text(target: Path, text: str) -> None:
     write_atomically(target, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
+def write_bytes(target: Path, content: bytes) -> None:
+    """Writes bytes, whole or not at all."""
+    write_atomically(target, lambda partial: partial.write_bytes(content))
+
+
 def flush(path: Path) -> bool:
     """Waits until `path` is on the disk; False where there is no way to ask for that."""
     try:
@@ -204,14 +209,27 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it holds none, or cannot be read; names the file.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): correct it, or restore it from where it was made") from error
+    content = _read_json(path)
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise UserError(f"{path} holds a {kind}, expected an object in braces: correct it, or restore it")
     return content
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """The list that a JSON file holds; raises as `read_json`."""
+    content = _read_json(path)
+    if not isinstance(content, list):
+        kind = type(content).__name__
+        raise UserError(f"{path} holds a {kind}, expected a list in brackets: correct it, or restore it")
+    return content
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}): correct it, or restore it from where it was made") from error
 
 
 def sha256(path: Path) -> str:

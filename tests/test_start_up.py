@@ -29,7 +29,9 @@ def loaded(*arguments: str) -> tuple[str, list[str]]:
     return text, modules.split()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--version"], *([verb, "--help"] for verb in VERBS)])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--version"], ["--version", "doctor"], *([verb, "--help"] for verb in VERBS)]
+)
 def test_help_and_version_import_nothing_heavy(arguments):
     text, modules = loaded(*arguments)
     assert modules == []

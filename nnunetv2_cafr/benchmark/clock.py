@@ -6,11 +6,12 @@ later is measured in turns with one that was there, and its seconds are scaled b
 no length changes.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from nnunetv2_cafr.files import read_json
 
 CLOCK_FOLDER = "seconds_per_step"
 
@@ -43,7 +44,7 @@ class Clock:
     def read(cls, folder: Path) -> "Clock":
         """What the benchmark in `folder` has measured; nothing if it has not."""
         files = sorted((folder / CLOCK_FOLDER).glob("*.json"), key=lambda file: int(file.stem))
-        return cls(tuple(Measurement(**json.loads(file.read_text(encoding="utf-8"))) for file in files))
+        return cls(tuple(Measurement(**read_json(file)) for file in files))
 
     @cached_property
     def step_seconds(self) -> dict[str, float]:

@@ -57,7 +57,7 @@ def report(folder: Path, command: str) -> Path:
 
 
 def study_of(matrix: Matrix, folder: Path, command: str) -> Study:
-    description = json.loads((matrix.preprocessed / "dataset.json").read_text(encoding="utf-8"))
+    description = read_json(matrix.preprocessed / "dataset.json")
     costs, cost_conditions = _costs(folder / COST_FILE)
     record = _shared_record(matrix)
     return Study(
@@ -93,7 +93,7 @@ def _check_scoring(matrix: Matrix, folder: Path) -> None:
         raise ValueError(f"{shorten(lacking)} is missing: give the benchmark's line again, which scores what is left")
     ways: dict[str, list[str]] = defaultdict(list)
     for file in files:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = read_json(file)
         how = [settings.get(name) for name in ("tolerance_mm", "versions", "definitions")]
         ways[json.dumps(how, sort_keys=True)].append(str(file.parent))
     if len(ways) > 1:
@@ -156,7 +156,7 @@ def _validation_scores(matrix: Matrix, training: Training, folder: Path) -> Eval
     summary = predictions / "summary.json"
     # A copied folder may be older than its predictions too: nnU-Net's own Dice says whether it is of others.
     if (file / SETTINGS_FILE).stat().st_mtime < summary.stat().st_mtime:
-        of_nnunet = [one["Dice"] for one in json.loads(summary.read_text(encoding="utf-8"))["mean"].values()]
+        of_nnunet = [one["Dice"] for one in read_json(summary)["mean"].values()]
         ours, _ = nnunet_means(scores, "dice")
         if not np.allclose(np.sort(ours), np.sort(of_nnunet), equal_nan=True):
             raise ValueError(
@@ -232,7 +232,7 @@ def _lengths(matrix: Matrix) -> Lengths | None:
 
 def _curves(matrix: Matrix, arm: str) -> Iterator[Curve]:
     for training in _trainings(matrix, arm):
-        values = json.loads((matrix.fold_folder(training) / CURVES_FILE).read_text(encoding="utf-8"))
+        values = read_json(matrix.fold_folder(training) / CURVES_FILE)
         plain = {key: value for key, value in values.items() if value and not isinstance(value[0], list)}
         yield Curve(f"fold {training.fold}", training.seed, plain)
 
@@ -254,7 +254,7 @@ def _files(matrix: Matrix, arm: str, ending: str) -> Iterator[tuple[str, CaseFil
 def _costs(file: Path) -> tuple[dict[str, Cost], str]:
     if not file.is_file():
         return {}, ""
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(file)
     return {name: Cost(**cost) for name, cost in content["arms"].items()}, content["conditions"]
 
 

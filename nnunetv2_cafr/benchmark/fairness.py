@@ -18,7 +18,7 @@ from nnunetv2_cafr.benchmark.arms import NETWORKS_OF_PLANS, OWN_PLANS, RECIPE
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.errors import UserError, shorten
-from nnunetv2_cafr.files import read_json, sha256
+from nnunetv2_cafr.files import read_json, read_json_list, sha256
 from nnunetv2_cafr.plans_fields import resolved
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
@@ -38,7 +38,7 @@ _MATCHED = ("patch_size", "batch_size")  # may differ for arms with plans of the
 def records_of(matrix: Matrix, training: Training) -> list[Record]:
     """The records of a training, one per start; none if it has not begun."""
     file = matrix.fold_folder(training) / RECORD_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    return read_json_list(file) if file.is_file() else []
 
 
 def differences(matrix: Matrix, *, to_train: bool = False) -> list[str]:
@@ -113,7 +113,7 @@ def _splits(matrix: Matrix) -> Iterator[tuple[str, object]]:
     file = matrix.preprocessed / SPLITS_FILE
     if not file.is_file():
         return
-    splits = json.loads(file.read_text(encoding="utf-8"))
+    splits = read_json_list(file)
     for fold in matrix.folds:
         split = splits[fold] if fold < len(splits) else {"train": [], "val": []}
         for percent in matrix.percents:
@@ -185,7 +185,7 @@ def _plans(matrix: Matrix) -> list[str]:
 def _lack_of_configuration(matrix: Matrix, plans: str) -> str | None:
     """What to do about a plans file without the configuration; None if it has it."""
     file = matrix.plans_file(plans)
-    found = json.loads(file.read_text(encoding="utf-8"))["configurations"]
+    found = read_json(file)["configurations"]
     if matrix.configuration in found:
         return None
     remedy = (
@@ -251,7 +251,7 @@ def impossible_folds(matrix: Matrix) -> str | None:
     files = [folder / SPLITS_FILE for folder in (matrix.preprocessed, matrix.raw)]
     file = next((file for file in files if file.is_file()), None)
     if file is not None:
-        number = len(json.loads(file.read_text(encoding="utf-8")))
+        number = len(read_json_list(file))
         wanted = [str(fold) for fold in matrix.folds if fold >= number]
         there = " ".join(map(str, range(number)))
         return f"{file} has no fold {', '.join(wanted)}: give those that it has, -f {there}" if wanted else None
@@ -273,7 +273,7 @@ def _wrong_splits(matrix: Matrix) -> Iterator[str]:
     if not file.is_file():
         yield f"{file} is missing: run nnUNetv2_cafr split -d {matrix.dataset}, which keeps patients together"
         return
-    splits = json.loads(file.read_text(encoding="utf-8"))
+    splits = read_json_list(file)
     wanted = [fold for fold in matrix.folds if fold >= len(splits)]
     if wanted:
         yield f"{file} has {len(splits)} folds, there is no fold {', '.join(map(str, wanted))}"
@@ -303,10 +303,10 @@ def _missing_trainers(matrix: Matrix) -> Iterator[str]:
 
 
 def _wrong_externals(matrix: Matrix) -> Iterator[str]:
-    own = json.loads((find_dataset(matrix.dataset) / "dataset.json").read_text(encoding="utf-8"))
+    own = read_json(find_dataset(matrix.dataset) / "dataset.json")
     for dataset in matrix.externals:
         folder = find_dataset(dataset)
-        other = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        other = read_json(folder / "dataset.json")
         if dataset == matrix.dataset:
             yield f"--external {dataset} is the data set that the arms train on"
         if other["labels"] != own["labels"]:
@@ -351,7 +351,7 @@ def check_after(matrix: Matrix) -> None:
         if not records or not _is_finished(matrix, training):
             problems.append(f"{folder} is not finished")
         elif training.arm.family != RECIPE:
-            epochs = len(json.loads((folder / CURVES_FILE).read_text(encoding="utf-8"))["train_losses"])
+            epochs = len(read_json(folder / CURVES_FILE)["train_losses"])
             if epochs != records[-1]["settings"]["num_epochs"]:
                 problems.append(f"{folder} has {epochs} of {records[-1]['settings']['num_epochs']} epochs")
     problems += differences(matrix)

@@ -3,19 +3,18 @@
 Scores every label map of PREDICTIONS against the one of the same name in REFERENCES.
 """
 
-import json
 import sys
 from pathlib import Path
 
-from nnunetv2.configuration import default_num_processes
-
 from nnunetv2_cafr.evaluation.reading import CasePair, label_table
 from nnunetv2_cafr.evaluation.scoring import evaluate_folders
+from nnunetv2_cafr.files import read_json
+from nnunetv2_cafr.processes import default_processes
 from nnunetv2_cafr.raw_dataset import find_dataset, patients_of
 
 
 def main(dataset: str, references: Path, predictions: Path, target: Path) -> None:
-    description = json.loads((find_dataset(dataset) / "dataset.json").read_text(encoding="utf-8"))
+    description = read_json(find_dataset(dataset) / "dataset.json")
     ending = description["file_ending"]
     cases = sorted(file.name.removesuffix(ending) for file in predictions.glob(f"[!.]*{ending}"))
     patients = patients_of(dataset, cases)
@@ -24,7 +23,7 @@ def main(dataset: str, references: Path, predictions: Path, target: Path) -> Non
         for case in cases
     ]
     names = label_table(description["labels"])
-    evaluate_folders(pairs, names, num_processes=default_num_processes, progress=True).write(target)
+    evaluate_folders(pairs, names, num_processes=default_processes(), progress=True).write(target)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from nnunetv2_cafr.benchmark.clock import Measurement
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
-from nnunetv2_cafr.files import write_atomically
+from nnunetv2_cafr.files import write_text
 from nnunetv2_cafr.measuring import in_turns, machine
 from nnunetv2_cafr.training.record import code_digest
 
@@ -104,7 +104,7 @@ def main(folder: Path, output: Path, names: Sequence[str]) -> None:
     with in_scratch_folder():
         measurement = measure(matrix, names)
     output.parent.mkdir(exist_ok=True)
-    write_atomically(output, lambda path: path.write_text(json.dumps(asdict(measurement), indent=2)))
+    write_text(output, json.dumps(asdict(measurement), indent=2))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import check_folder, write_text
+from nnunetv2_cafr.files import check_folder, read_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -295,7 +295,7 @@ class Demo:
         from nnunetv2_cafr.evaluation.scoring import evaluate_folders
 
         references = self.held_out / "labelsTr"
-        table = label_table(json.loads((self.dataset / "dataset.json").read_text(encoding="utf-8"))["labels"])
+        table = label_table(read_json(self.dataset / "dataset.json")["labels"])
         names = sorted(path.name for path in references.glob(f"*{ENDING}"))
         predicted, consistent = (
             evaluate_folders(

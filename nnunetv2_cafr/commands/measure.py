@@ -14,14 +14,13 @@ A label map that cannot be measured does not stop the others: it is listed at th
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from nnunetv2_cafr.errors import UserError, shorten
-from nnunetv2_cafr.files import write_atomically, write_text
+from nnunetv2_cafr.files import write_bytes, write_text
 from nnunetv2_cafr.spine_maps import add_labels_argument, check_target, read_spine_maps
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, colour_files
 
@@ -72,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     failed: dict[str, str] = {}
     numbering: dict[str, str] = {}
     parts = []
+    pictures: dict[str, bytes] = {}
     for case, path in tqdm(found.maps.items(), unit="study"):
         try:
             mask, image = read_label_map(path, allowed, images.get(case))
@@ -87,21 +87,21 @@ def run(arguments: argparse.Namespace) -> int:
             one = StudyPreview(case, doubts={NOT_MEASURED: failed[case]})
         parts.append(part_of(one))
         if one.png:
-            (target / PICTURES).mkdir(parents=True, exist_ok=True)
-            write_atomically(target / PICTURES / f"{case}.png", partial(Path.write_bytes, data=one.png))
+            pictures[f"{PICTURES}/{case}.png"] = one.png
     if studies:
-        target.mkdir(parents=True, exist_ok=True)
+        (target / PICTURES if pictures else target).mkdir(parents=True, exist_ok=True)
         settings = {"maps": str(source), "images": str(arguments.images or ""), "labels": str(found.file)}
         about = {"Label maps": source, "Images": arguments.images or "not given", "Labels": found.file}
         page = render(parts, source.resolve().name, about)
         files = colour_files(found.labels) | table_files(studies, failed, settings) | {PAGE_FILE: page}
         for name, text in files.items():
             write_text(target / name, text)
+        for name, png in pictures.items():
+            write_bytes(target / name, png)
         levels = [level for study in studies.values() for level in study["levels"]]
         empty = sum(bool(level["reasons"]) for level in levels)
         print(f"{len(studies)} studies, {len(levels)} levels, of which {empty} have an empty value with its reason")
-        pictures = [f"{PICTURES}/"] if arguments.png else []
-        print(f"{', '.join(sorted(files) + pictures)} written to {target}")
+        print(f"{', '.join(sorted(files) + [f'{PICTURES}/'] * bool(pictures))} written to {target}")
     if numbering:
         print(f"Levels are doubtful in {len(numbering)} of {len(studies)} studies (see {PAGE_FILE}):")
         print("\n".join(f"  {case}: {doubts}" for case, doubts in numbering.items()))

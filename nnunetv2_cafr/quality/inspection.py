@@ -17,6 +17,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from dataset_conversion.geometry import orientation_of
 from dataset_conversion.reading import ENDINGS, NO_ORIENTATION, read_volume
+from nnunetv2_cafr.errors import last_line
 from nnunetv2_cafr.quality import checks
 from nnunetv2_cafr.quality.dataset import CaseFiles, RawDataset
 from nnunetv2_cafr.quality.findings import Finding, Severity
@@ -140,7 +141,7 @@ def _ask_nnunet(files: CaseFiles, report: CaseReport, dataset: RawDataset) -> It
 def _inspect_grid(
     image: sitk.Image, mask: sitk.Image | None, report: CaseReport, dataset: RawDataset, source: checks.Source
 ) -> None:
-    flat = report.flat or (image.GetSize()[2] == 1 and not source.file.endswith((".nii", ".nii.gz")))
+    flat = report.flat or (image.GetSize()[2] == 1 and not source.file.lower().endswith(ENDINGS))
     report.geometry = Geometry.of(image, 2 if flat else 3)
     if dataset.labels.is_spine and _is_oriented(Path(source.file), report):
         report.findings += checks.check_plane(report.geometry, source)
@@ -200,7 +201,7 @@ def _read(path: Path, report: CaseReport, dataset: RawDataset) -> sitk.Image | N
         image = _read_pages(path) if dataset.reader is Tiff3DIO else sitk.ReadImage(str(path))
     except Exception as error:  # tifffile raises nearly anything
         reader = "nnU-Net's Tiff3DIO" if dataset.reader is Tiff3DIO else "SimpleITK"
-        found = f"a file that {reader} cannot read ({(str(error).strip().splitlines() or ['?'])[-1].strip()})"
+        found = f"a file that {reader} cannot read ({last_line(error)})"
         remedy = "export it again, or leave the case out"
         report.findings.append(source.finding(Severity.ERROR, "unusable file", found, "an image", remedy))
         return None

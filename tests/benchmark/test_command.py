@@ -96,6 +96,10 @@ def test_folds_that_cannot_be_are_refused_in_the_dry_run_too(benchmark, nnunet_e
     (copies["nnUNet_preprocessed"] / DATASET / "splits_final.json").write_text('[{"train": [], "val": []}]')
     with pytest.raises(SystemExit, match=r"has no fold 1: give those that it has, -f 0$"):
         benchmark("-f", 0, 1, "--dry-run")
+    for cut, reason in (('[{"train"', "cannot be read"), ("{}", "expected a list")):
+        (copies["nnUNet_preprocessed"] / DATASET / "splits_final.json").write_text(cut)
+        with pytest.raises(SystemExit, match=reason):
+            benchmark("-f", 0, "--dry-run")
 
 
 def test_a_configuration_that_is_not_planned_is_refused_in_the_dry_run_too(benchmark):

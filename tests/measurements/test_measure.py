@@ -161,6 +161,15 @@ def test_nothing_is_left_where_all_fail(maps, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_no_picture_is_left_without_its_page(maps, tmp_path):
+    """Of a map that is drawn, but not measured."""
+    whole, other = sorted(maps.glob("*.nii.gz"))
+    sitk.WriteImage(sitk.ReadImage(whole)[:, :, 3:4], whole)
+    other.unlink()
+    assert run("-i", maps, "-o", tmp_path / "out", "--png") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_map_off_its_image(maps, tmp_path, capsys):
     """A map that lost its spacing would be measured in wrong mm."""
     images = tmp_path / "images"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -620,16 +621,30 @@ def test_names_that_are_not_looked_at(copy, number):
     assert all("M\\udcfcller" in one.found for one in found)
 
 
-def test_values_that_are_no_numbers(copy, number):
-    """ITK reads 0 for them from NIfTI alone."""
+def as_mha(copy: Copy, change: dict[Path, Callable[[sitk.Image], sitk.Image]]) -> None:
+    """All training cases as .mha, these files changed."""
     for path in copy.folder.glob("*Tr/*.nii.gz"):
-        image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32)
-        if path == copy.image(number):
-            image[5, 5, 2] = float("nan")
+        image = change.get(path, lambda image: image)(sitk.ReadImage(str(path)))
         sitk.WriteImage(image, str(path).replace(".nii.gz", ".mha"))
         path.unlink()
     shutil.rmtree(copy.folder / "imagesTs")
     copy.describe(file_ending=".mha")
+
+
+def test_a_single_slice_lies_as_the_volumes_do_in_any_format(copy, number):
+    as_mha(copy, {path: lambda image: image[:, :, 3:4] for path in (copy.image(number), copy.mask(number))})
+    assert copy.findings("orientation", "spacing") == []
+
+
+def test_values_that_are_no_numbers(copy, number):
+    """ITK reads 0 for them from NIfTI alone."""
+
+    def with_nan(image: sitk.Image) -> sitk.Image:
+        image = sitk.Cast(image, sitk.sitkFloat32)
+        image[5, 5, 2] = float("nan")
+        return image
+
+    as_mha(copy, {copy.image(number): with_nan})
     file = f"imagesTr/SpineMRI_{number:03d}_0000.mha"
     (found,) = only(copy, "unusable file", file=file, severity="error", remedy="replace them")
     assert found.found.startswith("NaN or infinity in 1 of")
