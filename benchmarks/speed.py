@@ -33,7 +33,7 @@ from nnunetv2_cafr.benchmark.cost import WARM_UP, MeasuredArm
 from nnunetv2_cafr.benchmark.forward_pass import plain_conv_unet
 from nnunetv2_cafr.benchmark.jobs import installed
 from nnunetv2_cafr.benchmark.matrix import Matrix
-from nnunetv2_cafr.files import begins_with, check_folder, write_atomically
+from nnunetv2_cafr.files import begins_with, check_folder, write_text
 from nnunetv2_cafr.measuring import count_macs, in_turns, infer, machine
 from nnunetv2_cafr.network import CAFRNet
 
@@ -179,7 +179,7 @@ def bench(target: Path, device: str, rounds: int) -> list[Measurement]:
         measurements += training(arms, max(2, rounds // 2))
         measurements.append(from_file_to_file(matrix, arms, max(2, rounds // 5)))
     content = {"conditions": conditions(device), "rounds": rounds, "measurements": list(map(asdict, measurements))}
-    write_atomically(target / RESULTS_FILE, lambda path: path.write_text(json.dumps(content, indent=1)))
+    write_text(target / RESULTS_FILE, json.dumps(content, indent=1))
     plot_growth(measurements, target / GROWTH_FILE)
     return measurements
 

@@ -43,7 +43,7 @@ from pydicom.uid import (
 
 from dataset_conversion.contrast import TAGS, Acquisition, acquisition_of
 from dataset_conversion.problems import Problem
-from nnunetv2_cafr.errors import counted, shorten
+from nnunetv2_cafr.errors import counted, last_line, shorten
 
 STEP_TOLERANCE = 0.1  # mm by which steps between slices may differ, and slices may lie beside each other
 STATION = 20  # mm beside each other that no shear of a stack is
@@ -231,7 +231,7 @@ def _read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
         return None, [choice]
     notes += choice
     if len(chosen) < 2 and not any(one.frames > 1 for one in chosen):
-        found = f"{len(chosen)} DICOM image{'' if len(chosen) == 1 else 's'}"
+        found = counted(len(chosen), "DICOM image")
         found += "".join(f"; {note}" for note in notes)
         remedy = "give the folder that holds all slices of the one series"
         return None, [Problem(folder, found, "a series of single slices", remedy)]
@@ -445,8 +445,7 @@ def _describe(folder: Path, group: Sequence[_Image]) -> str:
     ]
     where = group[0].path.parent.relative_to(folder).as_posix()
     words += [] if where == "." else [f"in {where}"]
-    number = _count(group)
-    slices = f"{number} slice{'' if number == 1 else 's'}"
+    slices = counted(_count(group), "slice")
     return f"{header.get('SeriesInstanceUID') or 'without a name'} ({', '.join([*words, slices])})"
 
 
@@ -582,7 +581,7 @@ def _check_positions(folder: Path, slices: Sequence[_Image], normal: np.ndarray)
         times = steps[at] / step
         missing = abs(times - round(times)) < STEP_TOLERANCE and round(times) > 1
         if missing:
-            found += f": {round(times) - 1} missing slice{'' if round(times) == 2 else 's'}"
+            found += f": {counted(round(times) - 1, 'missing slice')}"
         remedy = "add the missing slices" if missing else "resample the series to equal steps"
         return Problem(folder, found, f"equal steps within {STEP_TOLERANCE} mm", f"{remedy}, or leave it out"), step
     beside = positions - positions[0] - np.outer((positions - positions[0]) @ normal, normal)
@@ -664,10 +663,8 @@ def _decompressed(dataset: Any) -> np.ndarray:
 
 
 def _unreadable(path: Path, error: Exception) -> _UnreadableError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-    return _UnreadableError(
-        Problem(path, f"a slice that cannot be read ({reason})", "an intact DICOM slice", COPY_AGAIN)
-    )
+    found = f"a slice that cannot be read ({last_line(error)})"
+    return _UnreadableError(Problem(path, found, "an intact DICOM slice", COPY_AGAIN))
 
 
 def _smallest_type(values: np.ndarray) -> np.ndarray:

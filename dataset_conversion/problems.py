@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, counted
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class ConversionError(UserError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = sorted(problems, key=lambda problem: natural_order(str(problem.path)))
-        count = len(self.problems)
-        lines = [f"{count} {'problem' if count == 1 else 'problems'} found; nothing was written."]
+        lines = [f"{counted(len(self.problems), 'problem')} found; nothing was written."]
         for number, problem in enumerate(self.problems, 1):
             lines += [f"{number}. {_printable(str(problem.path))}", *lines_of(problem)]
         super().__init__("\n".join(lines))

@@ -28,6 +28,7 @@ from dataset_conversion.dicom import read_series
 from dataset_conversion.environment import is_text
 from dataset_conversion.nifti import check_header, check_place, has_no_codes
 from dataset_conversion.problems import Problem
+from nnunetv2_cafr.errors import last_line
 
 ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")  # of the files that are understood, in lower case
 FILE_ENDINGS = (*ENDINGS, ".mhd")  # MetaImage's header with its voxels in a file beside it; converters want one file
@@ -208,7 +209,7 @@ def _check_finite(path: Path, image: sitk.Image, not_finite: int) -> list[Proble
 
 
 def _itk_problem(path: Path, error: RuntimeError) -> Problem:
-    reason = str(error).strip().splitlines()[-1].strip()
+    reason = last_line(error)
     if "orthonormal" in reason:
         return Problem(
             path,

@@ -42,6 +42,11 @@ def counted(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
+def last_line(error: BaseException) -> str:
+    """What an error ends with, which tells most where a library's is long; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """Sorted whole numbers, runs of them in short: 0, 1, 2, 5 as 0 to 2, 5."""
     runs: list[list[int]] = []

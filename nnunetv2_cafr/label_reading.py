@@ -1,5 +1,6 @@
 """A label map by the reader of nnU-Net that its data set names, or a sentence that says why it cannot be read."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,16 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from dataset_conversion.reading import fault_of
+from nnunetv2_cafr.errors import last_line, shorten
+
+
+def refuse_foreign_labels(path: Path, found: np.ndarray, allowed: Collection[int]) -> None:
+    """Raises ValueError if a label map's values are others than `allowed` and 0; names them and the file."""
+    if foreign := [f"{value:g}" for value in found if value != 0 and value not in allowed]:
+        raise ValueError(
+            f"{path} holds {shorten(foreign)}, but the labels are {min(allowed)} to {max(allowed)}. Give the "
+            "dataset.json that it belongs to"
+        )
 
 
 def read_label_file(
@@ -25,8 +36,8 @@ def read_label_file(
     try:
         return reader().read_seg(str(path))
     except (AssertionError, OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        by = f"nnU-Net's {reader.__name__}, the data set's reader"
         raise ValueError(
-            f"{path} cannot be read by nnU-Net's {reader.__name__}, the data set's reader ({reason}): restore it from "
-            "its source; give one of two dimensions as a volume of one slice, which every reader knows"
+            f"{path} cannot be read by {by} ({last_line(error)}): restore it from its source; give one of two dimensions as "
+            "a volume of one slice, which every reader knows"
         ) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import describe_failure, write_atomically
+from nnunetv2_cafr.files import describe_failure, write_bytes, write_text
 
 EXAMPLES = """examples:
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
@@ -107,8 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
     text = json.dumps(content, indent=1)
     try:
         arguments.o.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(arguments.o, lambda partial: partial.write_bytes(program))
-        write_atomically(description_file(arguments.o), lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_bytes(arguments.o, program)
+        write_text(description_file(arguments.o), text)
     except OSError as error:
         raise UserError(describe_failure(arguments.o, error)) from error
     print(f"Wrote {arguments.o} ({len(program) / 2**20:.0f} MB, sizes: {sizes}) and {description_file(arguments.o)}")

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,10 @@ from filelock import FileLock
 
 from nnunetv2_cafr.deployment.description import Description, description_file
 from nnunetv2_cafr.deployment.studies import Study, fingerprint, series_of
-from nnunetv2_cafr.errors import shorten
-from nnunetv2_cafr.files import FULL, begins_with, check_place, refuse_inputs, sha256, write_atomically
+from nnunetv2_cafr.errors import last_line, shorten
+from nnunetv2_cafr.files import FULL, begins_with, check_place, refuse_inputs, sha256, write_bytes, write_text
+from nnunetv2_cafr.levels.files import STATISTICS_FILE, TABLE_FILE, decoding_of, read_decodings
+from nnunetv2_cafr.measurements import tables as measurements
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, name_labels
 
 if TYPE_CHECKING:
@@ -32,12 +33,11 @@ if TYPE_CHECKING:
 
 RECORD, FORMAT = "predict.json", "nnunetv2_cafr predict 1"
 DOCUMENTS = {"dataset.json": "dataset_json", "plans.json": "plans"}  # where nnUNetv2_predict leaves them
-LEVEL_TABLES = {  # of levels/files.py, and how they are known
-    "level_decoding.csv": begins_with("case,confidence,flags"),
-    "level_decoding.json": begins_with('"settings": {'),
+LEVEL_TABLES = {  # how they are known
+    TABLE_FILE: begins_with("case,confidence,flags"),
+    STATISTICS_FILE: begins_with('"settings": {'),
 }
-PAGE, PICTURES = "preview.html", "preview"  # of preview/page.py
-TABLES = ("measurements.csv", "measurements.json")  # of measurements/tables.py
+PAGE, PICTURES = "preview.html", "preview"  # of preview/page.py, which takes a second to import
 SEGMENTATION = ".seg.dcm"
 ROOM = 1 << 20  # bytes; with less left, a disk is full
 
@@ -102,11 +102,11 @@ class LabelMaps:
         check_place(self.folder)
         documents = [self.folder / name for name in (*DOCUMENTS, RECORD)]
         refuse_inputs(documents, [self.model, description_file(self.model)])
-        record = self._read_record()
+        record, beside = self._read_record()
         foreign = [self.folder / name for name, key in DOCUMENTS.items() if not self._may_hold(name, key)]
         there = [target for target in targets if os.path.lexists(target)]
         foreign += [target for target in there if not self._wrote(target, record)]
-        foreign += [self.folder / name for name in self._beside(studies) if self._is_foreign(name)]
+        foreign += [self.folder / name for name in self._beside(studies) if self._is_foreign(name, beside)]
         if foreign:
             names = shorten([str(path.relative_to(self.folder)) for path in foreign])
             raise FileExistsError(
@@ -120,8 +120,6 @@ class LabelMaps:
         """Of label maps by this network, those with these settings, their levels, and of the images as they are now."""
         done = {target for target in there if record[target.name].get("settings") == self.settings}
         if self.settings.get("levels"):
-            from nnunetv2_cafr.levels.files import decoding_of, read_decodings
-
             decodings = read_decodings(self.folder)  # lacks one after which a run was killed
             done = {target for target in done if decoding_of(target, decodings.get(there[target].name)) is not None}
         return {target for target in done if self._is_of_present_images(there[target], record[target.name])}
@@ -171,7 +169,7 @@ class LabelMaps:
         if self.has_single_labels():
             names += (SLICER_FILE, ITKSNAP_FILE)
         if self.description.spine is not None:
-            names += TABLES
+            names += [measurements.TABLE_FILE, measurements.JSON_FILE]
         for study in studies:
             names += [f"{PICTURES}/{study.name}.png"] * self.png
             names += [f"{study.name}{SEGMENTATION}"] * (self.dicom_seg and series_of(study) is not None)
@@ -181,18 +179,18 @@ class LabelMaps:
         """Whether the labels are no regions, which have names for several values."""
         return not any(isinstance(value, list | tuple) for value in self.description.dataset_json["labels"].values())
 
-    def _is_foreign(self, name: str) -> bool:
+    def _is_foreign(self, name: str, beside: Mapping[str, Sequence[str]]) -> bool:
         """Whether a file that lies beside label maps is there, and is not as an earlier call wrote it."""
         path = self.folder / name
         if path.parent != self.folder and (path.parent.is_symlink() or path.parent.is_file()):
             return True
         if not os.path.lexists(path):
             return False
-        return path.is_symlink() or not path.is_file() or sha256(path) not in self._read_beside().get(name, [])
+        return path.is_symlink() or not path.is_file() or sha256(path) not in beside.get(name, [])
 
     def label_maps(self) -> dict[str, Any]:
         """What the record holds of each label map, by its file's name."""
-        return self._read_record()
+        return self._read_record()[0]
 
     def read_beside(self, name: str) -> str | None:
         """What an earlier call wrote beside the label maps; None where there is nothing, or somebody changed it."""
@@ -200,7 +198,7 @@ class LabelMaps:
 
     def has_beside(self, name: str) -> bool:
         """Whether an earlier call wrote this beside the label maps, and nobody changed it."""
-        return (self.folder / name).is_file() and not self._is_foreign(name)
+        return (self.folder / name).is_file() and not self._is_foreign(name, self._read_record()[1])
 
     def write_beside(self, files: Mapping[str, bytes]) -> None:
         """Writes files beside the label maps, by their names in the folder, each whole or not at all.
@@ -210,10 +208,10 @@ class LabelMaps:
             OSError: if they cannot be written.
         """
         with _locked(self.folder):
+            record, beside = self._read_record()
             for name in files:
-                if self._is_foreign(name):
+                if self._is_foreign(name, beside):
                     raise FileExistsError(f"{self.folder / name} has come into being meanwhile; it was left as it is")
-            record, beside = self._read_record(), self._read_beside()
             for name, content in files.items():
                 path = self.folder / name
                 before = [sha256(path)] if path.exists() else []
@@ -221,34 +219,31 @@ class LabelMaps:
             self._write_record(record, beside)  # first, so that a kill never leaves a file that is not in it
             for name, content in files.items():
                 (self.folder / name).parent.mkdir(exist_ok=True)
-                write_atomically(self.folder / name, partial(Path.write_bytes, data=content))
+                write_bytes(self.folder / name, content)
 
     def remove_beside(self, names: Sequence[str]) -> None:
         """Removes what an earlier call wrote beside the label maps, unless somebody changed it since."""
         with _locked(self.folder):
-            if ours := [name for name in names if self.has_beside(name)]:
+            record, beside = self._read_record()
+            there = [name for name in names if (self.folder / name).is_file()]
+            if ours := [name for name in there if not self._is_foreign(name, beside)]:
                 for name in ours:
                     (self.folder / name).unlink()
-                beside = {name: known for name, known in self._read_beside().items() if name not in ours}
-                self._write_record(self._read_record(), beside)
+                self._write_record(record, {name: known for name, known in beside.items() if name not in ours})
 
-    def _read_record(self) -> dict[str, Any]:
+    def _read_record(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        """By name, what is known of each label map, and the SHA-256 of what was written beside them."""
         path = self.folder / RECORD
         if not os.path.lexists(path):
-            return {}
+            return {}, {}
         content = _read_json(path)
         record = content.get("label_maps") if isinstance(content, dict) and content.get("format") == FORMAT else None
         if not isinstance(record, dict) or not all(
             isinstance(entry, dict) and isinstance(entry.get("sha256"), list) for entry in record.values()
         ):
             raise FileExistsError(f"{path} is there and is no record of nnUNetv2_cafr predict: move it away")
-        return record
-
-    def _read_beside(self) -> dict[str, list[str]]:
-        """SHA-256 of what was written beside the label maps, by name."""
-        content = _read_json(self.folder / RECORD)
-        beside = content.get("beside") if isinstance(content, dict) else None
-        return {name: known for name, known in beside.items() if isinstance(known, list)} if beside else {}
+        beside = content.get("beside") or {}
+        return record, {name: known for name, known in beside.items() if isinstance(known, list)}
 
     def _write_record(self, record: Mapping[str, Any], beside: Mapping[str, Sequence[str]]) -> None:
         _write_json(self.folder / RECORD, {"format": FORMAT, "label_maps": record, "beside": beside})
@@ -305,7 +300,7 @@ class LabelMaps:
         except OSError:
             raise
         except Exception as error:  # ITK and others have errors of many kinds for what they cannot write
-            raise OSError(f"The label map could not be written: {_last_line(error)}") from error
+            raise OSError(f"The label map could not be written: {last_line(error)}") from error
         _check_whole(file, segmentation, io)
         if file.name.endswith((".nii", ".nii.gz")) and self.has_single_labels():
             name_labels(file, self.description.dataset_json["labels"])
@@ -315,7 +310,7 @@ class LabelMaps:
         """Adds files to the record before they get their names, so that a kill never leaves one that is not in it."""
         images = fingerprint(study)
         with _locked(self.folder):
-            record = self._read_record()
+            record, beside = self._read_record()
             for final, file in files.items():
                 before = [sha256(final)] if final.exists() and self._wrote(final, record) else []
                 if os.path.lexists(final) and not before:
@@ -329,7 +324,7 @@ class LabelMaps:
                     "doubts": study.doubts,
                     "sha256": digests,
                 }
-            self._write_record(record, self._read_beside())
+            self._write_record(record, beside)
 
     def is_full(self, error: Exception) -> bool:
         """Whether an error in writing comes from a full disk, where all studies that follow would fail as well."""
@@ -360,12 +355,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=4)
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    write_text(path, json.dumps(content, indent=4))
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from dataset_conversion.problems import Problem, lines_of
 from dataset_conversion.reading import FILE_ENDINGS, NO_ORIENTATION, Volume, read_volume
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.orders import UnknownOrderError, grid_in_order, read_in_order
-from nnunetv2_cafr.errors import UserError, millimetres, shorten
+from nnunetv2_cafr.errors import UserError, last_line, millimetres, shorten
 from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TILTED
 from nnunetv2_cafr.levels.field_of_view import doubt_about_height, height_of, height_shown
@@ -211,7 +211,7 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
         except UnknownOrderError as error:
             raise UnusableStudyError([replace(error.problem, path=first)]) from error
         except Exception as error:  # of a damaged picture, or channels that do not fit, readers raise nearly anything
-            reason = (str(error).strip().splitlines() or ["channels of different size or spacing?"])[-1]
+            reason = last_line(error) if str(error) else "channels of different size or spacing?"
             found = f"an image that nnU-Net's {description.reader} cannot read ({reason})"
             expected = f"an intact {description.file_ending} file for each channel, on one grid"
             raise UnusableStudyError([Problem(first, found, expected, "export it again")]) from error
@@ -305,8 +305,9 @@ def _check_unit(path: Path, volume: Volume | None, properties: dict[str, Any]) -
     meant, read = (np.sort(spacing) for spacing in (volume.image.GetSpacing(), properties["spacing"]))
     if np.allclose(meant, read, rtol=1e-3):
         return None
-    words = [" x ".join(f"{step:.4g}" for step in spacing) for spacing in (meant, read)]
-    found = f"a spacing of {words[0]} mm by the header's unit, which nnU-Net's reader takes for {words[1]} mm"
+    found = (
+        f"a spacing of {millimetres(meant)} by the header's unit, which nnU-Net's reader takes for {millimetres(read)}"
+    )
     return Problem(path, found, "a header in mm", "write spacing and unit (mm) into the header, or convert it again")
 
 

@@ -78,7 +78,7 @@ def nnunet_means(evaluation: Evaluation, metric: str) -> tuple[pd.Series, float]
     return means, float(means.mean(skipna=False))
 
 
-def class_table(evaluation: Evaluation, view: str = "volume") -> pd.DataFrame:
+def class_table(evaluation: Evaluation) -> pd.DataFrame:
     """One row per class, indexed by name.
 
     Returns:
@@ -86,7 +86,7 @@ def class_table(evaluation: Evaluation, view: str = "volume") -> pd.DataFrame:
         prediction holds it, but whose reference does not; means of overlaps over `cases` (missed ones are 0), and of
         distances over those that are not missed.
     """
-    rows = evaluation.classes[evaluation.classes["view"] == view]
+    rows = evaluation.classes[evaluation.classes["view"] == "volume"]
     in_reference, in_prediction = rows["reference_mm3"] > 0, rows["prediction_mm3"] > 0
     flags = pd.DataFrame(
         {"cases": in_reference, "missed": in_reference & ~in_prediction, "false": in_prediction & ~in_reference}
@@ -94,7 +94,7 @@ def class_table(evaluation: Evaluation, view: str = "volume") -> pd.DataFrame:
     table = flags.groupby(rows["name"], sort=False).sum()
     for metric in METRICS:
         policy: Policy = "found" if metric in DISTANCES else "present"
-        table[metric] = values_by_policy(evaluation, metric, policy, view=view).groupby("name")["value"].mean()
+        table[metric] = values_by_policy(evaluation, metric, policy).groupby("name")["value"].mean()
     return table
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import cc3d
 import numpy as np
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import find_objects, uniform_filter1d
 
 from nnunetv2_cafr.levels.curve import Curve, fit_curve
 from nnunetv2_cafr.levels.path import DISC, VERTEBRA
@@ -137,12 +137,12 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
     kind_of = np.zeros(int(max(labels.max(), *spine.names)) + 1, np.uint8)
     kind_of[[label for values in spine.labels.values() for label in values]] = VERTEBRA + 1
     kind_of[[label for values in spine.discs.values() for label in values]] = DISC + 1
-    window = _window(kind_of.take(labels))
-    part = labels[window]
-    kinds = kind_of.take(part)
-    inside = np.flatnonzero(kinds)
-    if not len(inside):
+    kinds = kind_of.take(labels)
+    window = next(iter(find_objects((kinds > 0).view(np.uint8))), None)
+    if window is None:
         raise NoOrderError("neither vertebrae nor discs")
+    part, kinds = labels[window], kinds[window]
+    inside = np.flatnonzero(kinds)
     index = np.stack(np.unravel_index(inside, part.shape), 1) + [side.start for side in window]
     label, kind = part.ravel()[inside], kinds.ravel()[inside] - 1
     atoms, clumps = (
@@ -184,15 +184,6 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
         raise NoOrderError(f"fewer than {FEWEST} vertebrae in a row")
     voxels = np.ravel_multi_index(tuple(index.T), labels.shape)
     return Anatomy(voxels, pieces.number, structures, fragments, _refined(structures, pitch), below)
-
-
-def _window(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around a mask; all of it where the mask is empty."""
-    box = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1) if len(hit) else slice(0, mask.shape[axis]))
-    return tuple(box)
 
 
 def _depth(points: np.ndarray, clumps: _Groups, least: float) -> float:

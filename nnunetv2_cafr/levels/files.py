@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from nnunetv2_cafr.errors import shorten
-from nnunetv2_cafr.files import sha256, write_atomically
-from nnunetv2_cafr.label_reading import read_label_file
+from nnunetv2_cafr.files import sha256, write_atomically, write_text
+from nnunetv2_cafr.label_reading import read_label_file, refuse_foreign_labels
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.decoding import (
     BEYOND,
@@ -83,13 +82,7 @@ def read_labels(
     values, properties = read_label_file(path, reader, oriented=True)  # the order of levels: which way is up
     if values.shape[0] != 1 or values.ndim != 4:
         raise ValueError(f"{path} holds {values.shape[0]} channels, expected one label map")
-    found = np.unique(values)
-    foreign = [f"{value:g}" for value in found if value not in allowed and value != 0]
-    if foreign:
-        raise ValueError(
-            f"{path} holds {shorten(foreign)}, but the labels are {min(allowed)} to {max(allowed)}. Give the "
-            "dataset.json that it belongs to"
-        )
+    refuse_foreign_labels(path, np.unique(values), allowed)
     # Of a type that holds every label: decoding may give one that the map does not hold yet.
     return values[0].astype(np.uint8 if max(allowed) < 256 else np.uint16), properties
 
@@ -196,10 +189,8 @@ class Record:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(_row(name, study) for name, study in sorted(self.studies.items()))
-        write_atomically(
-            self.folder / STATISTICS_FILE, lambda path: path.write_text(json.dumps(content, indent=2) + "\n")
-        )
-        write_atomically(self.folder / TABLE_FILE, lambda path: path.write_text(table.getvalue(), encoding="utf-8"))
+        write_text(self.folder / STATISTICS_FILE, json.dumps(content, indent=2) + "\n")
+        write_text(self.folder / TABLE_FILE, table.getvalue())
 
     def summary(self, cases: list[str]) -> str:
         """What became of these cases, those with flags by name."""

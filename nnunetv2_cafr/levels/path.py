@@ -118,18 +118,18 @@ def _slots(spine: Spine, vertebrae: Sequence[str], twins: dict[str, tuple[int, .
     if vertebrae[0] != SACRUM:
         slots += [
             Slot(VERTEBRA, f"below {vertebrae[0]}", (), (), 2 * PRICE_BEYOND),
-            _disc_slot(spine, None, vertebrae[0], twins),
+            _disc_slot(spine, None, vertebrae[0]),
         ]
     for lower, upper in zip(vertebrae, [*vertebrae[1:], None], strict=True):
         labels = spine.labels.get(lower, ())
-        slots += [Slot(VERTEBRA, lower, labels or twins.get(lower, ()), labels), _disc_slot(spine, lower, upper, twins)]
+        slots += [Slot(VERTEBRA, lower, labels or twins.get(lower, ()), labels), _disc_slot(spine, lower, upper)]
     for number in range(PADS):
         beyond = f"{number + 1} above {vertebrae[-1]}"
         slots += [Slot(VERTEBRA, beyond, (), (), PRICE_BEYOND), Slot(DISC, f"disc {beyond}", (), (), PRICE_BEYOND)]
     return tuple(slots)
 
 
-def _disc_slot(spine: Spine, lower: str | None, upper: str | None, twins: dict[str, tuple[int, ...]]) -> Slot:
+def _disc_slot(spine: Spine, lower: str | None, upper: str | None) -> Slot:
     """The disc between two vertebrae that follow one another in a column, as the table may or may not know it."""
     known = {pair: labels for pair, labels in spine.discs.items() if lower in pair or upper in pair}
     if (labels := spine.discs.get((lower or "", upper or ""))) is not None:

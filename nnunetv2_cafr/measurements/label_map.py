@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from dataset_conversion.geometry import check_same_grid
 from dataset_conversion.problems import Problem
 from dataset_conversion.reading import read_volume
-from nnunetv2_cafr.errors import shorten
+from nnunetv2_cafr.label_reading import refuse_foreign_labels
 
 ORDER = "LPS"  # x to the left, y backwards, z upwards
 
@@ -62,12 +62,7 @@ def read_label_map(
     """
     mask = _read(path)
     found = np.unique(sitk.GetArrayViewFromImage(mask))
-    foreign = [f"{value:g}" for value in found if value != 0 and value not in allowed]
-    if foreign:
-        raise ValueError(
-            f"{path} holds {shorten(foreign)}, but the labels are {min(allowed)} to {max(allowed)}. Give "
-            "the dataset.json that it belongs to"
-        )
+    refuse_foreign_labels(path, found, allowed)
     labels = sitk.Cast(mask, sitk.sitkUInt8 if found.max() < 256 else sitk.sitkUInt16)
     if image is None:
         return labels, None

@@ -45,7 +45,7 @@ class Outline:
         angle: of the structure's own axes, in radians.
         upper, lower: angles of the end plates in the slice, in radians, positive where a plate rises backwards.
         front, back: places of the walls at mid height along the own axis a, bottom and top likewise along u, in mm.
-        upper_front, upper_back, lower_front, lower_back: corners.
+        upper_back, lower_back: corners.
         heights: anterior, middle and posterior, in mm.
     """
 
@@ -56,9 +56,7 @@ class Outline:
     back: float
     bottom: float
     top: float
-    upper_front: np.ndarray
     upper_back: np.ndarray
-    lower_front: np.ndarray
     lower_back: np.ndarray
     heights: tuple[float, float, float]
 
@@ -151,9 +149,7 @@ def outline(
         back=back,
         bottom=bottom,
         top=top,
-        upper_front=to_slice @ upper_front,
         upper_back=to_slice @ upper_back,
-        lower_front=to_slice @ lower_front,
         lower_back=to_slice @ lower_back,
         heights=(heights[0], heights[1], heights[2]),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.section import NotMeasurableError, Outline, Section, largest_part, outline, own_axes
@@ -187,20 +188,21 @@ def _find(label_map: LabelMap, spine: Spine) -> Iterator[_Structure]:
         numbered = lower.startswith("vertebra_")
         name = spine.names[labels[0]] if numbered else f"{upper}/{lower}"
         wanted.append((place, name, "disc", (lower, upper), labels))
-    shape = label_map.labels.shape
-    for place, name, kind, between, labels in sorted(wanted, key=lambda one: one[0]):
-        inside = np.isin(label_map.labels, labels)
-        box, cut = [], []
-        for axis in range(3):
-            hit = np.flatnonzero(inside.any(tuple(other for other in range(3) if other != axis)))
-            if not len(hit):
-                break
-            box.append((int(hit[0]), int(hit[-1])))
-            cut += _edges(axis, hit[0], hit[-1], shape)
-        else:
-            mask = inside[tuple(slice(low, high + 1) for low, high in box)]
-            corner = (box[0][0], box[1][0], box[2][0])
-            yield _Structure(Level(name, kind), between, place, mask, corner, cut, label_map.spacing)
+    wanted.sort(key=lambda one: one[0])
+    number_of = np.zeros(max(label_map.labels.max(), *spine.names) + 1, np.uint8)
+    for number, (*_, labels) in enumerate(wanted, start=1):
+        number_of[list(labels)] = number
+    numbers = number_of[label_map.labels]
+    for number, box in enumerate(find_objects(numbers), start=1):
+        if box is not None:
+            place, name, kind, between, _ = wanted[number - 1]
+            corner = (box[0].start, box[1].start, box[2].start)
+            cut = [
+                edge
+                for axis, side in enumerate(box)
+                for edge in _edges(axis, side.start, side.stop - 1, label_map.labels.shape)
+            ]
+            yield _Structure(Level(name, kind), between, place, numbers[box] == number, corner, cut, label_map.spacing)
 
 
 def _edges(axis: int, first: int, last: int, shape: Sequence[int]) -> list[str]:

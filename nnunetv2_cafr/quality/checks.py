@@ -16,7 +16,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from dataset_conversion.geometry import DIRECTION_TOLERANCE, ORIGIN_TOLERANCE, SPACING_TOLERANCE, orientation_of
 from dataset_conversion.labels import INTEGRAL_TOLERANCE
 from nnunetv2_cafr import spine as levels
-from nnunetv2_cafr.errors import ranges, shorten
+from nnunetv2_cafr.errors import millimetres, ranges, shorten
 from nnunetv2_cafr.quality.dataset import LabelTable
 from nnunetv2_cafr.quality.findings import Finding, Severity
 from nnunetv2_cafr.quality.measures import Geometry, Intensities, Piece, Structure, physical
@@ -155,11 +155,11 @@ def check_labels(raw: np.ndarray, table: LabelTable, spine: bool, source: Source
     values, counts = np.unique(raw, return_counts=True)
     known = {0, *table.names} | ({table.ignore} if table.ignore is not None else set())
     whole = np.abs(values - np.rint(values)) <= INTEGRAL_TOLERANCE
-    foreign = [value in known for value in np.rint(values).astype(np.int64).tolist()]
+    is_known = [value in known for value in np.rint(values).astype(np.int64).tolist()]
     for wrong, check, expected, remedy in (
         (~whole, "fractional labels", "whole numbers", "export the mask again without interpolation"),
         (
-            whole & ~np.array(foreign),
+            whole & ~np.array(is_known),
             "unknown label",
             f"labels of dataset.json: {ranges(sorted(known))}",
             "correct these voxels, or add the label to dataset.json",
@@ -268,8 +268,7 @@ def check_plane(geometry: Geometry, source: Source) -> Iterator[Finding]:
         yield source.finding(
             Severity.WARNING,
             "not sagittal",
-            f"{geometry.plane} slices (orientation {geometry.orientation}, spacing "
-            f"{' x '.join(f'{s:.3g}' for s in geometry.spacing)} mm)",
+            f"{geometry.plane} slices (orientation {geometry.orientation}, spacing {millimetres(geometry.spacing)})",
             "sagittal slices, on which neighbouring levels are seen together",
             "correct the direction in the header if it is wrong, or leave the series out",
         )

@@ -19,7 +19,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from nnunetv2_cafr import files as ownership
-from nnunetv2_cafr.errors import counted
+from nnunetv2_cafr.errors import counted, last_line
 from nnunetv2_cafr.evaluation.means import per_case
 from nnunetv2_cafr.files import begins_with
 from nnunetv2_cafr.pages import environment
@@ -499,7 +499,7 @@ def _drawn(files: Sequence[Path], draw: Callable[..., Drawn], *arguments: object
     try:
         return draw(*arguments), ""
     except (RuntimeError, ValueError) as error:
-        return None, str(error).strip().splitlines()[-1]
+        return None, last_line(error)
 
 
 def _places(**places: int) -> Iterator[tuple[list[str], int]]:

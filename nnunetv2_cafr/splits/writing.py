@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import describe_failure, partial_of, write_atomically
+from nnunetv2_cafr.files import describe_failure, partial_of, write_text
 from nnunetv2_cafr.raw_dataset import Dataset
 
 SPLITS_FILE = "splits_final.json"
@@ -31,7 +31,7 @@ def write_splits(splits: Sequence[Split], targets: Sequence[Path]) -> list[Path]
     written: list[Path] = []
     try:
         for target in new:
-            write_atomically(target, lambda partial: partial.write_text(text, encoding="utf-8"))
+            write_text(target, text)
             written.append(target)
     except BaseException as error:
         for path in written:

@@ -22,7 +22,7 @@ import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
-from nnunetv2_cafr.files import sha256, write_atomically
+from nnunetv2_cafr.files import sha256, write_text
 from nnunetv2_cafr.training.network_identity import identity_of
 from nnunetv2_cafr.training.orientation import OrientedCases
 
@@ -222,7 +222,7 @@ def data_files(folder: str, cases: Iterable[str]) -> dict[str, list[int]]:
 
 
 def _write_json(target: Path, content: object) -> None:
-    write_atomically(target, lambda path: path.write_text(json.dumps(content, indent=1, default=_as_plain)))
+    write_text(target, json.dumps(content, indent=1, default=_as_plain))
 
 
 def _as_plain(value: object) -> object:

@@ -53,9 +53,5 @@ def describe(model: Path, channels: tuple[str, ...] = ("T1",), ending: str = ".n
         },
         "dataset_json": {"channel_names": channel_names, "labels": {"background": 0, "a": 1}, "file_ending": ending},
     }
-    content["dataset_json"]["file_ending"] = (
-        ".png" if plans.get("image_reader_writer") == "NaturalImage2DIO" else ".nii.gz"
-    )
-
     model.with_suffix(".json").write_text(json.dumps({**content, "sha256": sha256(model)}))
     return model

@@ -246,7 +246,7 @@ def test_pictures(predict, scans, tmp_path) -> None:
 
 def test_photographs(predict, tmp_path) -> None:
     """Of a network for PNG files, whose label maps are such, too."""
-    model = describe(tmp_path / "model.onnx", image_reader_writer="NaturalImage2DIO")
+    model = describe(tmp_path / "model.onnx", ending=".png", image_reader_writer="NaturalImage2DIO")
     values = np.random.default_rng(0).integers(0, 255, (30, 24)).astype(np.uint8)
     (tmp_path / "scans").mkdir()
     Image.fromarray(values).save(tmp_path / "scans" / "cells_0000.png")
