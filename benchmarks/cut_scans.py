@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.paths import nnUNet_preprocessed
 
-from nnunetv2_cafr.commands import options
+from nnunetv2_cafr import options
 from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset
 from nnunetv2_cafr.splits.writing import SPLITS_FILE

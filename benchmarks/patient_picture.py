@@ -6,7 +6,6 @@ DATASET is a folder of nnUNet_raw; each FOLDER holds label maps, such as fold_0/
 the one with the most of the reference.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -14,18 +13,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import SimpleITK as sitk
 
+from dataset_conversion.geometry import orient
+from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.report.pictures import draw_labels
 
 
 def slices(file: Path) -> tuple[np.ndarray, float]:
     """Sagittal slices (n, rows, columns), head up and front left, and the height of a pixel over its width."""
-    image = sitk.DICOMOrient(sitk.ReadImage(file), "PIR")
+    image = orient(sitk.ReadImage(file))
     width, height, _ = image.GetSpacing()
     return sitk.GetArrayFromImage(image), height / width
 
 
 def main(dataset: str, case: str, target: str, *arms: str) -> None:
-    content = json.loads(Path(dataset, "dataset.json").read_text())
+    content = read_json(Path(dataset, "dataset.json"))
     names = {label: name for name, label in content["labels"].items() if label}
     ending = content["file_ending"]
     image, aspect = slices(Path(dataset, "imagesTr", f"{case}_0000{ending}"))

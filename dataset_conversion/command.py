@@ -11,20 +11,8 @@ from dataset_conversion.collection import Collection
 from dataset_conversion.conversion import convert
 from dataset_conversion.environment import fault_of_arguments, folder_of, spell_strange_letters
 from dataset_conversion.labels import SCHEMES
+from nnunetv2_cafr import options
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.processes import default_processes
-
-
-def _dataset_number(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 999:
-        raise argparse.ArgumentTypeError(f"{text} is not a data set number; expected 1 to 999, such as 511")
-    return int(text)
-
-
-def _num_processes(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of processes; expected 1 or more")
-    return int(text)
 
 
 def make_parser(command: str, *, description: str, source: str, example: str) -> argparse.ArgumentParser:
@@ -42,7 +30,13 @@ def make_parser(command: str, *, description: str, source: str, example: str) ->
         epilog=f"example: {command} {example}",
     )
     parser.add_argument("-i", type=Path, required=True, metavar="SRC", help=source)
-    parser.add_argument("-d", type=_dataset_number, required=True, metavar="ID", help="data set number, 1 to 999")
+    parser.add_argument(
+        "-d",
+        type=options.whole_number("data set number", 1, 999),
+        required=True,
+        metavar="ID",
+        help="data set number, 1 to 999",
+    )
     parser.add_argument("-o", type=Path, metavar="DIR", help="where to write the data set; default: $nnUNet_raw")
     parser.add_argument(
         "--labels",
@@ -50,14 +44,7 @@ def make_parser(command: str, *, description: str, source: str, example: str) ->
         default="levels",
         help="; ".join(f"{name}: {meaning}" for name, meaning in SCHEMES.items()) + "; default: levels",
     )
-    processes = default_processes()
-    parser.add_argument(
-        "-np",
-        type=_num_processes,
-        default=processes,
-        metavar="N",
-        help=f"number of processes; default here: {processes}",
-    )
+    options.add_processes(parser, "number of processes that convert")
     return parser
 
 

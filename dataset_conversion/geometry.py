@@ -34,9 +34,9 @@ def orientation_of(image: sitk.Image) -> str:
     return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection()))
 
 
-def orient(image: sitk.Image) -> sitk.Image:
-    """Permute and flip the axes to `ORIENTATION`; every voxel keeps its value and its place in the patient."""
-    return image if orientation_of(image) == ORIENTATION else sitk.DICOMOrient(image, ORIENTATION)
+def orient(image: sitk.Image, order: str = ORIENTATION) -> sitk.Image:
+    """Permute and flip the axes to this voxel order; every voxel keeps its value and its place in the patient."""
+    return image if orientation_of(image) == order else sitk.DICOMOrient(image, order)
 
 
 def check_axes(path: Path, image: sitk.Image) -> list[Problem]:
@@ -112,7 +112,7 @@ def check_same_grid(path: Path, mask: sitk.Image, image_path: Path, image: sitk.
         found, expected = (f"{name} ({', '.join(f'{v:.6g}' for v in values)})" for values in (of_mask, of_image))
         return Problem(path, found, f"{expected}, as the image{tolerance}", remedy)
 
-    turned = sitk.DICOMOrient(mask, orientation_of(image)) if orientation_of(mask) != orientation_of(image) else mask
+    turned = orient(mask, orientation_of(image))
     if turned.GetSize() != image.GetSize():
         if mask.GetSize() == image.GetSize():
             # The voxels are the image's, the header is not.

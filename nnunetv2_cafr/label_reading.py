@@ -38,6 +38,6 @@ def read_label_file(
     except (AssertionError, OSError, RuntimeError, ValueError) as error:
         by = f"nnU-Net's {reader.__name__}, the data set's reader"
         raise ValueError(
-            f"{path} cannot be read by {by} ({last_line(error)}): restore it from its source; give one of two dimensions as "
-            "a volume of one slice, which every reader knows"
+            f"{path} cannot be read by {by} ({last_line(error)}): restore it from its source; give one of two "
+            "dimensions as a volume of one slice, which every reader knows"
         ) from error

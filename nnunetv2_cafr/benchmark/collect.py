@@ -31,7 +31,7 @@ from nnunetv2_cafr.evaluation.reading import label_table
 from nnunetv2_cafr.evaluation.scores import REFERENCE_CHECKSUMS, SETTINGS_FILE, Evaluation
 from nnunetv2_cafr.files import read_json, sha256
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
-from nnunetv2_cafr.report.page import check_folder, write_report
+from nnunetv2_cafr.report.page import check_report_folder, write_report
 from nnunetv2_cafr.report.study import CaseFiles, Cost, Curve, Lengths, Section, Study
 from nnunetv2_cafr.training.continuation import BEST_VALIDATED
 from nnunetv2_cafr.training.record import CURVES_FILE
@@ -48,7 +48,7 @@ def report(folder: Path, command: str) -> Path:
     """
     matrix = Matrix.read(folder)
     try:
-        check_folder(folder / REPORT)
+        check_report_folder(folder / REPORT)
         fairness.check_after(matrix)
         _check_scoring(matrix, folder)
         return write_report(study_of(matrix, folder, command), folder / REPORT)

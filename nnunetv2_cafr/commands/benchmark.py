@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from nnunetv2_cafr import options
 from nnunetv2_cafr.benchmark.arms import ARMS, BUDGETS, parse_budget
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Clock
 from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE, Matrix, compared
-from nnunetv2_cafr.commands import options
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import check_folder
 
@@ -219,7 +219,7 @@ def _claimed(folder: Path, matrix: Matrix) -> Iterator[None]:
     """
     from nnunetv2_cafr.benchmark.collect import REPORT
     from nnunetv2_cafr.benchmark.workflow import LOCK, hold
-    from nnunetv2_cafr.report.page import check_folder as check_report
+    from nnunetv2_cafr.report.page import check_report_folder
 
     if (folder / MATRIX_FILE).is_file():
         found, wanted = (asdict(one) for one in (Matrix.read(folder), matrix))
@@ -231,7 +231,7 @@ def _claimed(folder: Path, matrix: Matrix) -> Iterator[None]:
     try:
         if not (folder / MATRIX_FILE).is_file():
             check_folder(folder, "a benchmark's", {LOCK: Path.is_file})
-        check_report(folder / REPORT)
+        check_report_folder(folder / REPORT)
     except OSError as error:
         raise UserError(f"{error} (-o). Nothing was touched") from error
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_cafr.commands import options
+from nnunetv2_cafr import options
 from nnunetv2_cafr.errors import UserError, counted
 from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, write_atomically
 from nnunetv2_cafr.quality.findings import HEADING, Finding, count_severities, exit_status, write_table

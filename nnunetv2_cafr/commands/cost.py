@@ -2,7 +2,7 @@
 
 import argparse
 
-from nnunetv2_cafr.commands import options
+from nnunetv2_cafr import options
 from nnunetv2_cafr.errors import UserError
 
 EXAMPLES = """examples:

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_cafr.commands import options
+from nnunetv2_cafr import options
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.evaluation import TOLERANCE_MM
 from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, read_json

@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from nnunetv2_cafr.commands import options
+from nnunetv2_cafr import options
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import describe_failure, write_bytes, write_text
 

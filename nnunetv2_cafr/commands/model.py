@@ -8,7 +8,7 @@ of the model's, and nothing stays of one that is refused.
 import argparse
 from pathlib import Path
 
-from nnunetv2_cafr.commands import options
+from nnunetv2_cafr import options
 from nnunetv2_cafr.errors import UserError
 
 EXAMPLES = """examples:

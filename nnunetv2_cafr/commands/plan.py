@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 
-from nnunetv2_cafr.commands import options
+from nnunetv2_cafr import options
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.planning import CONTEXT_BYTES, GB

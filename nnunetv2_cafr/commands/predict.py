@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_cafr.commands import options
+from nnunetv2_cafr import options
 from nnunetv2_cafr.deployment.runtime import PRECISIONS, RUNTIMES
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.spine import read_spine

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from nnunetv2.paths import nnUNet_preprocessed
 
-from nnunetv2_cafr.commands import options
+from nnunetv2_cafr import options
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.splits import DEFAULT_SEED, SCHEMES
 

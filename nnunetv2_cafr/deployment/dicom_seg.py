@@ -23,7 +23,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from dataset_conversion.dicom import Series, list_dicom, read_series
-from dataset_conversion.geometry import check_same_grid, orientation_of
+from dataset_conversion.geometry import check_same_grid, orient, orientation_of
 from nnunetv2_cafr.spine import SACRUM, colour_of, disc_of, vertebra_of
 
 SERIES_NUMBER = 900  # ours: behind those of a scanner
@@ -111,8 +111,7 @@ def segmentation(mask: sitk.Image, folder: Path, names: Mapping[int, str], netwo
 def _volume(mask: sitk.Image, series: Series, names: Mapping[int, str]) -> highdicom.Volume:
     """The numbers of the segments on the series' grid."""
     grid = series.image
-    order = orientation_of(grid)
-    labels = sitk.GetArrayFromImage(mask if orientation_of(mask) == order else sitk.DICOMOrient(mask, order))
+    labels = sitk.GetArrayFromImage(orient(mask, orientation_of(grid)))
     segments = np.zeros(max(names) + 1, np.uint8 if len(names) < 256 else np.uint16)
     segments[sorted(names)] = np.arange(1, len(names) + 1)
     return highdicom.Volume.from_components(

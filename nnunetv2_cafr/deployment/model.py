@@ -114,7 +114,7 @@ class Model:
             ValueError: if `levels` are asked for where the labels have no order.
         """
         decoder = LevelDecoder(self.description) if levels else None
-        segmentation, geometry = predict_study(
+        segmentation, geometry = predict_labels(
             study, self.description, self.network, self.mirroring_axes, self.step_size, decoder
         )
         decoding = decoder.decode(segmentation, geometry) if decoder else None
@@ -211,7 +211,7 @@ def _image_of(array: np.ndarray, spacing: Sequence[float] | None, voxel_order: s
     return image
 
 
-def predict_study(
+def predict_labels(
     study: Study,
     description: Description,
     network: Network,

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from nnunetv2.experiment_planning.verify_dataset_integrity import check_cases, verify_labels
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
-from dataset_conversion.geometry import orientation_of
+from dataset_conversion.geometry import orient
 from dataset_conversion.reading import ENDINGS, NO_ORIENTATION, read_volume
 from nnunetv2_cafr.errors import last_line
 from nnunetv2_cafr.quality import checks
@@ -264,5 +264,4 @@ def _in_order_of(image: Path, mask: sitk.Image) -> sitk.Image:
     direction = reader.GetDirection()
     if len(direction) != 9:
         return mask
-    order = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
-    return mask if orientation_of(mask) == order else sitk.DICOMOrient(mask, order)
+    return orient(mask, sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction))

@@ -18,10 +18,9 @@ import pandas as pd
 from jinja2 import Environment
 from markupsafe import Markup
 
-from nnunetv2_cafr import files as ownership
 from nnunetv2_cafr.errors import counted, last_line
 from nnunetv2_cafr.evaluation.means import per_case
-from nnunetv2_cafr.files import begins_with
+from nnunetv2_cafr.files import begins_with, check_folder
 from nnunetv2_cafr.pages import environment
 from nnunetv2_cafr.report import figures, tables
 from nnunetv2_cafr.report.analysis import SIGNIFICANCE, FamilyResults, analyse
@@ -64,7 +63,7 @@ def write_report(study: Study, folder: Path) -> Path:
         OSError: if the folder holds anything but a report; nothing is overwritten.
         ValueError: if an arm lacks cases that another one has, or the study has no scores.
     """
-    check_folder(folder)
+    check_report_folder(folder)
     page, written = render(study)
     partial, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
     for leftover in (partial, old):
@@ -85,13 +84,13 @@ def write_report(study: Study, folder: Path) -> Path:
     return folder / PAGE
 
 
-def check_folder(folder: Path) -> None:
+def check_report_folder(folder: Path) -> None:
     """Raises OSError if `folder` is a file, holds anything but an earlier report, or cannot be written to."""
     whose = "an earlier report's"
-    ownership.check_folder(folder, whose, {PAGE: begins_with(f'content="{GENERATOR}"'), TABLES: Path.is_dir})
+    check_folder(folder, whose, {PAGE: begins_with(f'content="{GENERATOR}"'), TABLES: Path.is_dir})
     if (inner := folder / TABLES).is_dir():
         ours = {file.name: Path.is_file for file in inner.iterdir() if file.suffix in (".csv", ".tex", ".md")}
-        ownership.check_folder(inner, whose, ours)
+        check_folder(inner, whose, ours)
 
 
 def render(study: Study) -> tuple[str, list[Table]]:

@@ -6,8 +6,9 @@ import importlib
 import pytest
 
 from dataset_conversion import spinemri
+from nnunetv2_cafr import options
 from nnunetv2_cafr.cli import VERBS, main
-from nnunetv2_cafr.commands import demo, options
+from nnunetv2_cafr.commands import demo
 
 LATER = {("split", "seed"), ("split", "t")}  # refused when the verb has begun, before it reads anything
 

@@ -64,13 +64,13 @@ def scans(tmp_path: Path) -> Path:
 def predict(model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs the verb with a network that sees label 1 everywhere, after nnU-Net's reading and preprocessing."""
 
-    def predict_study(study: Any, description: Description, *_: object) -> tuple[np.ndarray, dict]:
+    def predict_labels(study: Any, description: Description, *_: object) -> tuple[np.ndarray, dict]:
         image, properties = deployed.preprocess(study, description)
         assert np.isfinite(image).all()
         return np.ones(properties["shape_before_cropping"], np.uint8), properties
 
     monkeypatch.setattr(deployed, "load_network", lambda *_: None)
-    monkeypatch.setattr(deployed, "predict_study", predict_study)
+    monkeypatch.setattr(deployed, "predict_labels", predict_labels)
 
     def run(images: Path | list[Path], out: Path, *more: object, model: Path = model) -> int:
         paths = images if isinstance(images, list) else [images]

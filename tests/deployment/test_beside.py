@@ -214,13 +214,13 @@ def test_a_tilted_scan_is_a_doubt_and_one_that_could_be_either_way_up_is_refused
 
 
 def test_where_nothing_was_found(predict, scans, tmp_path, monkeypatch, capsys) -> None:
-    original = deployed.predict_study
+    original = deployed.predict_labels
 
     def nothing(*arguments):
         labels, geometry = original(*arguments)
         return 0 * labels, geometry
 
-    monkeypatch.setattr(deployed, "predict_study", nothing)
+    monkeypatch.setattr(deployed, "predict_labels", nothing)
     assert predict(scans / "a.nii.gz", tmp_path / "out") == 0
     assert "Note on a: nothing was found" in capsys.readouterr().out
 

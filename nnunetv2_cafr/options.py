@@ -1,4 +1,4 @@
-"""Types of our verbs' options for argparse: a meaningless value is refused before any work."""
+"""Types of our commands' options for argparse: a meaningless value is refused before any work."""
 
 import argparse
 import math
@@ -40,7 +40,7 @@ processes = whole_number("number of processes")
 
 
 def add_processes(parser: argparse.ArgumentParser, what: str) -> None:
-    """Adds `-np`, the number of processes that do `what`; the same default for every verb."""
+    """Adds `-np`, the number of processes that do `what`; the same default for every command."""
     number = default_processes()
     parser.add_argument("-np", type=processes, default=number, metavar="N", help=f"{what} (default here: {number})")
 
