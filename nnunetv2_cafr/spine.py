@@ -20,6 +20,7 @@ VERTEBRAE = (
 )
 OPTIONAL = ("L6", "T13")
 USUAL = tuple(name for name in VERTEBRAE if name not in OPTIONAL)
+CERVICAL = tuple(name for name in VERTEBRAE if name.startswith("C"))
 SACRUM = "S"
 FEWEST_VERTEBRAE = 3  # names in a label table that make it one of spine levels
 BACKGROUND, IGNORE = "background", "ignore"
@@ -71,6 +72,11 @@ def read_spine(labels: Mapping[str, Any]) -> Spine:
     """
     if any(isinstance(value, list | tuple) for value in labels.values()):
         raise ValueError("the labels are regions, which overlap, so no voxel says one level")
+    for name, value in labels.items():
+        if name != BACKGROUND and (int(value) != float(value) or int(value) == 0):
+            raise ValueError(f"{name} is {value}, expected a whole number that is not the background's 0")
+    if shared := [name for name, value in labels.items() if list(labels.values()).count(value) > 1]:
+        raise ValueError(f"{' and '.join(shared)} have one value, so no voxel says which of them it is")
     vertebrae: dict[str, tuple[int, ...]] = {}
     discs: dict[tuple[str, str], tuple[int, ...]] = {}
     names = {}

@@ -14,6 +14,8 @@ its own.
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check_folders(arguments.references, arguments.predictions)
     target = arguments.o or arguments.predictions / "evaluation"
     _check_target(target)
-    file = _find_dataset_json(arguments.references, arguments.predictions, arguments.djfile)
+    file = _find_dataset_json((arguments.references, arguments.predictions), arguments.djfile)
     description = read_json(file)
     try:
         names, ending = label_table(description["labels"]), str(description["file_ending"])
@@ -101,23 +103,20 @@ def _check_folders(references: Path, predictions: Path) -> None:
         raise UserError(f"There is {found}. Expected are a folder of reference label maps and one of predictions")
 
 
-def _find_dataset_json(references: Path, predictions: Path, given: Path | None) -> Path:
-    """The dataset.json that says what the labels are.
+def _find_dataset_json(folders: Sequence[Path], given: Path | None) -> Path:
+    """The dataset.json that says what the labels of references and predictions are, in these folders or above them.
 
     Raises:
         UserError: if there is none, or if that of the predictions has other labels than that of the references.
     """
     if given is not None:
         return given
-    folders = (references.resolve().parent, predictions, predictions.resolve().parent)
-    places = [folder / "dataset.json" for folder in dict.fromkeys(folder.resolve() for folder in folders)]
-    there = [place for place in places if place.is_file()]
+    sides = [[place / "dataset.json" for place in (one.resolve(), one.resolve().parent)] for one in folders]
+    there = [next(file for file in files if file.is_file()) for files in sides if any(map(Path.is_file, files))]
     if not there:
-        raise UserError(
-            f"No dataset.json, which names the labels: it is none of {', '.join(map(str, places))}. Give it by -djfile"
-        )
-    if there[0] == places[0] and len(there) > 1:
-        _check_same_labels(there[0], there[1])
+        places = ", ".join(map(str, dict.fromkeys(itertools.chain(*sides))))
+        raise UserError(f"No dataset.json, which names the labels: it is none of {places}. Give it by -djfile")
+    _check_same_labels(there[0], there[-1])
     return there[0]
 
 

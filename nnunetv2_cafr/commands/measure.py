@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunetv2_cafr.measurements.label_map import read_label_map
     from nnunetv2_cafr.measurements.tables import JSON_FILE, TABLE_FILE, as_json, table_files
     from nnunetv2_cafr.preview.page import PAGE_FILE, PICTURES, part_of, render
-    from nnunetv2_cafr.preview.study import NOT_MEASURED, OF_NUMBERING, Labels, StudyPreview, preview
+    from nnunetv2_cafr.preview.study import NOT_MEASURED, OF_NUMBERING, UNLIKELY, Labels, StudyPreview, preview
 
     source, target = arguments.i, arguments.o
     found = read_spine_maps(source, arguments.labels, "Nothing can be measured")
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     allowed, labels = frozenset(map(int, found.labels.values())), Labels.of(found.description)
     studies: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
-    numbering: dict[str, str] = {}
+    doubtful: dict[str, str] = {}
     parts = []
     pictures: dict[str, bytes] = {}
     for case, path in tqdm(found.maps.items(), unit="study"):
@@ -80,8 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
                 failed[case] = f"{path} cannot be measured: {one.doubts[NOT_MEASURED]}"
             else:
                 studies[case] = as_json(one.measurements)
-                if doubts := [f"{kind} ({why})" for kind, why in one.doubts.items() if kind in OF_NUMBERING]:
-                    numbering[case] = "; ".join(doubts)
+                told = [f"{kind} ({why})" for kind, why in one.doubts.items() if kind in (*OF_NUMBERING, UNLIKELY)]
+                if told:
+                    doubtful[case] = "; ".join(told)
         except (ValueError, OSError, MemoryError) as error:
             failed[case] = str(error) or type(error).__name__
             one = StudyPreview(case, doubts={NOT_MEASURED: failed[case]})
@@ -102,9 +103,9 @@ def run(arguments: argparse.Namespace) -> int:
         empty = sum(bool(level["reasons"]) for level in levels)
         print(f"{len(studies)} studies, {len(levels)} levels, of which {empty} have an empty value with its reason")
         print(f"{', '.join(sorted(files) + [f'{PICTURES}/'] * bool(pictures))} written to {target}")
-    if numbering:
-        print(f"Levels are doubtful in {len(numbering)} of {len(studies)} studies (see {PAGE_FILE}):")
-        print("\n".join(f"  {case}: {doubts}" for case, doubts in numbering.items()))
+    if doubtful:
+        print(f"Levels or measures are doubtful in {len(doubtful)} of {len(studies)} studies (see {PAGE_FILE}):")
+        print("\n".join(f"  {case}: {doubts}" for case, doubts in doubtful.items()))
     if failed:
         print(f"{len(failed)} of {len(found.maps)} studies failed:")
         print("\n".join(f"  {case}: {reason}" for case, reason in failed.items()))

@@ -59,7 +59,10 @@ def label_table(labels: Mapping[str, Any]) -> dict[Label, str]:
             raise ValueError(f"{name} is {value}, expected whole numbers")
         members = tuple(map(int, value)) if isinstance(value, list | tuple) else (int(value),)
         if any(members):
-            table[members if len(members) > 1 else members[0]] = name
+            label = members if len(members) > 1 else members[0]
+            if label in table:
+                raise ValueError(f"{table[label]} and {name} are both {value}, expected a value of its own for each")
+            table[label] = name
     return table
 
 

@@ -11,8 +11,9 @@ view`) are evidence against it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,7 +38,7 @@ from nnunetv2_cafr.levels.path import (
     best_path,
     columns,
 )
-from nnunetv2_cafr.spine import SACRUM, Spine
+from nnunetv2_cafr.spine import CERVICAL, SACRUM, Spine
 
 THRESHOLD = (
     0.2  # confidence below which a study is flagged and left as it is; documentation/levels.md has what chose it
@@ -54,6 +55,9 @@ UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, TILTED, LOWER_END, MISSED, BEYOND = (
 LEAST_WEIGHT = 0.2  # of a structure's vote; one that has FULL of the median structure's voxels has 1
 LONG = 1.6  # times the lower quartile of the vertebrae's lengths: may be two
 LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
+ROOM = (
+    0.6  # of the median vertebra: more between two bodies than between others is room for one; documentation/levels.md
+)
 SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
 OPEN_END = 1.2  # levels of image below the lowest vertebra that would show another one
 NEAR, IN_FRONT, BEHIND = 0.75, 1.0, 2.0  # levels: how far a fragment lies from its structure, at most
@@ -156,9 +160,19 @@ def _decode(labels: np.ndarray, spine: Spine, grid: Grid, evidence: Evidence | N
         Level(("vertebra", "disc")[one.kind], one.voxels, _name(one.label, spine), _name(label, spine))
         for one, label in zip(anatomy.structures, given, strict=True)
     ]
-    if held:
-        return Decoding(labels, path.margin, flags, levels, [], 0)
-    return _relabelled(labels, anatomy, targets, of_fragments, levels, flags, path.margin, spine)
+    if not held:
+        decoding = _relabelled(labels, anatomy, targets, of_fragments, levels, flags, path.margin, spine)
+        if not (lost := _lost_neck(labels, decoding.labels, spine)):
+            return decoding
+        flags[UNCERTAIN] = f"{', '.join(lost)} would be lost: bodies of the neck are small beside all others"
+        levels = [replace(level, decoded=level.found) for level in levels]
+    return Decoding(labels, path.margin, flags, levels, [], 0)
+
+
+def _lost_neck(before: np.ndarray, after: np.ndarray, spine: Spine) -> list[str]:
+    """Cervical vertebrae that decoding would take away altogether; sizes and distances are measured by the others."""
+    gone = set(np.unique(before).tolist()) - set(np.unique(after).tolist())
+    return [name for name, labels in spine.labels.items() if name in CERVICAL and gone & set(labels)]
 
 
 def _bodies_aside(anatomy: Anatomy, of_fragments: Sequence[int]) -> int:
@@ -241,35 +255,51 @@ def _flags(path: Path, best: Path, row: Row, anatomy: Anatomy, spine: Spine, thr
     flags = {}
     if path.margin < threshold:
         flags[UNCERTAIN] = f"confidence {path.margin:.2f}, below {threshold:g}: another shift fits nearly as well"
+    elif (reason := next(_contradictions(path, row, anatomy, spine), None)) is not None:
+        flags[UNCERTAIN] = reason
     if best.column.anomaly:
         flags[TRANSITIONAL] = best.column.anomaly
     slots = path.column.slots
-    taken = [slots[slot] for slot in path.slots]
-    vertebrae = [int(slot) for slot in path.slots if slots[slot].kind == VERTEBRA]
-    missed = [slots[n].name for n in range(vertebrae[0], vertebrae[-1], 2) if n not in vertebrae]
-    if missed:
+    if missed := [slots[place].name for place in _missed(path)]:
         flags[MISSED] = ", ".join(missed)
-        # Labelled all the same, off the row or in a structure that may be two: then the row was not understood.
-        found = [one for one in anatomy.structures if one.kind == VERTEBRA]
-        sizes, longest = [one.voxels for one in found], LONG * np.quantile([one.length for one in found], 0.25)
-        doubtful = [one for one in found if one.length > longest]
-        held = np.sum([np.zeros_like(found[0].labels), *(one.labels for one in (*doubtful, *anatomy.fragments))], 0)
-        labelled = [
-            slots[n].name
-            for n in range(vertebrae[0], vertebrae[-1], 2)
-            if n not in vertebrae and held[list(slots[n].labels)].sum() > LABELLED * np.median(sizes)
-        ]
-        if labelled and UNCERTAIN not in flags:
-            flags[UNCERTAIN] = f"{', '.join(labelled)} is labelled, but the row of vertebrae leaves no place for it"
-    beyond = [slot.name for slot in taken if not slot.labels]
-    if beyond:
+    if beyond := [slots[place].name for place in path.slots if not slots[place].labels]:
         flags[BEYOND] = ", ".join(beyond)
-    above_lowest = slots[vertebrae[0]].name not in (SACRUM, *[name for name in spine.vertebrae if name != SACRUM][:1])
+    lowest = next(slots[place].name for place in path.slots if slots[place].kind == VERTEBRA)
+    above_lowest = lowest not in (SACRUM, *[name for name in spine.vertebrae if name != SACRUM][:1])
     if above_lowest and anatomy.below > OPEN_END * anatomy.pitch:
-        flags[LOWER_END] = (
-            f"nothing found below {slots[vertebrae[0]].name}, though the image goes on for {anatomy.below:.0f} mm"
-        )
+        flags[LOWER_END] = f"nothing found below {lowest}, though the image goes on for {anatomy.below:.0f} mm"
     return flags
+
+
+def _missed(path: Path) -> list[int]:
+    """Places in the column of the vertebrae that the row leaves out."""
+    taken = {int(place) for place in path.slots if path.column.slots[place].kind == VERTEBRA}
+    return [place for place in range(min(taken), max(taken), 2) if place not in taken]
+
+
+def _contradictions(path: Path, row: Row, anatomy: Anatomy, spine: Spine) -> Iterator[str]:
+    """Why a row that fits best may still be none, in words."""
+    slots = path.column.slots
+    bodies = [
+        (slots[place], int(place), one)
+        for place, one in zip(path.slots, anatomy.structures, strict=True)
+        if one.kind == VERTEBRA
+    ]
+    lowest, _, structure = bodies[0]
+    if lowest.name == SACRUM and row.votes[row.kinds == VERTEBRA][0, list(lowest.votes)].sum() < 0.5:
+        yield f"the lowest vertebra is labelled {_name(structure.label, spine)}, but lies where {SACRUM} would"
+    lengths = [one.length for *_, one in bodies]
+    gaps = [high.place - low.place - (high.length + low.length) / 2 for (*_, low), (*_, high) in pairwise(bodies)]
+    for gap, (below, first, _), (above, second, _) in zip(gaps, bodies[:-1], bodies[1:], strict=True):
+        if second - first == 2 and gap - np.median(gaps) > ROOM * np.median(lengths):
+            yield f"there is room for another vertebra between {below.name} and {above.name}"
+    # Labelled all the same, off the row or in a structure that may be two: then the row was not understood.
+    longest = LONG * np.quantile(lengths, 0.25)
+    doubtful = [*anatomy.fragments, *(one for *_, one in bodies if one.length > longest)]
+    held = sum((one.labels for one in doubtful), start=np.zeros_like(structure.labels))
+    least = LABELLED * np.median([one.voxels for *_, one in bodies])
+    if labelled := [slots[place].name for place in _missed(path) if held[list(slots[place].labels)].sum() > least]:
+        yield f"{', '.join(labelled)} is labelled, but the row of vertebrae leaves no place for it"
 
 
 def _relabelled(

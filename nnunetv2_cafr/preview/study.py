@@ -13,7 +13,7 @@ from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TRANSITIONAL, UNCERTAIN, decode
 from nnunetv2_cafr.levels.files import grid_of
 from nnunetv2_cafr.measurements.label_map import LabelMap
-from nnunetv2_cafr.measurements.study import StudyMeasurements, measure
+from nnunetv2_cafr.measurements.study import SLIP, WEDGE, StudyMeasurements, measure
 from nnunetv2_cafr.preview.png import LONGEST, png_of
 from nnunetv2_cafr.quality.picture import Picture, draw
 from nnunetv2_cafr.spine import BACKGROUND, IGNORE, Spine, read_spine
@@ -22,7 +22,9 @@ from nnunetv2_cafr.voxel_order import properties_of
 PICTURE_SIZE = 480  # pixels of the longer side on the page, at most
 HOLLOW_IN_FRONT = -15.0  # degrees of lumbar lordosis; ours
 NOT_MEASURED, CONTRADICTORY = "not measured", "contradictory levels"  # doubts
+UNLIKELY = "unlikely measures"
 OF_NUMBERING = (UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, CONTRADICTORY)
+MOST_WEDGE, MOST_SLIP = 28.0, 10.0  # degrees, mm: beyond all 81 references; rather a body whose label lost a part
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def preview(
             measurements = measure(LabelMap.of(mask), labels.spine)
             doubts |= _gaps(measurements, labels.spine)
             doubts |= _back_to_front(measurements)
+            doubts |= _unlikely(measurements)
         except ValueError as error:
             doubts[NOT_MEASURED] = f"found {error}"
     elif not sitk.GetArrayViewFromImage(mask).any():
@@ -139,11 +142,23 @@ def _back_to_front(study: StudyMeasurements) -> Iterator[tuple[str, str]]:
         )
 
 
+def _unlikely(study: StudyMeasurements) -> Iterator[tuple[str, str]]:
+    """Wedges and slips that are rather a wrong outline than a patient."""
+    found = [
+        f"{level.name} {words} {value:.0f} {unit}"
+        for level in study.levels
+        for measure, words, unit, most in ((WEDGE, "wedge", "degrees", MOST_WEDGE), (SLIP, "slip", "mm", MOST_SLIP))
+        if (value := level.values.get(measure)) is not None and abs(value) > most
+    ]
+    if found:
+        yield UNLIKELY, f"{', '.join(found)}: look at the outline"
+
+
 def _gaps(study: StudyMeasurements, spine: Spine) -> Iterator[tuple[str, str]]:
     """Levels that are missing between others."""
     present = {level.name for level in study.levels}
     missing = spine.gaps(present)
-    for lower, upper in spine.discs:
+    for lower, upper in spine.discs if any(level.kind == "disc" for level in study.levels) else ():
         if {lower, upper} <= present and not any(
             level.kind == "disc" and level.name in (f"{upper}/{lower}", spine.names[spine.discs[lower, upper][0]])
             for level in study.levels

@@ -28,6 +28,7 @@ TINY_SHARE = 0.01  # a piece below this share of its structure, or
 TINY_VOXELS = 10  # of fewer voxels than this, is only a note
 SACRAL_GAP = 15.0  # mm between boxes: S1 to S5 are bones of their own, with the remains of discs between them
 ORDER_TOLERANCE = 3.0  # mm by which a level may lie below the one that it should lie above
+HOLLOW_IN_FRONT = 3.0  # mm by which L2 to L4 may lie behind the line from L5 to L1; the most of 81 references is 2.4
 TOUCH = 3.0  # mm between the surfaces of a disc and a vertebra; less still counts as touching
 
 
@@ -296,6 +297,7 @@ def check_order(structures: Sequence[Structure], mask: sitk.Image, source: Sourc
                 ends,
             )
             return
+        yield from _check_front(vertebrae, mask, source)
     found = sorted(expected, key=lambda s: s.height)
     heights = np.array([s.height for s in expected])
     # How far any level lies below one that should be lower.
@@ -310,6 +312,28 @@ def check_order(structures: Sequence[Structure], mask: sitk.Image, source: Sourc
         f"correct the labels of {', '.join(wrong)} in the mask",
         ", ".join(wrong),
     )
+
+
+def _check_front(vertebrae: Sequence[Structure], mask: sitk.Image, source: Source) -> Iterator[Finding]:
+    """A lumbar spine is hollow behind: L2 to L4 lie in front of the line from L5 to L1."""
+    centres = {s.level: physical(mask, s.pieces[0].centre) for s in vertebrae}
+    if not {"L5", "L1"} < centres.keys():
+        return
+    (low_y, low_z), (high_y, high_z) = centres["L5"][1:], centres["L1"][1:]
+    behind = [
+        centre[1] - np.interp(centre[2], [low_z, high_z], [low_y, high_y])
+        for level, centre in centres.items()
+        if level in ("L4", "L3", "L2")
+    ]
+    if behind and np.mean(behind) > HOLLOW_IN_FRONT:
+        yield source.finding(
+            Severity.WARNING,
+            "front and back",
+            f"L2 to L4 lie {np.mean(behind):.0f} mm behind the line from L5 to L1",
+            "in front of it",
+            "see whether front and back are swapped, in the header or in the mask",
+            "L5 to L1",
+        )
 
 
 def check_discs(

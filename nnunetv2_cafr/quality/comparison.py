@@ -36,7 +36,7 @@ def compare(cases: Sequence[CaseReport], spine: bool, reorients: bool, labels: M
         *check_use(cases, labels),
         *check_presence(cases, spine),
         *(finding for finding, _, _ in unusual_volumes(cases)),
-        *check_duplicates(cases),
+        *check_duplicates(cases, spine),
         *check_patients(cases),
     ]
 
@@ -213,8 +213,8 @@ def unusual_volumes(cases: Sequence[CaseReport]) -> Iterator[tuple[Finding, str,
                 yield finding, case.identifier, volume
 
 
-def check_duplicates(cases: Sequence[CaseReport]) -> Iterator[Finding]:
-    """The same image under several names or in several channels."""
+def check_duplicates(cases: Sequence[CaseReport], spine: bool) -> Iterator[Finding]:
+    """The same image under several names or in several channels; and the same spine in the masks of several images."""
     images = [
         (case, channel, prints)
         for case in cases
@@ -229,6 +229,34 @@ def check_duplicates(cases: Sequence[CaseReport]) -> Iterator[Finding]:
         ("the same image, mirrored or with other axes, as", lambda prints: prints.arrangement),
     ):
         yield from _same(images, key, words, said)
+    if spine:
+        yield from _same_masks(cases, said)
+
+
+def _same_masks(cases: Sequence[CaseReport], said: set[tuple[str, str]]) -> Iterator[Finding]:
+    """One mask of two images, unless they are of one patient, or have been said to be one image."""
+    groups: Mapping[str, list[CaseReport]] = defaultdict(list)
+    for case in cases:
+        if case.mask_fingerprint is not None and case.structures:
+            groups[case.mask_fingerprint].append(case)
+    for group in groups.values():
+        for case in group:
+            others = [
+                other
+                for other in group
+                if other is not case
+                and (case.patient is None or other.patient != case.patient)
+                and (case.image_files[0], other.image_files[0]) not in said
+            ]
+            if others:
+                yield Source(case.identifier, case.mask_file or "").finding(
+                    Severity.ERROR,
+                    "duplicate mask",
+                    f"the same mask as {', '.join(str(other.mask_file) for other in others)}, whose image is another",
+                    "a mask of its own for each patient",
+                    "find the mask that belongs to the image; where both images are of one patient, say so in "
+                    "provenance.json, so that they stay on one side of a split",
+                )
 
 
 def _same(images: Sequence, key: Callable, words: str, said: set[tuple[str, str]]) -> Iterator[Finding]:

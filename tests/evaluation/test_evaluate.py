@@ -115,6 +115,8 @@ def test_the_labels_are_found_or_asked_for(folders: tuple[str, str], tmp_path: P
 
     source.write_text(json.dumps({"labels": {"S": "one"}, "file_ending": ".nii.gz"}))
     assert "has no labels" in refusal(references, predictions, "-djfile", source)
+    source.write_text(json.dumps({"labels": {"S": 1, "L5": 1, "L4": 3}, "file_ending": ".nii.gz"}))
+    assert "S and L5 are both 1" in refusal(references, predictions, "-djfile", source)
     for value in (2.5, float("inf"), None, {}, [1, "x"]):
         source.write_text(json.dumps({"labels": {"S": value}, "file_ending": ".nii.gz"}))
         assert "has no labels" in refusal(references, predictions, "-djfile", source)
@@ -135,6 +137,10 @@ def test_predictions_with_other_labels_are_refused(folders: tuple[str, str], tmp
         (folder / "dataset.json").write_text(json.dumps(description))
     assert f"number the labels differently: {name} (1 and 99)" in refusal(references, predictions)
     assert evaluate(references, predictions, "-djfile", Path(references).parent / "dataset.json") == 0
+    # That inside a folder, where predict and relabel leave it, goes before that beside it.
+    (Path(predictions) / "dataset.json").rename(Path(references) / "dataset.json")
+    (Path(predictions) / "dataset.json").write_text(json.dumps(DATASET))
+    assert f"number the labels differently: {name} (99 and 1)" in refusal(references, predictions)
 
 
 def test_what_lacks_a_partner_is_listed(folders: tuple[str, str]) -> None:

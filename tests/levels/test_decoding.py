@@ -19,7 +19,7 @@ from nnunetv2_cafr.levels.decoding import (
 )
 from nnunetv2_cafr.levels.files import grid_of
 from nnunetv2_cafr.phantom import make_case
-from nnunetv2_cafr.spine import read_spine
+from nnunetv2_cafr.spine import USUAL, read_spine
 
 from .drawn import BACK, GRID, LABELS, LEVELS, SPINE, STEP, UP, Drawn, draw
 
@@ -185,6 +185,45 @@ def test_level_that_is_labelled_but_has_no_place():
     found = decoded(new)
     assert_untouched(found, new)
     assert "L3 is labelled" in found.flags[UNCERTAIN]
+
+
+def test_no_body_becomes_the_sacrum_by_its_place_alone():
+    """Two whole bodies called L5, and none S: what fits best is that the lower one is S."""
+    new = renamed(draw(discs=False), S="L5")
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert found.flags[UNCERTAIN] == "the lowest vertebra is labelled L5, but lies where S would"
+
+
+def test_no_cervical_vertebra_is_taken_away():
+    """Bodies of the neck are half as high as the others, by which sizes and distances are judged."""
+    table = {name: number for number, name in enumerate(USUAL, 1)}
+    drawn = draw(USUAL[12:], discs=False, shape=(12, 500, 160))
+    labels = np.where(drawn.block >= 0, drawn.block + 13, 0).astype(np.uint8)
+    labels[labels == table["C1"]] = 0
+    labels[5:8, 20:32, 30:40] = table["C1"]  # in front of the row
+    found = decode(labels, read_spine({"background": 0, **table}), GRID)
+    np.testing.assert_array_equal(found.labels, labels)
+    assert found.flags[UNCERTAIN].startswith("C1 would be lost")
+
+
+@pytest.mark.parametrize("gone", ["L4", "L1"])
+def test_room_for_a_body_that_the_numbering_does_not_know(gone):
+    """Metal, or a sixth lumbar vertebra without a label: the numbers go on above the hole."""
+    truth = draw()
+    new = truth.copy()
+    index = LEVELS.index(gone)
+    for name in (gone, f"{gone}/{LEVELS[index - 1]}", f"{LEVELS[index + 1]}/{gone}"):
+        new.labels[truth.of(name)] = 0
+    for upper, lower in zip(LEVELS[index + 1 :], LEVELS[index:], strict=False):
+        new.labels[truth.of(upper)] = LABELS[lower]
+    for place in range(index + 1, len(LEVELS) - 1):
+        above, below = (f"{LEVELS[one + 1]}/{LEVELS[one]}" for one in (place, place - 1))
+        new.labels[truth.of(above)] = LABELS[below]
+    found = decoded(new)
+    assert_untouched(found, new)
+    words = f"there is room for another vertebra between {LEVELS[index - 1]} and {gone}"
+    assert found.flags[UNCERTAIN] == words
 
 
 @pytest.mark.parametrize("filled", [False, True], ids=["bridge", "filled"])

@@ -61,6 +61,9 @@ def test_names_of_other_tools_by_level():
         ({"background": 0, "vertebrae": [1, 2, 3], "L5": 1, "L4": 2, "L3": 3}, "regions"),
         ({"background": 0, "L5": 1, "L4": 2}, "name 2 levels of a spine"),
         ({"background": 0, "L5": 1, "vertebrae_L5": 2, "L4": 3, "L3": 4}, "several labels stand for L5"),
+        ({"background": 0, "L5": 1, "L4": 2, "L3": 2, "T12": 3}, "L4 and L3 have one value"),
+        ({"background": 0, "L5": 1, "L4": 2.6, "L3": 3}, "L4 is 2.6"),
+        ({"background": 0, "L5": 1, "L4": 2, "L3": 3, "T12": 0}, "T12 is 0"),
     ],
 )
 def test_tables_without_order(labels, words):

@@ -151,7 +151,7 @@ def test_doubtful_levels_are_said(maps, tmp_path, capsys):
     sitk.WriteImage(swapped, maps / "swapped.nii.gz")
     assert run("-i", maps, "-o", tmp_path / "out") == 0
     printed = capsys.readouterr().out
-    assert re.search(r"Levels are doubtful in 1 of 2 studies .*:\n  swapped: ", printed)
+    assert re.search(r"Levels or measures are doubtful in 1 of 2 studies .*:\n  swapped: ", printed)
 
 
 def test_nothing_is_left_where_all_fail(maps, tmp_path):

@@ -14,10 +14,10 @@ from PIL import Image
 from nnunetv2_cafr.commands import measure
 from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.levels.files import STATISTICS_FILE
-from nnunetv2_cafr.measurements.study import COBB, LORDOSIS, Angle, StudyMeasurements
+from nnunetv2_cafr.measurements.study import COBB, LORDOSIS, SLIP, WEDGE, Angle, Level, StudyMeasurements
 from nnunetv2_cafr.preview.page import part_of, parts_in, render
 from nnunetv2_cafr.preview.png import LONGEST
-from nnunetv2_cafr.preview.study import CONTRADICTORY, Labels, StudyPreview, preview
+from nnunetv2_cafr.preview.study import CONTRADICTORY, UNLIKELY, Labels, StudyPreview, preview
 from nnunetv2_cafr.spine import colour_of
 
 LABELS = {"background": 0, "S": 1, "L5": 2, "L4": 3, "L3": 4, "L4/L5": 5, "L3/L4": 6}
@@ -134,6 +134,15 @@ def test_a_lumbar_spine_that_is_hollow_in_front_is_a_doubt(degrees, doubtful, mo
     monkeypatch.setattr("nnunetv2_cafr.preview.study.measure", lambda *_: StudyMeasurements([], *angles))
     doubts = preview("a", spine(), None, Labels.of({"labels": LABELS})).doubts
     assert ("front and back" in doubts) == doubtful
+
+
+@pytest.mark.parametrize(("wedge", "slip", "doubtful"), [(-30, 0, True), (0, 12, True), (20, -8, False)])
+def test_measures_that_no_patient_is_likely_to_have_are_a_doubt(wedge, slip, doubtful, monkeypatch):
+    level = Level("L4", "vertebra", {WEDGE: wedge, SLIP: slip})
+    study = StudyMeasurements([level], Angle(LORDOSIS, "", None), Angle(COBB, "", None))
+    monkeypatch.setattr("nnunetv2_cafr.preview.study.measure", lambda *_: study)
+    doubts = preview("a", spine(), None, Labels.of({"labels": LABELS})).doubts
+    assert (UNLIKELY in doubts) == doubtful
 
 
 def test_doubts_come_first():

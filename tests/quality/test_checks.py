@@ -131,6 +131,14 @@ def test_header_with_two_orientations(copy, number):
     assert "PIL by the qform, PIR by the sform" in found.found
 
 
+def test_mask_that_lost_its_front(copy, number):
+    """Stored from back to front under the image's header: nothing else tells it."""
+    file = f"labelsTr/SpineMRI_{number:03d}.nii.gz"
+    copy.change(copy.mask(number), lambda labels: np.ascontiguousarray(labels[:, :, ::-1]))
+    (found,) = copy.findings()
+    assert (found.check, found.file, found.severity) == ("front and back", file, Severity.WARNING)
+
+
 @pytest.mark.parametrize(("orientation", "way"), [("PSR", "downwards"), ("IPR", "front/back")])
 def test_spine_turned_by_its_header(copy, number, orientation, way):
     direction = sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation(orientation)
@@ -264,6 +272,25 @@ def test_duplicates_in_disguise(copy, number, disguise, into):
     assert all(disguise in f.found and f.severity is Severity.ERROR and "keep one" in f.remedy for f in found)
     if into == "imagesTr":
         assert all("masks equal" in f.found for f in found)
+
+
+@pytest.mark.parametrize("one_patient", [False, True])
+def test_one_mask_of_two_images(copy, number, one_patient):
+    """Another patient's, or another contrast of one patient whom a split would part."""
+    copy.change(copy.image(number), lambda a: a**2 % 977, copy.image(900))
+    shutil.copy(copy.mask(number), copy.mask(900))
+    copy.describe(numTraining=5)
+    file = copy.folder / "provenance.json"
+    provenance = json.loads(file.read_text())
+    provenance["cases"]["SpineMRI_900"] = {
+        "patient": provenance["cases"][f"SpineMRI_{number:03d}"]["patient"] if one_patient else "another"
+    }
+    file.write_text(json.dumps(provenance))
+    if one_patient:
+        assert copy.findings() == []
+        return
+    found = only(copy, "duplicate mask", file="labelsTr/SpineMRI_900.nii.gz", severity="error", remedy="find", count=2)
+    assert found[0].found.startswith("the same mask as labelsTr/SpineMRI_900.nii.gz, whose image is another")
 
 
 def test_fingerprints_tell_images_apart():
