@@ -198,6 +198,9 @@ def find_cases(root: Path, layout: Layout) -> tuple[list[Case], list[Problem]]:
     if layout.test_images is not None:
         tests, test_problems = _find(root, layout.test_images)
         problems += test_problems
+        if not tests and not test_problems:
+            remedy = "correct the pattern in the layout file, or take the line out if there are none"
+            problems.append(Problem(root, "no test images", f"some such as {'/'.join(layout.test_images)}", remedy))
         found += [(key, tests[key], None) for key in sorted(tests, key=natural_order)]
     cases = []
     for key, image, mask in found:

@@ -14,6 +14,7 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         recursive_find_reader_writer_by_name,
     )
 
-    from nnunetv2_cafr.levels.decoding import decode
+    from nnunetv2_cafr.deployment.label_maps import doubts_of_prediction
+    from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TILTED, decode
     from nnunetv2_cafr.levels.files import (
         STATISTICS_FILE,
         TABLE_FILE,
@@ -91,6 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
     values = frozenset(map(int, labels.values()))
     number = len(values) - (IGNORE in labels)
     trained = _heights_of_training(plans, found.description) if plans.is_file() else None
+    said = doubts_of_prediction(source)
+    if trained is None and not said:
+        print("Heights are not compared with those of the training cases: they are not at hand here")
     record = Record(target, {"maps": str(source), "probabilities": str(arguments.p or ""), "labels": str(file)})
     failed = {}
     for case, path in tqdm(maps.items(), unit="study"):
@@ -98,6 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
             label_map, properties = read_labels(path, reader, values)
             evidence = read_probabilities(probabilities[case], label_map, number) if probabilities else None
             decoding = decode(label_map, found.spine, grid_of(properties), evidence, trained=trained)
+            of_image = {kind: why for kind, why in said.get(path.name, {}).items() if kind in (FIELD_OF_VIEW, TILTED)}
+            decoding = replace(decoding, flags={**decoding.flags, **of_image})
             if decoding.changed:
                 write = partial(_write, reader, decoding.labels, properties, ending)
                 write_atomically(target / path.name, write)

@@ -347,6 +347,17 @@ def _renamed(name: str, target: Path, ending: str) -> str:
     return target.name if name.endswith(ending) else f"{target.name[: -len(ending)]}{Path(name).suffix}"
 
 
+def doubts_of_prediction(folder: Path) -> dict[str, dict[str, str]]:
+    """By label map, what `nnUNetv2_cafr predict` said of its image; of those that are as it wrote them."""
+    content = _read_json(folder / RECORD)
+    record = content.get("label_maps", {}) if isinstance(content, dict) and content.get("format") == FORMAT else {}
+    return {
+        name: entry.get("doubts", {})
+        for name, entry in record.items()
+        if (folder / name).is_file() and sha256(folder / name) in entry["sha256"]
+    }
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))

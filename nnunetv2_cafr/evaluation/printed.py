@@ -1,5 +1,6 @@
 """Scores as the terminal shows them: classes, means by every policy, levels."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -54,7 +55,10 @@ def _mean_lines(evaluation: Evaluation) -> Iterator[str]:
         values = {metric: means.per_case(evaluation, metric, policy, names, view).mean() for metric in METRICS}
         yield f"{title:<46}" + _cells(pd.Series(values))
     overlaps = {metric: means.nnunet_means(evaluation, metric)[1] for metric in ("dice", "iou")}
-    yield f"{'nnU-Net: per class, then over classes':<46}" + _cells(pd.Series(overlaps).reindex(METRICS))
+    title = "nnU-Net: per class, then over classes"
+    if math.isnan(overlaps["dice"]):
+        title = "nnU-Net: NaN, for a class that occurs nowhere"
+    yield f"{title:<46}" + _cells(pd.Series(overlaps).reindex(METRICS))
 
 
 def _level_lines(evaluation: Evaluation) -> Iterator[str]:

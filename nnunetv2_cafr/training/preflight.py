@@ -11,6 +11,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.errors import UserError, shorten
+from nnunetv2_cafr.files import read_json_list
 from nnunetv2_cafr.plans_fields import faults_of
 from nnunetv2_cafr.training.network_identity import bare
 
@@ -86,9 +87,14 @@ class CheckedTraining(nnUNetTrainer):
             refuse(self, _words(plans, configuration, [_reason(error)]))
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+        # nnU-Net would make a random split by case, in which a patient can be on both sides.
+        if isinstance(self.fold, int) and file.is_file() and self.fold >= (number := len(read_json_list(file))):
+            folds = "fold 0" if number == 1 else f"folds 0 to {number - 1}"
+            refuse(self, f"{file} has no fold {self.fold}: give one that it has, {folds}, or 'all'")
         train, validation = super().get_tr_and_val_datasets()
         cases = {"train": list(train.identifiers), "val": list(validation.identifiers)}
-        place = f"{Path(self.preprocessed_dataset_folder_base) / 'splits_final.json'}, fold {self.fold}"
+        place = f"{file}, fold {self.fold}"
         if empty := [part for part, identifiers in cases.items() if not identifiers]:
             refuse(self, f"{place} has no case in {' and '.join(empty)}; give a fold that trains and validates on some")
         folder = Path(self.preprocessed_dataset_folder)

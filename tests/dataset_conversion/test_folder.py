@@ -150,6 +150,15 @@ def test_bad_folder(root: Path, tmp_path: Path, problems_of: Callable[[], dict[s
     assert list(tmp_path.glob("raw/*")) == []
 
 
+def test_test_images_that_the_layout_promises(
+    root: Path, tmp_path: Path, problems_of: Callable[[], dict[str, str]]
+) -> None:
+    with pytest.raises(UserError):
+        convert(root, LAYOUT | {"test_images": "tets/{id}"}, tmp_path / "raw")
+    assert "no test images" in problems_of()[root.name]
+    assert list(tmp_path.glob("raw/*")) == []
+
+
 def test_loop_of_folders_ends(root: Path, tmp_path: Path) -> None:
     (root / "a 1" / "loop").symlink_to(root)
     assert convert(root, LAYOUT, tmp_path / "raw") == 0

@@ -14,7 +14,8 @@ import SimpleITK as sitk
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
 from nnunetv2_cafr.commands import relabel
-from nnunetv2_cafr.levels.decoding import UNCERTAIN
+from nnunetv2_cafr.files import sha256
+from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, UNCERTAIN
 from nnunetv2_cafr.levels.files import STATISTICS_FILE, TABLE_FILE
 
 from .drawn import LABELS, SLICE, STEP, Drawn, draw
@@ -267,6 +268,21 @@ def test_a_scan_that_shows_less_than_those_of_the_training(maps, truth, tmp_path
     (maps / "plans.json").write_text(json.dumps({**plans, "configurations": {"2d": {"data_identifier": "broken"}}}))
     assert run("-i", maps, "-o", tmp_path / "broken") == 0
     assert "Heights are not compared" in capsys.readouterr().out
+
+
+def test_what_predict_said_of_an_image_is_said_again(maps, tmp_path, capsys):
+    """Of a map that is as it was written; where nothing is known of the training, that is said."""
+    assert run("-i", maps, "-o", tmp_path / "one") == 0
+    assert "Heights are not compared" in capsys.readouterr().out
+    entries = {
+        name: {"sha256": [digest], "doubts": {FIELD_OF_VIEW: "900 mm", "dark": "no matter"}}
+        for name, digest in (("right.nii.gz", sha256(maps / "right.nii.gz")), ("swapped.nii.gz", "0"))
+    }
+    record = {"format": "nnunetv2_cafr predict 1", "label_maps": entries}
+    (maps / "predict.json").write_text(json.dumps(record))
+    assert run("-i", maps, "-o", tmp_path / "two") == 0
+    printed = capsys.readouterr().out
+    assert "2 flagged" in printed and "right: field of view (900 mm)" in printed and "not compared" not in printed
 
 
 def test_pictures_and_empty_maps(tmp_path, capsys):

@@ -108,3 +108,13 @@ def test_splits_without_data(fold, words, data):
     trainer.initialize()
     with pytest.raises(SystemExit, match=words):
         trainer.get_tr_and_val_datasets()
+
+
+def test_a_fold_that_the_split_does_not_have(data):
+    """nnU-Net trains on a random split by case then, also on those that were held out."""
+    (data / "splits_final.json").write_text(json.dumps([{"train": ["SpineMRI_001"], "val": ["SpineMRI_002"]}]))
+    trainer = make(data)
+    trainer.initialize()
+    trainer.fold = 1
+    with pytest.raises(SystemExit, match="has no fold 1: give one that it has, fold 0"):
+        trainer.get_tr_and_val_datasets()
