@@ -104,6 +104,8 @@ def columns(spine: Spine) -> list[Column]:
             chosen = [*usual[:index], optional, *usual[index:]]
             slots = _slots(spine, chosen, {optional: spine.labels.get(twin, ())})
             found.append(Column(slots, f"one vertebra more at {twin} ({optional}?)", False, PRICE_ANOMALY))
+    if set(OPTIONAL) <= set(order):
+        found.append(Column(_slots(spine, order), "L6 and T13 are there", True, 2 * PRICE_OPTIONAL))
     for absent, neighbours in (("L5", (SACRUM, "L4")), ("T12", ("L1", "T11"))):
         if absent in usual and all(name in spine.labels for name in neighbours):
             chosen = [name for name in usual if name != absent]

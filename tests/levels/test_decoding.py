@@ -19,7 +19,7 @@ from nnunetv2_cafr.levels.decoding import (
 )
 from nnunetv2_cafr.levels.files import grid_of
 from nnunetv2_cafr.phantom import make_case
-from nnunetv2_cafr.spine import USUAL, read_spine
+from nnunetv2_cafr.spine import USUAL, VERTEBRAE, read_spine
 
 from .drawn import BACK, GRID, LABELS, LEVELS, SPINE, STEP, UP, Drawn, draw
 
@@ -397,6 +397,16 @@ def test_l6_that_the_labels_know():
     found = decode(new.labels, read_spine(labels), GRID)
     assert_untouched(found, new)
     assert found.flags == {TRANSITIONAL: "L6 is there"}
+
+
+def test_l6_and_t13_that_the_labels_know():
+    table = {name: number for number, name in enumerate(VERTEBRAE, 1)}
+    drawn = draw(VERTEBRAE[:10], discs=False, shape=(12, 280, 160))
+    labels = np.where(drawn.block >= 0, drawn.block + 1, 0).astype(np.uint8)
+    found = decode(labels, read_spine({"background": 0, **table}), GRID)
+    assert {"L6", "T13"} < {level.decoded for level in found.levels}
+    np.testing.assert_array_equal(found.labels, labels)
+    assert found.flags == {TRANSITIONAL: "L6 and T13 are there"}
 
 
 def test_network_that_knows_three_levels():
