@@ -354,7 +354,7 @@ def doubts_of_prediction(folder: Path) -> dict[str, dict[str, str]]:
     return {
         name: entry.get("doubts", {})
         for name, entry in record.items()
-        if (folder / name).is_file() and sha256(folder / name) in entry["sha256"]
+        if (folder / name).is_file() and sha256(folder / name) in entry.get("sha256", ())
     }
 
 

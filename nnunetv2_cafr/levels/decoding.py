@@ -55,9 +55,8 @@ UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, TILTED, LOWER_END, MISSED, BEYOND = (
 LEAST_WEIGHT = 0.2  # of a structure's vote; one that has FULL of the median structure's voxels has 1
 LONG = 1.6  # times the lower quartile of the vertebrae's lengths: may be two
 LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
-ROOM = (
-    0.6  # of the median vertebra: more between two bodies than between others is room for one; documentation/levels.md
-)
+# Of the median vertebra: so much more between two bodies than between others is room for one; documentation/levels.md.
+ROOM = 0.6
 SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
 OPEN_END = 1.2  # levels of image below the lowest vertebra that would show another one
 NEAR, IN_FRONT, BEHIND = 0.75, 1.0, 2.0  # levels: how far a fragment lies from its structure, at most
