@@ -9,7 +9,6 @@ scratch, also those whose authors start from ImageNet.
 from types import ModuleType
 from typing import Any
 
-import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -18,6 +17,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from nnunetv2_cafr.network.padding import Padded
 from nnunetv2_cafr.training.level_safe import LevelSafeAugmentation
+from nnunetv2_cafr.training.recipe import OwnRate
 from nnunetv2_cafr.training.robust import RobustTraining
 
 WIDTHS = (64, 128, 256, 512, 1024)  # of U-Net (2015), and of Attention U-Net after it
@@ -39,25 +39,14 @@ def monai_networks() -> ModuleType:
     return nets
 
 
-class BaselineTraining(LevelSafeAugmentation, RobustTraining, nnUNetTrainer):
+class BaselineTraining(LevelSafeAugmentation, OwnRate, RobustTraining, nnUNetTrainer):
     """A network with one output, built for the axes and channels of the plans and for nothing else in them."""
 
-    learning_rate: float
-    decay: float  # of the weights
     momentum: float
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = self.learning_rate
-        self.weight_decay = self.decay
+    def initialize(self) -> None:
         self.enable_deep_supervision = False
+        super().initialize()
 
     @classmethod
     def build_network(cls, input_channels: int, num_classes: int, dimensions: int) -> nn.Module:

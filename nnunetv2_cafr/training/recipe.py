@@ -69,7 +69,18 @@ def decayed_and_not(network: torch.nn.Module, weight_decay: float) -> list[dict[
     ]
 
 
-class AdamWRecipe(nnUNetTrainer):
+class OwnRate(nnUNetTrainer):
+    """Mixin: the learning rate and the weight decay that a class gives, in place of nnU-Net's."""
+
+    learning_rate: float
+    decay: float
+
+    def initialize(self) -> None:
+        self.initial_lr, self.weight_decay = self.learning_rate, self.decay
+        super().initialize()
+
+
+class AdamWRecipe(OwnRate):
     """Mixin: AdamW with decoupled decay, a rate that warms up and decays per iteration, gradients clipped at 1.
 
     All values are ours. documentation/recipe.md has what was measured, and which of them were not varied.
@@ -80,10 +91,6 @@ class AdamWRecipe(nnUNetTrainer):
     betas = (0.9, 0.98)
     warmup_share = 0.05
     clip_norm = 1.0  # nnU-Net clips at 12, before this
-
-    def initialize(self) -> None:
-        self.initial_lr, self.weight_decay = self.learning_rate, self.decay
-        super().initialize()
 
     def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
         parameters = list(self.network.parameters())
@@ -100,16 +107,12 @@ class AdamWRecipe(nnUNetTrainer):
         return optimizer, scheduler
 
 
-class PaperRecipe(nnUNetTrainer):
+class PaperRecipe(OwnRate):
     """Mixin: Adam from 1e-4 to 1e-6 by cosine annealing, weight decay 1e-5 (paper, training section)."""
 
     learning_rate = 1e-4
     final_lr = 1e-6
     decay = 1e-5
-
-    def initialize(self) -> None:
-        self.initial_lr, self.weight_decay = self.learning_rate, self.decay
-        super().initialize()
 
     def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
         optimizer = Adam(

@@ -44,8 +44,8 @@ def test_spiders_numbers_from_the_bottom():
 
 
 def test_names_of_other_tools_by_level():
-    named = level_names({1: "vertebrae_L5", 2: "L4", 3: "disc_L4_L5", 4: "sacrum", 5: "canal", 6: "L5-S1"})
-    assert named == {1: "L5", 2: "L4", 3: "L4/L5", 4: "S", 5: "canal", 6: "L5/S"}
+    named = level_names({1: "vertebrae_L5", 2: "L4", 3: "disc_L4_L5", 4: "sacrum", 5: "canal", 6: "L5-S1", 7: "Th12"})
+    assert named == {1: "L5", 2: "L4", 3: "L4/L5", 4: "S", 5: "canal", 6: "L5/S", 7: "T12"}
     numbers = level_names(
         {1: "vertebra_1", 2: "vertebra_2", 3: "disc_1", 4: "disc_2", 5: "vertebra_99", 6: "vertebra_6", 7: "disc_6"}
     )
