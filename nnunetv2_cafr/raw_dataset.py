@@ -21,6 +21,7 @@ from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.label_reading import read_label_file
 from nnunetv2_cafr.processes import in_processes
+from nnunetv2_cafr.spine import BACKGROUND, IGNORE
 
 PROBLEMS_SHOWN = 10
 
@@ -112,7 +113,7 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
             name: frozenset(map(int, value if isinstance(value, list) else [value]))
             for name, value in description["labels"].items()
         }
-        if not values.keys() - {"background", "ignore"}:
+        if not values.keys() - {BACKGROUND, IGNORE}:
             raise ValueError("labels has no structure")
         reader = determine_reader_writer_from_dataset_json(description, verbose=False)
         files = case_files(folder, description)
@@ -129,7 +130,7 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
     patients = patients_by_provenance(folder / "provenance.json", provenance, list(files))
     masks = [mask for _, mask in files.values()]
     found = _read_masks(masks, reader, frozenset().union(*values.values()), num_processes)
-    names = tuple(name for name in values if name not in ("background", "ignore"))
+    names = tuple(name for name in values if name not in (BACKGROUND, IGNORE))
     cases = {
         identifier: Case(images, mask, patients[identifier], frozenset(name for name in names if values[name] & held))
         for (identifier, (images, mask)), held in zip(files.items(), found, strict=True)

@@ -23,7 +23,7 @@ USUAL = tuple(name for name in VERTEBRAE if name not in OPTIONAL)
 CERVICAL = tuple(name for name in VERTEBRAE if name.startswith("C"))
 SACRUM = "S"
 FEWEST_VERTEBRAE = 3  # names in a label table that make it one of spine levels
-BACKGROUND, IGNORE = "background", "ignore"
+BACKGROUND, IGNORE = "background", "ignore"  # nnU-Net's names; the second of voxels that nobody annotated
 PREFIX = re.compile(r"^(vertebrae|vertebra|disc|disk|ivd)[_ -]", re.IGNORECASE)
 NUMBERED = re.compile(r"^(vertebra|disc)_(\d+)$")
 # Okabe and Ito's colours, which also the colour-blind tell apart; black left out. Neighbours along the spine differ,

@@ -13,10 +13,9 @@ from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.label_reading import read_label_file
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.files import grid_of_affine
-from nnunetv2_cafr.spine import Spine, is_spine_table, level_names, read_spine
+from nnunetv2_cafr.spine import IGNORE, Spine, is_spine_table, level_names, read_spine
 from nnunetv2_cafr.voxel_order import affine_of, largest_shift, turned_onto
 
-IGNORE = "ignore"  # nnU-Net's name for voxels that nobody annotated
 SHIFT_TOLERANCE = 0.05  # of the smallest spacing, between corners of two label maps in one place
 
 Label = int | tuple[int, ...]  # a tuple is a region: the union of these labels

@@ -162,7 +162,7 @@ def check_use(cases: Sequence[CaseReport], labels: Mapping[str, Any]) -> Iterato
     wanted = {
         name: {int(member) for member in (value if isinstance(value, list | tuple) else [value])} - {0}
         for name, value in labels.items()
-        if name != "ignore"
+        if name != levels.IGNORE
     }
     known = [name for name, values in wanted.items() if values]
     unused = [name for name in known if not wanted[name] & held]

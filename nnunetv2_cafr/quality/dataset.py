@@ -28,7 +28,7 @@ from nnunetv2_cafr.quality.description import (
     reader_of,
 )
 from nnunetv2_cafr.quality.findings import Finding, Severity
-from nnunetv2_cafr.spine import is_spine_table
+from nnunetv2_cafr.spine import IGNORE, is_spine_table
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.voxel_order import REORIENTING_READERS
 
@@ -69,7 +69,7 @@ class LabelTable:
         names, ignore = {}, None
         for name, value in labels.items():
             values = [int(v) for v in value] if isinstance(value, list | tuple) else [int(value)]
-            if name == "ignore":
+            if name == IGNORE:
                 ignore = values[0]
             elif len(values) == 1:
                 names[values[0]] = name
@@ -105,7 +105,11 @@ class RawDataset:
 
     def relative(self, path: Path) -> str:
         """`path` below the data set's folder, for people to read."""
-        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
+        return _below(self.folder, path)
+
+
+def _below(folder: Path, path: Path) -> str:
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def read_dataset(folder: Path) -> RawDataset:
@@ -230,8 +234,7 @@ class _Listing:
     def add(
         self, case: str, severity: Severity, check: str, found: str, expected: str, remedy: str, path: Path
     ) -> None:
-        file = str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
-        self.findings.append(Finding(case, severity, check, "", found, expected, remedy, file))
+        self.findings.append(Finding(case, severity, check, "", found, expected, remedy, _below(self.folder, path)))
 
     def files(self, name: str) -> list[Path]:
         folder = self.folder / name

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 from nnunetv2_cafr.evaluation.level_shifts import SHIFTS, draw_shares
 from nnunetv2_cafr.report.analysis import SIGNIFICANCE, FamilyResults
 from nnunetv2_cafr.report.patients import TESTED, Measure
-from nnunetv2_cafr.report.statistics import CONFIDENCE
+from nnunetv2_cafr.report.statistics import CONFIDENCE, Estimate
 from nnunetv2_cafr.report.study import Cost, Curve
 from nnunetv2_cafr.report.table import Table
 from nnunetv2_cafr.spine import is_spine_table
@@ -125,7 +125,7 @@ def overview(key: str, family: FamilyResults, costs: Mapping[str, Cost]) -> Figu
     for row, name in enumerate(names):
         estimate = found.means[name]
         filled = name not in found.comparisons or found.comparisons[name][1] < SIGNIFICANCE
-        _interval(axis, row, estimate.mean, estimate.low, estimate.high, name == reference, filled)
+        _interval(axis, row, estimate, name == reference, filled)
     if reference:
         axis.axvline(found.means[reference].mean, color=ACCENT, linewidth=1, linestyle=":")
     axis.set_title(f"{found.measure.heading}, mean over patients")
@@ -135,8 +135,7 @@ def overview(key: str, family: FamilyResults, costs: Mapping[str, Cost]) -> Figu
         for row, name in enumerate(names):
             if name in found.comparisons:
                 one, p = found.comparisons[name]
-                low, high = one.difference.low, one.difference.high
-                _interval(axis, row, one.difference.mean, low, high, False, p < SIGNIFICANCE)
+                _interval(axis, row, one.difference, False, p < SIGNIFICANCE)
         axis.set_title(f"difference to {reference}, points")
     for axis, title, quantity in zip(
         panels,
@@ -163,12 +162,13 @@ def overview(key: str, family: FamilyResults, costs: Mapping[str, Cost]) -> Figu
     return _figure(key, canvas, caption, f"{description}. The numbers are in the table of results.")
 
 
-def _interval(axis: Axes, row: float, mean: float, low: float, high: float, is_reference: bool, filled: bool) -> None:
+def _interval(axis: Axes, row: float, estimate: Estimate, is_reference: bool, filled: bool) -> None:
     colour = ACCENT if is_reference else INK
-    if np.isfinite(low):
-        axis.plot([low, high], [row, row], color=colour, linewidth=1.6, solid_capstyle="butt")
+    if np.isfinite(estimate.low):
+        axis.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=1.6, solid_capstyle="butt")
     face = colour if filled else "white"
-    axis.plot([mean], [row], "D" if is_reference else "o", color=colour, markerfacecolor=face, markersize=6.5, zorder=3)
+    shape = "D" if is_reference else "o"
+    axis.plot([estimate.mean], [row], shape, color=colour, markerfacecolor=face, markersize=6.5, zorder=3)
 
 
 @_drawn
@@ -193,8 +193,7 @@ def differences(key: str, family: FamilyResults) -> Figure | None:
             spread = 0.26 * np.sin(np.arange(len(points)) * 2.4)  # apart, in the same way each time
             axis.plot(points, row + spread, "o", color=SOFT, markersize=2.6, alpha=0.55, markeredgewidth=0)
             one, p = found.comparisons[name]
-            low, high = one.difference.low, one.difference.high
-            _interval(axis, row, one.difference.mean, low, high, False, p < SIGNIFICANCE)
+            _interval(axis, row, one.difference, False, p < SIGNIFICANCE)
         largest = max(abs(limit) for limit in axis.get_xlim())
         axis.set_xlim(-largest, largest)
         worse, better = ("worse", "better") if found.measure.higher_is_better else ("better", "worse")
