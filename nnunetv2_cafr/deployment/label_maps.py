@@ -237,10 +237,7 @@ class LabelMaps:
         if not os.path.lexists(path):
             return {}, {}
         content = _read_json(path)
-        record = content.get("label_maps") if isinstance(content, dict) and content.get("format") == FORMAT else None
-        if not isinstance(record, dict) or not all(
-            isinstance(entry, dict) and isinstance(entry.get("sha256"), list) for entry in record.values()
-        ):
+        if (record := _label_maps_in(content)) is None:
             raise FileExistsError(f"{path} is there and is no record of nnUNetv2_cafr predict: move it away")
         beside = content.get("beside") or {}
         return record, {name: known for name, known in beside.items() if isinstance(known, list)}
@@ -349,13 +346,20 @@ def _renamed(name: str, target: Path, ending: str) -> str:
 
 def doubts_of_prediction(folder: Path) -> dict[str, dict[str, str]]:
     """By label map, what `nnUNetv2_cafr predict` said of its image; of those that are as it wrote them."""
-    content = _read_json(folder / RECORD)
-    record = content.get("label_maps", {}) if isinstance(content, dict) and content.get("format") == FORMAT else {}
-    return {
-        name: entry.get("doubts", {})
-        for name, entry in record.items()
-        if (folder / name).is_file() and sha256(folder / name) in entry.get("sha256", ())
-    }
+    record = _label_maps_in(_read_json(folder / RECORD)) or {}
+    doubts = {name: entry.get("doubts", {}) for name, entry in record.items() if (folder / name).is_file()}
+    # Only what something was said of is read.
+    return {name: said for name, said in doubts.items() if not said or sha256(folder / name) in record[name]["sha256"]}
+
+
+def _label_maps_in(content: Any) -> dict[str, Any] | None:
+    """What a record holds of each label map, by its file's name; None if the content is no record."""
+    record = content.get("label_maps") if isinstance(content, dict) and content.get("format") == FORMAT else None
+    if not isinstance(record, dict) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("sha256"), list) for entry in record.values()
+    ):
+        return None
+    return record
 
 
 def _read_json(path: Path) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_cafr.errors import UserError, shorten
+from nnunetv2_cafr.errors import UserError, ranges, shorten
 from nnunetv2_cafr.files import read_json_list
 from nnunetv2_cafr.plans_fields import faults_of
 from nnunetv2_cafr.training.network_identity import bare
@@ -90,8 +90,8 @@ class CheckedTraining(nnUNetTrainer):
         file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
         # nnU-Net would make a random split by case, in which a patient can be on both sides.
         if isinstance(self.fold, int) and file.is_file() and self.fold >= (number := len(read_json_list(file))):
-            folds = "fold 0" if number == 1 else f"folds 0 to {number - 1}"
-            refuse(self, f"{file} has no fold {self.fold}: give one that it has, {folds}, or 'all'")
+            there = ranges(range(number))
+            refuse(self, f"{file} has no fold {self.fold}: give one that it has, fold {there}, or 'all'")
         train, validation = super().get_tr_and_val_datasets()
         cases = {"train": list(train.identifiers), "val": list(validation.identifiers)}
         place = f"{file}, fold {self.fold}"
