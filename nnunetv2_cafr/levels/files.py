@@ -193,13 +193,18 @@ class Record:
         write_text(self.folder / TABLE_FILE, table.getvalue())
 
     def summary(self, cases: list[str]) -> str:
-        """What became of these cases, those with flags by name."""
+        """What became of these cases, and what each flag says, with the cases that have it."""
         studies = {case: self.studies[case] for case in cases if case in self.studies}
         changed = sum(study["changed_voxels"] > 0 for study in studies.values())
-        flagged = {case: study["flags"] for case, study in studies.items() if study["flags"]}
-        lines = [f"Levels: {changed} of {len(studies)} studies changed, {len(flagged)} flagged"]
-        for case, flags in flagged.items():
-            lines.append(f"  {case}: " + "; ".join(f"{kind} ({reason})" for kind, reason in flags.items()))
+        flagged = sum(bool(study["flags"]) for study in studies.values())
+        having: dict[str, list[str]] = {}
+        for case, study in studies.items():
+            for kind, reason in study["flags"].items():
+                having.setdefault(f"{kind} ({reason})", []).append(case)
+        lines = [f"Levels: {changed} of {len(studies)} studies changed, {flagged} flagged"]
+        for flag, named in having.items():
+            everyone = len(named) == len(studies) > 1
+            lines.append(f"  {flag}: {f'all {len(named)} studies' if everyone else ', '.join(named)}")
         return "\n".join(lines)
 
 
