@@ -30,10 +30,11 @@ from nnunetv2_cafr import phantom
 from nnunetv2_cafr.loss import DiceCECLRLoss, PixelInfoNCE
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.projection import ProjectionHead
+from nnunetv2_cafr.training.contrastive import ContrastiveTraining
 
 CLASSES = 20
 DRAWN, CROPPED = (320, 160), (256, 128)
-LOSS = PixelInfoNCE()
+LOSS = PixelInfoNCE(num_negatives=ContrastiveTraining.clr_negatives, anchors_per_class=ContrastiveTraining.clr_anchors)
 
 
 def phantom_slices(number: int) -> tuple[Tensor, Tensor]:
@@ -58,7 +59,7 @@ def draw_batch(slices: tuple[Tensor, Tensor], batch_size: int) -> tuple[Tensor, 
 
 def train(network: CAFRNet, slices: tuple[Tensor, Tensor], steps: int, batch_size: int) -> None:
     dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
-    loss_fn = DiceCECLRLoss(DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss), PixelInfoNCE())
+    loss_fn = DiceCECLRLoss(DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss), LOSS)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-4, weight_decay=1e-5, fused=True)
     for _ in range(steps):
         images, labels = draw_batch(slices, batch_size)

@@ -176,6 +176,7 @@ def main() -> None:
                     "before": accuracy(reference, found, names),
                     "after": accuracy(reference, decoding.labels, names),
                     "always": accuracy(reference, always.labels, names),
+                    "held always": not always.changed and bool({UNCERTAIN, TRANSITIONAL} & set(always.flags)),
                 }
             )
         cases = pd.DataFrame(judged).set_index("case")
@@ -189,8 +190,8 @@ def main() -> None:
             shifts[f"{arm}, {kind}"] = counts[kind]
         cases.to_csv(arguments.o / arm / "cases.csv")
         worse, better = cases[cases["after"] < cases["before"]], cases[cases["after"] > cases["before"]]
-        held = cases["flags"].str.contains(f"{UNCERTAIN}|{TRANSITIONAL}")
-        print(f"\n{arm}: {len(cases)} studies, {held.sum()} flagged; better {len(better)}, worse {len(worse)}")
+        flagged = cases["flags"].ne("").sum()
+        print(f"\n{arm}: {len(cases)} studies, {flagged} flagged; better {len(better)}, worse {len(worse)}")
         for title, some in (("worse", worse), ("better", better)):
             for case, one in some.iterrows():
                 change = f"{one['before']:.2f} -> {one['after']:.2f}"
@@ -199,7 +200,7 @@ def main() -> None:
         for threshold in THRESHOLDS:
             after = cases["always"].where(cases["confidence"] >= threshold, cases["before"])
             better, worse = (after > cases["before"]).sum(), (after < cases["before"]).sum()
-            held = (cases["confidence"] < threshold).sum()
+            held = ((cases["confidence"] < threshold) | cases["held always"]).sum()
             print(f"  {threshold:.2f}: {after.mean():.4f} {(after == 1).sum()} {better} {worse} {held}")
     table = pd.DataFrame(rows).T
     table.to_csv(arguments.o / "level_decoding.csv")

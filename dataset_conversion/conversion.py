@@ -66,7 +66,7 @@ def _check_image(path: Path) -> tuple[_CheckedImage | None, list[Problem]]:
 
 
 def _check_mask(
-    path: Path, image_path: Path, image: _CheckedImage | None, lookup: np.ndarray
+    path: Path, image_path: Path, image: _CheckedImage | None, lookup: np.ndarray, ignored: int | None
 ) -> tuple[np.ndarray | None, str | None, list[Problem]]:
     """Labels to write (uint8; z, y, x), or None; SHA-256 of the file; what is wrong."""
     volume, problems = read_volume(path)
@@ -75,7 +75,7 @@ def _check_mask(
     mask = volume.image
     labels = None
     if not problems:
-        labels, label_problems = map_labels(path, mask, lookup)
+        labels, label_problems = map_labels(path, mask, lookup, ignored)
         problems += label_problems
     bent = check_axes(path, mask)
     problems += bent
@@ -103,7 +103,8 @@ def process_case(
     labels, mask_sha256 = None, None
     if case.mask is not None:
         lookup = make_lookup(case.table or table, values)
-        labels, mask_sha256, mask_problems = _check_mask(case.mask, case.image, image, lookup)
+        ignored = values.get(IGNORE.name)
+        labels, mask_sha256, mask_problems = _check_mask(case.mask, case.image, image, lookup, ignored)
         problems += mask_problems
     if image is None or problems:
         return case, {}, problems

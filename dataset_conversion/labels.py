@@ -119,8 +119,13 @@ def make_lookup(table: LabelTable, values: Mapping[str, int]) -> np.ndarray:
     return lookup
 
 
-def map_labels(path: Path, mask: sitk.Image, lookup: np.ndarray) -> tuple[np.ndarray | None, list[Problem]]:
+def map_labels(
+    path: Path, mask: sitk.Image, lookup: np.ndarray, ignored: int | None = None
+) -> tuple[np.ndarray | None, list[Problem]]:
     """Translate a mask's values, slice by slice to keep memory small.
+
+    Args:
+        ignored: the written value of voxels that nobody annotated.
 
     Returns:
         The array (z, y, x) of written values (uint8), or None, and what is wrong: values that are no integers or not in
@@ -137,7 +142,7 @@ def map_labels(path: Path, mask: sitk.Image, lookup: np.ndarray) -> tuple[np.nda
         lookup.take(rounded.astype(np.intp), out=target)
         if (target == UNKNOWN).any():
             return None, _explain(path, array, lookup)
-    if not written.any():
+    if not ((written != 0) & (written != ignored)).any():
         found, expected = "an empty mask: background only", "at least one labelled structure"
     elif written.all():
         found, expected = "a mask without background: every voxel is labelled", "some background"

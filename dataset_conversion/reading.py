@@ -24,7 +24,7 @@ import SimpleITK as sitk
 
 from dataset_conversion import metaimage
 from dataset_conversion.contrast import Acquisition
-from dataset_conversion.dicom import read_series
+from dataset_conversion.dicom import list_dicom, read_series
 from dataset_conversion.environment import is_text
 from dataset_conversion.nifti import check_header, check_place, has_no_codes
 from dataset_conversion.problems import Problem
@@ -142,10 +142,26 @@ def read_volume(path: Path, flat: bool = False) -> tuple[Volume | None, list[Pro
             return None, [problem, *_check_finite(path, image, not_finite)]
     except RuntimeError as error:
         return None, [_itk_problem(path, error)]
-    volume = Volume(image, hashlib.sha256(stored).hexdigest(), stored if nifti else None)
+    digest = hashlib.sha256(stored)
+    for beside in files_of(path)[1:]:
+        digest.update(beside.read_bytes())
+    volume = Volume(image, digest.hexdigest(), stored if nifti else None)
     if image.GetDimension() == 4:
         volume = replace(volume, image=image[:, :, :, 0], stored=None, squeezed=True)
     return volume, _check_finite(path, image, not_finite)
+
+
+def files_of(volume: Path) -> list[Path]:
+    """What a volume is stored in: a file, with that of the voxels where it is a header; the files of a DICOM folder.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    if volume.is_dir():
+        return list_dicom(volume)
+    match = DATA_FILE.search(volume.read_bytes()) if volume.suffix.lower() == ".mhd" else None
+    beside = volume.parent / match[1].decode(errors="replace") if match else volume
+    return [volume, beside] if beside != volume and beside.is_file() else [volume]
 
 
 def lacks_orientation(path: Path) -> bool:

@@ -12,7 +12,7 @@ import argparse
 import csv
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dataset_conversion.cases import Case, files_by_key, pair
@@ -69,11 +69,14 @@ def make_named_table(partial: str, lowest: str) -> dict[int, Structure]:
     return table
 
 
-def read_table(path: Path, columns: tuple[str, str]) -> dict[str, str]:
+def read_table(path: Path, columns: tuple[str, str], key: Callable[[str], str]) -> dict[str, str]:
     """Read two columns of a CSV file: the second by the first.
 
+    Args:
+        key: of what the first column says; rows of one key must say the same.
+
     Raises:
-        ConversionError: if the file is no such table.
+        ConversionError: if the file is no such table, or contradicts itself.
     """
     first, second = columns
     remedy = "take the file as it was published, comma-separated in UTF-8 with a header line"
@@ -85,7 +88,13 @@ def read_table(path: Path, columns: tuple[str, str]) -> dict[str, str]:
             if missing := [column for column in columns if column not in names]:
                 found = f"no column {' and '.join(missing)}"
                 raise ConversionError([Problem(path, found, f"the columns {first}, {second}", remedy)])
-            return {(row[first] or "").strip(): (row[second] or "").strip() for row in reader}
+            table: dict[str, str] = {}
+            for row in reader:
+                name, value = key((row[first] or "").strip()), (row[second] or "").strip()
+                if table.setdefault(name, value) != value:
+                    found = f"{table[name]!r} and {value!r} for {name}"
+                    raise ConversionError([Problem(path, found, f"one {second} for each", "remove the wrong row")])
+            return table
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConversionError(
             [Problem(path, f"no table ({error})", f"the columns {first}, {second}", remedy)]
@@ -123,7 +132,7 @@ def read_subsets(path: Path, keys: Sequence[str]) -> tuple[dict[str, str], list[
     """
     if not path.is_file():
         return {}, [], [f"{path} is missing: SPIDER's training and validation subsets are not known"]
-    table = {name.removesuffix(".mha").lower(): subset for name, subset in read_table(path, OVERVIEW_COLUMNS).items()}
+    table = read_table(path, OVERVIEW_COLUMNS, lambda name: name.removesuffix(".mha").lower())
     subsets = {key: table[key.lower()] for key in keys if key.lower() in table}
     of_patient: dict[str, set[str]] = {}
     for key, subset in subsets.items():
@@ -149,7 +158,7 @@ def read_lowest(path: Path) -> dict[str, str]:
     Raises:
         ConversionError: if the file cannot be used.
     """
-    lowest = {str(int(p)) if p.isdecimal() else p: name for p, name in read_table(path, LOWEST_COLUMNS).items()}
+    lowest = read_table(path, LOWEST_COLUMNS, lambda patient: str(int(patient)) if patient.isdecimal() else patient)
     problems = [
         Problem(path, f"{name!r} for patient {patient}", f"one of {', '.join(LOWEST)}", "correct or remove the row")
         for patient, name in lowest.items()

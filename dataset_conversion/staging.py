@@ -17,6 +17,7 @@ from typing import Any
 
 from dataset_conversion.cases import Case
 from dataset_conversion.problems import Problem
+from dataset_conversion.reading import files_of
 from dataset_conversion.writing import FILE_ENDING, replacing
 from nnunetv2_cafr.files import Lock, check_place, refuse_inputs, try_lock
 from nnunetv2_cafr.processes import on_signal
@@ -142,13 +143,10 @@ def mask_path(folder: Path, case: Case) -> Path:
     return folder / "labelsTr" / f"{case.identifier}{FILE_ENDING}"
 
 
-def _stamp(path: Path) -> list[Any]:
-    """Size and time of change of a file, or of all files of a folder and below it."""
-    if path.is_dir():
-        files = sorted(child for child in path.rglob("*") if child.is_file())
-        return [[child.relative_to(path).as_posix(), *_stamp(child)] for child in files]
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+def _stamp(volume: Path) -> list[Any]:
+    """Name, size and time of change of each file that a volume is stored in."""
+    files = [(file.relative_to(volume.parent).as_posix(), file.stat()) for file in files_of(volume)]
+    return [[name, status.st_size, status.st_mtime_ns] for name, status in files]
 
 
 def _stamps(folder: Path, case: Case) -> list[Any]:

@@ -23,7 +23,7 @@ from dataset_conversion.contrast import doubt_about_contrast
 from dataset_conversion.dicom import find_torn, holds_images, holds_slices, is_dicom, list_dicom
 from dataset_conversion.geometry import check_same_grid, check_tilt, tilt_of
 from dataset_conversion.problems import Problem, lines_of
-from dataset_conversion.reading import FILE_ENDINGS, NO_ORIENTATION, Volume, read_volume
+from dataset_conversion.reading import FILE_ENDINGS, NO_ORIENTATION, Volume, files_of, read_volume
 from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.orders import UnknownOrderError, grid_in_order, read_in_order
 from nnunetv2_cafr.errors import UserError, last_line, millimetres, shorten
@@ -73,17 +73,14 @@ def series_of(study: Study) -> Path | None:
 
 
 def fingerprint(study: Study) -> str:
-    """SHA-256 over a study's images; of a DICOM series, over all DICOM files in its folder.
+    """SHA-256 over the files of a study's images; of a DICOM series, over all DICOM files in its folder.
 
     Raises:
         OSError: if one cannot be read.
     """
     digest = hashlib.sha256()
     for _, image in sorted(study.images.items()):
-        files = list_dicom(image) if image.is_dir() else [image]
-        if image.suffix.lower() == ".mhd":  # whose voxels lie beside it
-            files += [file for ending in (".raw", ".zraw") if (file := image.with_suffix(ending)).is_file()]
-        digest.update("".join(map(sha256, files)).encode())
+        digest.update("".join(map(sha256, files_of(image))).encode())
     return digest.hexdigest()
 
 

@@ -42,6 +42,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "hatch.linewidth": 0.7,
+    "text.parse_math": False,  # a name may hold $
 }
 WIDTH = 12.4  # inches
 MOST_POINTS = 100  # of a curve

@@ -97,6 +97,7 @@ BAD_LAYOUTS = {
     "pattern upwards": (LAYOUT | {"images": "../{id}/image.nii"}, "images: '../{id}"),
     "absolute pattern": (LAYOUT | {"masks": "/data/{id}.nii"}, "masks: '/data/{id}"),
     "no identifier": (LAYOUT | {"images": "images/*.nii"}, "images: 'images/*.nii'"),
+    "anything beside the identifier": (LAYOUT | {"masks": "m/*{id}.nii"}, "masks: 'm/*{id}.nii'"),
     "patient without group": (LAYOUT | {"patient": ".*"}, "patient: 0 groups"),
     "bad expression": (LAYOUT | {"patient": "("}, "patient: '('"),
     "no labels": (LAYOUT | {"labels": {}}, "labels: {}"),

@@ -107,6 +107,16 @@ def test_one_foreign_voxel_is_found_and_named(values: np.ndarray, place: tuple[i
     assert problems[0].expected == "integers, of 0 to 19"
 
 
+def test_a_mask_in_which_nothing_is_annotated_is_empty() -> None:
+    table = {1: Structure("L5", "vertebrae"), 2: IGNORE}
+    mask = np.zeros((2, 3, 4), np.uint8)
+    mask[0] = 2
+    for vertebra, problems in ((0, 1), (1, 0)):
+        mask[1, 1, 1] = vertebra
+        found = map_labels(PATH, sitk.GetImageFromArray(mask), make_lookup(table, {"L5": 1, "ignore": 2}), 2)[1]
+        assert len(found) == problems
+
+
 @pytest.mark.parametrize("name", ["background", "ignore", "L5"])
 def test_names_are_unique(name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' is taken"):

@@ -176,6 +176,11 @@ BAD = {
         "overview.csv",
         "no table ('utf-8' codec can't decode",
     ),
+    "a series in both subsets": (
+        lambda s: rewrite(s / "overview.csv", "1_t2,training", "1_T1.mha,validation"),
+        "overview.csv",
+        "'training' and 'validation' for 1_t1",
+    ),
     "other table": (lambda s: (s / "overview.csv").write_text("a;b\n"), "overview.csv", "no column new_file_name"),
 }
 
@@ -191,9 +196,10 @@ def test_bad_input(source: Path, problems_of: Callable[[], dict[str, str]], kind
 
 
 def test_bad_lowest_vertebra(source: Path, problems_of: Callable[[], dict[str, str]]) -> None:
-    (source / "lowest.csv").write_text("patient,lowest\n1,T9\n")
-    with pytest.raises(UserError):
-        convert(source, "--lowest-vertebra", str(source / "lowest.csv"))
-    assert problems_of() == {"lowest.csv": "'T9' for patient 1"}
+    for rows, problem in (("1,T9", "'T9' for patient 1"), ("01,L6\n1,L5", "'L6' and 'L5' for 1")):
+        (source / "lowest.csv").write_text(f"patient,lowest\n{rows}\n")
+        with pytest.raises(UserError):
+            convert(source, "--lowest-vertebra", str(source / "lowest.csv"))
+        assert problems_of() == {"lowest.csv": problem}
     with pytest.raises(SystemExit, match="2"):
         convert(source, "--lowest-vertebra", "nowhere.csv")

@@ -21,7 +21,9 @@ import tifffile
 from pydicom.uid import MRImageStorage
 from skimage import io
 
+from dataset_conversion.reading import files_of, read_volume
 from nnunetv2_cafr.cli import main
+from nnunetv2_cafr.deployment.studies import Study, fingerprint
 
 from .files import SAGITTAL, VOXELS, describe, image_of, write
 
@@ -67,6 +69,22 @@ def placeless(folder: Path) -> None:
             if name in one:  # ITK writes these once a DICOM file was read in the same process, not before
                 delattr(one, name)
         one.save_as(file)
+
+
+def test_a_header_whose_voxels_lie_in_a_file_of_any_name(tmp_path) -> None:
+    """Other voxels are another volume, for `--continue_prediction` as for an interrupted conversion."""
+    header = tmp_path / "x.mhd"
+    two_files(header)
+    voxels = header.with_suffix(".raw").rename(tmp_path / "voxels.img")
+    rewrite(header, lambda content: content.replace(b"x.raw", b"voxels.img"))
+    seen = []
+    for _ in range(2):
+        volume, problems = read_volume(header)
+        assert volume is not None and not problems
+        seen.append((fingerprint(Study("x", {0: header})), volume.sha256))
+        rewrite(voxels, lambda content: content[::-1])
+    assert all(before != after for before, after in zip(*seen, strict=True))
+    assert files_of(header) == [header, voxels]
 
 
 # File, what is done to make it, what is said of it, what is expected.

@@ -44,6 +44,14 @@ def test_every_shift():
     assert level_shifts(reference, reference, NAMES) == {**dict.fromkeys(SHIFTS, 0), "0": 6}
 
 
+def test_levels_that_few_people_have_are_no_step():
+    """L5, L4, L1 and T12 called S, L6, T13 and T13: one level each, where the reference has neither L6 nor T13."""
+    names = dict(enumerate(("S", "L6", "L5", "L4", "L3", "L2", "L1", "T13", "T12"), start=1))
+    counts = level_shifts(column(3, 7, 9), column(1, 8, 8), names)
+    assert {shift: number for shift, number in counts.items() if number} == {"-1": 2, "+1": 1}
+    assert level_shifts(column(2, 3, 4), column(2, 1, 2), names)["-2"] == 2
+
+
 def test_figure(tmp_path):
     table = pd.DataFrame({"predicted": dict.fromkeys(SHIFTS, 1), "decoded": dict.fromkeys(SHIFTS, 2)}).T
     draw_level_shifts(table, tmp_path / "shifts.png")
