@@ -19,7 +19,7 @@ from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json, read_json_list, sha256
-from nnunetv2_cafr.plans_fields import resolved
+from nnunetv2_cafr.plans_fields import faults_of, resolved
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.splits.writing import SPLITS_FILE
@@ -300,6 +300,22 @@ def _missing_trainers(matrix: Matrix) -> Iterator[str]:
                 trainer.check_requirements()
             except ImportError as error:
                 yield f"{training.arm.name}: {error}"
+
+
+def unfit_arms(matrix: Matrix) -> dict[str, str]:
+    """Why an arm's trainer can't train these data, by the arm's name; of sound plans that have been made."""
+    dataset_json = read_json(matrix.raw / "dataset.json")
+    unfit = {}
+    for training in matrix.first_trainings().values():
+        arm, trainer = training.arm, find_trainer(matrix.trainer(training))
+        file = matrix.plans_file(arm.plans)
+        if trainer is None or not issubclass(trainer, CheckedTraining) or not file.is_file():
+            continue
+        if any(faults_of(read_json(file), matrix.configuration, dataset_json)):
+            continue  # which its training says
+        if reason := trainer.unfit(_configuration(matrix, arm.plans), dataset_json):
+            unfit[arm.name] = reason
+    return unfit
 
 
 def _wrong_externals(matrix: Matrix) -> Iterator[str]:

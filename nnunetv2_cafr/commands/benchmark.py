@@ -51,7 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="plans of all arms (default nnUNetPlans)",
     )
     parser.add_argument(
-        "--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help=f"default all: {', '.join(ARMS)}"
+        "--arms",
+        nargs="+",
+        choices=ARMS,
+        metavar="ARM",
+        help=f"default all that can train on these data: {', '.join(ARMS)}",
     )
     parser.add_argument(
         "-f", type=options.fold, nargs="+", default=[0, 1, 2, 3, 4], metavar="FOLD", help="default 0 1 2 3 4"
@@ -141,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
         dataset=find_dataset(arguments.d).name,
         configuration=arguments.c,
         plans=arguments.p,
-        arms=tuple(dict.fromkeys(arguments.arms)),
+        arms=tuple(dict.fromkeys(arguments.arms or ARMS)),
         folds=tuple(dict.fromkeys(arguments.f)),
         seeds=tuple(dict.fromkeys(arguments.seeds)),
         budget=arguments.budget,
@@ -152,13 +156,18 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.measure_seconds and not matrix.budget_seconds:
         raise UserError("--measure-seconds belongs to --budget-seconds: the lengths that follow from the seconds")
-    names = [arm.name for arm in compared(matrix.selected_arms())]
-    if matrix.budget_seconds in ARMS and matrix.budget_seconds not in names:
-        raise UserError(f"--budget-seconds {matrix.budget_seconds} is no arm of this comparison: add it to --arms")
     folder = (arguments.o or Path(f"benchmark_{matrix.dataset}_{matrix.budget}")).resolve()
     if problem := fairness.impossible_folds(matrix) or fairness.impossible_configuration(matrix):
         raise UserError(f"Nothing was started: {problem}")
-    matrix = replace(matrix, clock=Clock.read(folder))
+    unfit = fairness.unfit_arms(matrix)
+    if unfit and arguments.arms:
+        raise UserError(f"Nothing was started: {'; '.join(f'{name} {reason}' for name, reason in unfit.items())}")
+    for name, reason in unfit.items():
+        print(f"{name} is left out: it {reason}", file=sys.stderr)
+    matrix = replace(matrix, arms=tuple(name for name in matrix.arms if name not in unfit), clock=Clock.read(folder))
+    names = [arm.name for arm in compared(matrix.selected_arms())]
+    if matrix.budget_seconds in ARMS and matrix.budget_seconds not in names:
+        raise UserError(f"--budget-seconds {matrix.budget_seconds} is no arm of this comparison: add it to --arms")
     if arguments.dry_run:
         jobs = missing(jobs_of(matrix, folder))
         for command in (*planning.missing_plans(matrix), *(job.command for job in jobs if job.is_of_nnunet)):

@@ -6,6 +6,7 @@ is nnU-Net's polynomial decay for all of them, which is also the one in TransUNe
 scratch, also those whose authors start from ImageNet.
 """
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from nnunetv2_cafr.network.padding import Padded
 from nnunetv2_cafr.training.level_safe import LevelSafeAugmentation
+from nnunetv2_cafr.training.preflight import needs_2d
 from nnunetv2_cafr.training.recipe import OwnRate
 from nnunetv2_cafr.training.robust import RobustTraining
 
@@ -50,7 +52,7 @@ class BaselineTraining(LevelSafeAugmentation, OwnRate, RobustTraining, nnUNetTra
 
     @classmethod
     def build_network(cls, input_channels: int, num_classes: int, dimensions: int) -> nn.Module:
-        """The network for patches of 2 or 3 axes, initialised; raises ValueError if it has no such form."""
+        """The network for patches of 2 or 3 axes, initialised."""
         raise NotImplementedError
 
     @classmethod
@@ -143,10 +145,13 @@ class nnUNetTrainer_SwinUNet(BaselineTraining):
     momentum = 0.9
 
     @classmethod
+    def unfit(cls, settings: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> str | None:
+        return needs_2d(settings) or super().unfit(settings, dataset_json)
+
+    @classmethod
     def build_network(cls, input_channels: int, num_classes: int, dimensions: int) -> nn.Module:
         from nnunetv2_cafr.network.swin_unet import SwinUNet  # timm takes seconds to import, for every training
 
-        require_2d(cls, dimensions)
         network = SwinUNet(input_channels, num_classes)
         return network.apply(network.initialize)
 
@@ -165,16 +170,14 @@ class nnUNetTrainer_TransUNet(BaselineTraining):
     momentum = 0.9
 
     @classmethod
+    def unfit(cls, settings: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> str | None:
+        return needs_2d(settings) or super().unfit(settings, dataset_json)
+
+    @classmethod
     def build_network(cls, input_channels: int, num_classes: int, dimensions: int) -> nn.Module:
         from nnunetv2_cafr.network.trans_unet import TransUNet
 
-        require_2d(cls, dimensions)
         return TransUNet(input_channels, num_classes)
-
-
-def require_2d(trainer: type[nnUNetTrainer], dimensions: int) -> None:
-    if dimensions != 2:
-        raise ValueError(f"{trainer.__name__} is a 2-D network, the configuration has {dimensions} axes: train -c 2d")
 
 
 def initialize_he(module: nn.Module) -> None:

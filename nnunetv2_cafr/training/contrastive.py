@@ -3,6 +3,7 @@
 What a trainer needs beside a network that returns `(logits, embedding)` in training; with deep supervision or without.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,17 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from matplotlib.figure import Figure
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from torch import distributed as dist
 
 from nnunetv2_cafr.loss import DeepSupervisionCLRLoss, DiceCECLRLoss, PixelInfoNCE
 from nnunetv2_cafr.spine import Spine, read_spine
-from nnunetv2_cafr.training.preflight import refuse
+from nnunetv2_cafr.training.preflight import CheckedTraining
 
 TERMS = ("dice", "ce", "clr")
 
 
-class ContrastiveTraining(nnUNetTrainer):
+class ContrastiveTraining(CheckedTraining):
     """Mixin: a trainer's loss plus 0.01 InfoNCE (the weight is ours).
 
     The contrastive weight rises from 0 over the first tenth of the epochs (ours). The three loss terms and the weight
@@ -38,6 +38,18 @@ class ContrastiveTraining(nnUNetTrainer):
     clr_hard_anchors = False
     clr_by_level = False  # hard anchors and weights of the negatives by the distance along the spine
     loss: DiceCECLRLoss | DeepSupervisionCLRLoss
+
+    @classmethod
+    def unfit(cls, settings: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> str | None:
+        labels = dataset_json["labels"]
+        if cls.clr_by_level:
+            try:
+                read_spine(labels)
+            except ValueError as error:
+                return f"needs labels that are levels of the spine: {error}"
+        if cls.clr_hard_anchors and any(isinstance(value, list | tuple) for value in labels.values()):
+            return "needs labels of which a voxel has one, and these are regions: train nnUNetTrainer_CAFR"
+        return super().unfit(settings, dataset_json)
 
     def initialize(self) -> None:
         super().initialize()
@@ -63,10 +75,7 @@ class ContrastiveTraining(nnUNetTrainer):
         return DiceCECLRLoss(stock, contrastive, clr_weight=0.0)
 
     def _level_distance(self) -> torch.Tensor:
-        try:
-            return level_distance(read_spine(self.dataset_json["labels"]), self.label_manager.num_segmentation_heads)
-        except ValueError as error:
-            refuse(self, f"{type(self).__name__} needs labels that are levels of the spine: {error}")
+        return level_distance(read_spine(self.dataset_json["labels"]), self.label_manager.num_segmentation_heads)
 
     @classmethod
     def get_training_transforms(cls, *args: Any, **kwargs: Any) -> BasicTransform:

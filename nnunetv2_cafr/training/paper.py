@@ -1,5 +1,6 @@
 """The paper's own recipe (training section), as far as it is known, inside nnU-Net."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -16,7 +17,12 @@ from nnunetv2.training.dataloading.nnunet_dataset import (
 )
 from skimage.exposure import equalize_adapthist, equalize_hist
 
+from nnunetv2_cafr.plans_fields import resolved
 from nnunetv2_cafr.training.cafr import nnUNetTrainer_CAFR_paperRecipe
+from nnunetv2_cafr.training.preflight import needs_2d
+
+# nnU-Net's normalisations that a second scaling undoes.
+AFFINE = ("ZScoreNormalization", "RescaleTo01Normalization", "RGBTo01Normalization", "NoNormalization")
 
 
 class EarlyStop(Exception):  # noqa: N818 - an exit, not an error
@@ -48,8 +54,8 @@ class EqualizeTransform(ImageOnlyTransform):
 class UnitRangeImage:
     """A preprocessed image (c, z, y, x) mapped to [0, 1] per channel as it is read, patch by patch.
 
-    nnU-Net's normalisation is affine per case, so this equals scaling the original intensities, up to the resampling
-    after it: no second preprocessing is needed. The range is read from the whole image once and kept in `ranges`.
+    After a normalisation that is AFFINE this equals scaling the original intensities, up to the resampling after it: no
+    second preprocessing is needed. The range is read from the whole image once and kept in `ranges`.
     """
 
     def __init__(self, image: Any, identifier: str, ranges: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
@@ -132,18 +138,26 @@ class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
-        if configuration != "2d":
-            raise ValueError(
-                f"nnUNetTrainer_CAFR_paper is the paper's 2-D recipe, got configuration {configuration!r}: "
-                "use 2d, or train nnUNetTrainer_CAFR"
-            )
+        self.check_plans(plans, configuration, dataset_json)
         plans = deepcopy(plans)
-        settings = plans["configurations"][configuration]
-        settings["patch_size"] = list(self.patch_size)
-        settings["batch_size"] = self.batch_size_of_paper
-        settings["normalization_schemes"] = ["RescaleTo01Normalization"] * len(settings["normalization_schemes"])
+        channels = len(resolved(plans["configurations"], configuration)["normalization_schemes"])
+        plans["configurations"][configuration] |= {
+            "patch_size": list(self.patch_size),
+            "batch_size": self.batch_size_of_paper,
+            "normalization_schemes": ["RescaleTo01Normalization"] * channels,
+        }
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = 500
+
+    @classmethod
+    def unfit(cls, settings: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> str | None:
+        schemes = zip(settings["normalization_schemes"], settings["use_mask_for_norm"], strict=True)
+        if bent := [f"{name}{' within a mask' * masked}" for name, masked in schemes if masked or name not in AFFINE]:
+            return (
+                f"scales preprocessed data to [0, 1], as prediction scales images. After {', '.join(bent)}, which the "
+                "plans have, these are two things: train nnUNetTrainer_CAFR_paperRecipe, which scales neither"
+            )
+        return needs_2d(settings) or super().unfit(settings, dataset_json)
 
     def initialize(self) -> None:
         super().initialize()

@@ -2,7 +2,7 @@
 
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr.errors import UserError, ranges, shorten
 from nnunetv2_cafr.files import read_json_list
-from nnunetv2_cafr.plans_fields import faults_of
+from nnunetv2_cafr.plans_fields import faults_of, resolved
 from nnunetv2_cafr.training.network_identity import bare
 
 # What nnU-Net raises of a network, labels or names in the plans of which nothing can be made.
@@ -46,6 +46,23 @@ class CheckedTraining(nnUNetTrainer):
             ImportError: if a package is missing; says how to install it.
         """
 
+    @classmethod
+    def unfit(cls, settings: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> str | None:
+        """Why this trainer can't train sound plans and labels, to be read behind its name; None if it can.
+
+        Args:
+            settings: a configuration of the plans with what it inherits.
+        """
+        return None
+
+    @classmethod
+    def check_plans(cls, plans: Any, configuration: str, dataset_json: Any) -> None:
+        """Raises UserError if no training can be made of the plans, or none of this trainer."""
+        if faults := list(faults_of(plans, configuration, dataset_json)):
+            raise UserError(_words(plans, configuration, faults))
+        if reason := cls.unfit(resolved(plans["configurations"], configuration), dataset_json):
+            raise UserError(f"{cls.__name__} {reason}")
+
     # nnU-Net reads the argument names off this signature.
     def __init__(
         self,
@@ -59,8 +76,7 @@ class CheckedTraining(nnUNetTrainer):
             self.check_requirements()
         except ImportError as error:
             raise UserError(str(error)) from error
-        if faults := list(faults_of(plans, configuration, dataset_json)):
-            raise UserError(_words(plans, configuration, faults))
+        self.check_plans(plans, configuration, dataset_json)
         try:
             super().__init__(plans, configuration, fold, dataset_json, device)
         except DEVICE_ERRORS:
@@ -119,6 +135,12 @@ class CheckedTraining(nnUNetTrainer):
                 f"patch or batch than {self.plans_manager.plans_name}, {self.configuration_name}, has",
             )
         super().on_train_start()
+
+
+def needs_2d(settings: Mapping[str, Any]) -> str | None:
+    """For `unfit`."""
+    axes = len(settings["patch_size"])
+    return None if axes == 2 else f"is 2-D, and patches have {axes} axes: train -c 2d, or nnUNetTrainer_CAFR"
 
 
 def _reason(error: Exception) -> str:

@@ -107,6 +107,17 @@ def test_a_configuration_that_is_not_planned_is_refused_in_the_dry_run_too(bench
         benchmark("-c", "2dd", "--arms", "CAFR", "-f", 0, "--dry-run")
 
 
+def test_arms_that_cannot_train_on_these_data_are_left_out_or_refused(benchmark, capsys):
+    assert benchmark("-c", "3d_fullres", "-f", 0, "--budget", "smoke", "--dry-run") == 0
+    printed = capsys.readouterr()
+    for name in ("SwinUNet", "TransUNet", "CAFR-paper"):
+        assert f"{name} is left out: it is 2-D" in printed.err
+        assert f"{ARMS[name].trainer}_seed" not in printed.out
+    assert printed.out.count("nnUNetv2_train") == len(ARMS) - 3
+    with pytest.raises(SystemExit, match=r"Nothing was started: TransUNet is 2-D, and patches have 3 axes"):
+        benchmark("-c", "3d_fullres", "--arms", "CAFR", "TransUNet", "-f", 0, "--dry-run")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim import SGD, Adam
 
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.loss import DeepSupervisionCLRLoss
 from nnunetv2_cafr.network.contrastive_unet import ContrastiveUNet
 from nnunetv2_cafr.training import (
@@ -68,9 +70,9 @@ def test_a_baseline_trains_with_the_optimiser_of_its_paper(name, construct, with
 
 
 @pytest.mark.parametrize("trainer", [nnUNetTrainer_SwinUNet, nnUNetTrainer_TransUNet])
-def test_2d_networks_refuse_3d(trainer):
-    with pytest.raises(ValueError, match=f"{trainer.__name__} is a 2-D network.*train -c 2d"):
-        trainer.build_network(1, 4, dimensions=3)
+def test_2d_networks_refuse_3d(trainer, nnunet_environment):
+    with pytest.raises(UserError, match=f"{trainer.__name__} is 2-D, and patches have 3 axes: train -c 2d"):
+        get_trainer_from_args("511", "3d_fullres", 0, trainer.__name__, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("trainer", [nnUNetTrainer_UNet, nnUNetTrainer_AttentionUNet])

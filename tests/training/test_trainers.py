@@ -27,6 +27,7 @@ from nnunetv2_cafr.raw_dataset import patients_of
 from nnunetv2_cafr.spine import read_spine
 from nnunetv2_cafr.training.cosine_lr import CosineLRScheduler
 from nnunetv2_cafr.training.level_safe import loaded_patch_size
+from nnunetv2_cafr.training.lookup import find_trainer
 from nnunetv2_cafr.training.orientation import superior_inferior_axis
 from nnunetv2_cafr.training.variants import nested_share
 
@@ -440,8 +441,38 @@ def test_paper_recipe_predicts_from_files_what_it_validates(phantom_dataset, con
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "3d_lowres"], ids=["planned", "not planned"])
 def test_paper_recipe_refuses_3d(configuration, nnunet_environment):
-    with pytest.raises(ValueError, match="2-D recipe"):
+    with pytest.raises(UserError, match=r"is 2-D, and patches have 3 axes|no configuration '3d_lowres'"):
         get_trainer_from_args("511", configuration, 0, "nnUNetTrainer_CAFR_paper", device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "masked"), [("CTNormalization", False), ("ZScoreNormalization", True)], ids=["CT", "masked"]
+)
+def test_paper_recipe_refuses_data_that_prediction_would_scale_otherwise(scheme, masked):
+    settings = {"patch_size": [64, 64], "normalization_schemes": [scheme], "use_mask_for_norm": [masked]}
+    assert scheme in str(find_trainer("nnUNetTrainer_CAFR_paper").unfit(settings, {"labels": {}}))
+    settings |= {"normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [False]}
+    assert find_trainer("nnUNetTrainer_CAFR_paper").unfit(settings, {"labels": {}}) is None
+
+
+def test_paper_recipe_takes_a_2d_configuration_of_any_name(phantom_dataset, nnunet_environment):
+    folder = phantom_dataset.preprocessed / "Dataset511_SpineMRI"
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    plans["configurations"]["2d_small"] = {"inherits_from": "2d", "patch_size": [64, 64]}
+    (folder / "smallPlans.json").write_text(json.dumps(plans))
+    try:
+        trainer = get_trainer_from_args("511", "2d_small", 0, "nnUNetTrainer_CAFR_paper", "smallPlans", device=CPU)
+    finally:
+        (folder / "smallPlans.json").unlink()
+    settings = trainer.configuration_manager
+    assert (settings.patch_size, settings.batch_size) == ([256, 256], 16)
+    assert settings.normalization_schemes == ["RescaleTo01Normalization"]
+
+
+def test_hard_anchors_need_labels_that_exclude_one_another():
+    regions = {"labels": {"background": 0, "whole": [1, 2], "core": 2}}
+    assert "these are regions" in str(find_trainer("nnUNetTrainer_CAFR_hardCLR").unfit({}, regions))
+    assert find_trainer("nnUNetTrainer_CAFR").unfit({}, regions) is None
 
 
 def test_paper_recipe_stops_after_ten_epochs_without_gain(monkeypatch, construct):
