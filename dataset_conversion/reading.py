@@ -32,6 +32,7 @@ from nnunetv2_cafr.errors import last_line
 
 ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")  # of the files that are understood, in lower case
 FILE_ENDINGS = (*ENDINGS, ".mhd")  # MetaImage's header with its voxels in a file beside it; converters want one file
+PICTURE_ENDINGS = (".png", ".bmp", ".tif")  # of nnU-Net's reader of pictures; a file may hold several channels
 DATA_FILE = re.compile(rb"^ElementDataFile\s*=\s*([^\r\n]*?)\s*?(?:\n|$)", re.MULTILINE)  # ends a MetaImage header
 NIFTI_FLOATS = (16, 64)  # data type codes of float32 and float64
 NIFTI_HEADER_SIZES = (348, 540)  # of NIfTI-1 and NIfTI-2; read in the wrong byte order, the number is another one

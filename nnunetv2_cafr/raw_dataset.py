@@ -17,6 +17,7 @@ from nnunetv2.utilities.utils import (
 )
 
 from dataset_conversion.environment import folder_of, is_text
+from dataset_conversion.reading import PICTURE_ENDINGS
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.label_reading import read_label_file
@@ -164,13 +165,13 @@ def case_files(folder: Path, description: dict[str, Any]) -> dict[str, tuple[tup
     images, masks = folder / "imagesTr", folder / "labelsTr"
     identifiers = [str(name) for name in get_identifiers_from_splitted_dataset_folder(str(images), ending)]
     channels = range(len(description["channel_names"]))
-    return {
-        identifier: (
-            tuple(images / f"{identifier}_{channel:04d}{ending}" for channel in channels),
-            masks / f"{identifier}{ending}",
-        )
-        for identifier in identifiers
-    }
+    files = {}
+    for identifier in identifiers:
+        of_case = tuple(images / f"{identifier}_{channel:04d}{ending}" for channel in channels)
+        if ending.lower() in PICTURE_ENDINGS:
+            of_case = tuple(file for file in of_case if file.is_file())
+        files[identifier] = of_case, masks / f"{identifier}{ending}"
+    return files
 
 
 def patients_by_provenance(

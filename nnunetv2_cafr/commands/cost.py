@@ -23,12 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="spatial size of the input (default 256 256)",
     )
     parser.add_argument(
-        "--channels", type=options.whole_number("number of channels"), default=1, help="input channels (default 1)"
+        "--channels", type=options.whole_number("number of channels"), help="input channels (default 1)"
     )
     parser.add_argument(
         "--classes",
         type=options.whole_number("number of classes"),
-        default=20,
         help="output classes with background (default 20)",
     )
     parser.add_argument(
@@ -41,12 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-c",
         type=options.configuration,
         metavar="CONFIGURATION",
-        default="2d",
         help="configuration of the plans (default 2d)",
     )
-    parser.add_argument(
-        "-p", type=options.plans, metavar="PLANS", default="nnUNetPlans", help="plans identifier (default nnUNetPlans)"
-    )
+    parser.add_argument("-p", type=options.plans, metavar="PLANS", help="plans identifier (default nnUNetPlans)")
     parser.add_argument("-device", default="cpu", choices=["cpu", "cuda", "mps"], help="default cpu")
     parser.add_argument(
         "--repeats",
@@ -64,20 +60,24 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunetv2_cafr.network import CAFRNet
     from nnunetv2_cafr.network.convolution import strides_of_tokens
 
-    if arguments.d and arguments.size:
-        raise UserError("Give either -d (patch from the plans) or --size, not both")
+    of_data = {"-c": arguments.c, "-p": arguments.p}
+    of_input = {"--size": arguments.size, "--channels": arguments.channels, "--classes": arguments.classes}
+    idle = [option for option, value in (of_input if arguments.d else of_data).items() if value]
+    if idle:
+        remedy = "leave that to the plans of -d" if arguments.d else "give -d, whose plans they choose"
+        raise UserError(f"{' and '.join(idle)} would change nothing here: {remedy}")
     if arguments.d:
-        networks, shape = networks_from_plans(arguments.d, arguments.c, arguments.p)
+        networks, shape = networks_from_plans(arguments.d, arguments.c or "2d", arguments.p or "nnUNetPlans")
     else:
-        size = arguments.size or [256, 256]
+        size, channels, classes = arguments.size or [256, 256], arguments.channels or 1, arguments.classes or 20
         if len(size) not in (2, 3):
             raise UserError(f"--size needs 2 or 3 numbers, got {size}")
-        unet, padded = plain_conv_unet(size, arguments.channels, arguments.classes)
+        unet, padded = plain_conv_unet(size, channels, classes)
         if padded != size:
             print(f"nnU-Net pads {size} to {padded}; both networks are measured at that size.")
-        network = CAFRNet(arguments.channels, arguments.classes, strides=strides_of_tokens([16] * len(size)))
+        network = CAFRNet(channels, classes, strides=strides_of_tokens([16] * len(size)))
         networks = {"nnU-Net PlainConvUNet": unet, "CAFRNet": network.apply(network.initialize)}
-        shape = [arguments.channels, *padded]
+        shape = [channels, *padded]
     device = torch.device(arguments.device)
     costs = measure(networks, shape, device, arguments.repeats)
     print(
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{torch.__version__}, median of {arguments.repeats} interleaved passes"
     )
     print(table(costs))
-    if any(cost.gmacs > 5.12 for cost in costs[1:]) and shape[1:] == [256, 256] and arguments.classes == 20:
+    if not arguments.d and (shape, classes) == ([1, 256, 256], 20) and any(cost.gmacs > 5.12 for cost in costs[1:]):
         print("CAFR-Net exceeds the paper's 5.12 GMACs at this size.")
         return 1
     return 0

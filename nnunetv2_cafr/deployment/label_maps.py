@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from dataset_conversion.reading import FILE_ENDINGS, PICTURE_ENDINGS
 from nnunetv2_cafr.deployment.description import Description, description_file
 from nnunetv2_cafr.deployment.studies import Study, fingerprint, series_of
 from nnunetv2_cafr.errors import last_line, shorten
@@ -66,10 +67,10 @@ class LabelMaps:
         self.model = model
         self.settings = dict(settings)
         self.png, self.dicom_seg = png, dicom_seg
-        endings = [description.file_ending]
+        self.endings = [description.file_ending]
         if description.reads_volumes:
-            endings += [".nii.gz", ".nii"] + [".mha", ".nrrd"] * ("SimpleITK" in description.reader)
-        ending = next((ending for ending in endings if out.name.lower().endswith(ending)), None)
+            self.endings += [".nii.gz", ".nii"] + [".mha", ".nrrd"] * ("SimpleITK" in description.reader)
+        ending = next((ending for ending in self.endings if out.name.lower().endswith(ending)), None)
         self.file = out if ending is not None and not out.is_dir() else None
         self.folder = out.parent if self.file is not None else out
         self.ending = ending if self.file is not None and ending is not None else description.file_ending
@@ -86,6 +87,12 @@ class LabelMaps:
         Raises:
             OSError: if an output is an input or a file that this network did not write, or nothing can be written.
         """
+        images = (*FILE_ENDINGS, *PICTURE_ENDINGS)
+        if self.file is None and not self.folder.exists() and self.folder.name.lower().endswith(images):
+            raise FileNotFoundError(
+                f"{self.folder} can be no label map of this network, which writes {' or '.join(self.endings)}: give a "
+                "name that ends so, or a folder"
+            )
         targets = {self.target(study): study for study in studies}
         refuse_inputs(targets, [image for study in studies for image in study.images.values()])
         if self.file is not None:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,6 +28,8 @@ from nnunetv2_cafr.measurements.study import StudyMeasurements
 from nnunetv2_cafr.measurements.study import measure as measure_study
 from nnunetv2_cafr.spine import read_spine
 from nnunetv2_cafr.voxel_order import is_order
+
+Image: TypeAlias = sitk.Image | np.ndarray | str | Path
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Model:
 
     def predict(
         self,
-        image: sitk.Image | np.ndarray | str | Path,
+        image: Image | Sequence[Image],
         *,
         spacing: Sequence[float] | None = None,
         voxel_order: str | None = None,
@@ -76,7 +79,8 @@ class Model:
         Args:
             image: a 3-D image in patient coordinates, a file or folder that `nnUNetv2_cafr predict` reads, or an array
                 (z, y, x), which needs `spacing` in mm (z, y, x) and `voxel_order`, three letters that say whereto
-                x, y and z run (SpineMRI's is PIR: backwards, downwards, to the right).
+                x, y and z run (SpineMRI's is PIR: backwards, downwards, to the right). Of a network with several
+                channels, a list of one for each.
             levels: makes the numbering of the vertebrae consistent.
 
         Raises:
@@ -84,20 +88,16 @@ class Model:
                 the labels have no order that `levels` could keep.
         """
         with tempfile.TemporaryDirectory() as folder:
-            if isinstance(image, np.ndarray):
-                image = _image_of(image, spacing, voxel_order)
-            elif spacing is not None or voxel_order is not None:
-                raise ValueError("spacing and voxel_order are an array's; an image or a file has its own")
-            if isinstance(image, sitk.Image):
-                file = Path(folder, "image.mha")
-                # Without a NIfTI header's fields, of which MetaImage warns.
-                is_vector = image.GetNumberOfComponentsPerPixel() > 1
-                plain = sitk.GetImageFromArray(sitk.GetArrayViewFromImage(image), isVector=is_vector)
-                plain.CopyInformation(image)
-                sitk.WriteImage(plain, file)
-            else:
-                file = Path(image)
-            study = Study(file.name, {0: file})
+            images: Sequence[Image] = [image] if isinstance(image, Image) else image
+            names = self.description.channel_names
+            if self.description.reads_volumes and len(images) != len(names):
+                given = f"{len(images)} image{'s' * (len(images) != 1)}"
+                raise ValueError(f"{given}; expected one for each of the {len(names)} channels: {', '.join(names)}")
+            files = {
+                channel: _file_of(one, spacing, voxel_order, Path(folder, f"image_{channel}.mha"))
+                for channel, one in enumerate(images)
+            }
+            study = Study(files[0].name, files)
             segmentation, geometry, decoding = self.predict_study(study, levels)
             return Prediction(
                 self._on_own_grid(segmentation, geometry, Path(folder)),
@@ -194,6 +194,22 @@ def prepare(
     shape = (len(description.channel_names), *description.configuration.patch_size)
     network = load_network(path, runtime, precision, description.content["probe"], shape, threads)
     return Model(description, network, description.mirroring_axes if mirroring else (), step_size)
+
+
+def _file_of(image: Image, spacing: Sequence[float] | None, voxel_order: str | None, new: Path) -> Path:
+    """Where an image lies; one that lies nowhere is written to `new`."""
+    if isinstance(image, np.ndarray):
+        image = _image_of(image, spacing, voxel_order)
+    elif spacing is not None or voxel_order is not None:
+        raise ValueError("spacing and voxel_order are an array's; an image or a file has its own")
+    if not isinstance(image, sitk.Image):
+        return Path(image)
+    # Without a NIfTI header's fields, of which MetaImage warns.
+    is_vector = image.GetNumberOfComponentsPerPixel() > 1
+    plain = sitk.GetImageFromArray(sitk.GetArrayViewFromImage(image), isVector=is_vector)
+    plain.CopyInformation(image)
+    sitk.WriteImage(plain, new)
+    return new
 
 
 def _image_of(array: np.ndarray, spacing: Sequence[float] | None, voxel_order: str | None) -> sitk.Image:

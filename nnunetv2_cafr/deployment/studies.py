@@ -33,6 +33,7 @@ from nnunetv2_cafr.levels.field_of_view import doubt_about_height, height_of, he
 from nnunetv2_cafr.voxel_order import NO_ORDER
 
 SHOWN = 10  # files left out that are named one by one
+GIVE_ALL = "give the files of all channels, or the folder that holds them"
 FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
 CONTRAST, PLANE = "another contrast", "another plane"  # doubts
 OF_LEVELS = (FIELD_OF_VIEW, TILTED)  # of which a whole row of levels may be wrong
@@ -192,7 +193,7 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
     if missing and not one_file:
         found = f"of the {len(names)} channels of the network, {', '.join(missing)} is missing"
         expected = f"files {study.name}_0000{description.file_ending} and so on"
-        raise UnusableStudyError([Problem(first, found, expected, "put the missing channels beside it")])
+        raise UnusableStudyError([Problem(first, found, expected, GIVE_ALL)])
     reader = description.plans.image_reader_writer_class()
     volumes: dict[Path, Volume | None] = {}
     with tempfile.TemporaryDirectory() as folder:

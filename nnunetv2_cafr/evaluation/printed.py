@@ -24,8 +24,8 @@ def _class_lines(evaluation: Evaluation) -> Iterator[str]:
     width = max(10, *(len(name) for name in table.index))
     settings = evaluation.settings
     yield (
-        f"{settings['cases']} cases, in 3-D. Overlaps are means over the cases that hold the class, a missed one "
-        f"counting 0; NSD at {settings['tolerance_mm']:g} mm."
+        f"{settings['cases']} cases, each as a whole. Overlaps are means over the cases that hold the class, "
+        f"a missed one counting 0; NSD at {settings['tolerance_mm']:g} mm."
     )
     yield "Distances in mm are means over those that are not missed. false: predicted, but not in the reference.\n"
     yield f"{'':<{width}}{'cases':>7}{'missed':>7}{'false':>7}" + _headings()

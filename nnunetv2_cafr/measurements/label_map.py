@@ -32,12 +32,12 @@ class LabelMap:
 
     @classmethod
     def of(cls, image: sitk.Image) -> LabelMap:
-        """From a 3-D image of whole numbers.
+        """From an image of whole numbers.
 
         Raises:
             ValueError: if it is a single slice.
         """
-        if min(image.GetSize()) < 2:
+        if image.GetDimension() != 3 or min(image.GetSize()) < 2:
             raise ValueError(
                 f"a single slice of {' x '.join(map(str, image.GetSize()))} voxels, expected a volume: of one slice "
                 "nobody knows whether it shows the middle of a body; give the whole series"

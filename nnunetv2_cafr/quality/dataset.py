@@ -18,7 +18,7 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from dataset_conversion.environment import is_text
-from dataset_conversion.reading import FILE_ENDINGS, fault_of
+from dataset_conversion.reading import FILE_ENDINGS, PICTURE_ENDINGS, fault_of
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.quality.description import (
@@ -32,7 +32,7 @@ from nnunetv2_cafr.spine import IGNORE, is_spine_table
 from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
 from nnunetv2_cafr.voxel_order import REORIENTING_READERS
 
-IMAGE_ENDINGS = (*FILE_ENDINGS, ".png", ".bmp", ".tif", ".tiff")
+IMAGE_ENDINGS = (*FILE_ENDINGS, *PICTURE_ENDINGS, ".tiff")
 
 
 @dataclass(frozen=True)

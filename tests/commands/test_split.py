@@ -388,6 +388,22 @@ def test_paper_takes_the_spacing_of_tiff_volumes_along(raw: Path) -> None:
         assert {path.stem for path in masks.glob("*.json")} == {path.stem for path in images.glob("*.json")} == cases
 
 
+def test_a_colour_picture_holds_all_its_channels(raw: Path) -> None:
+    for path in [*raw.glob("imagesTr/*.mha"), *raw.glob("labelsTr/*.mha")]:
+        shape = (8, 8, 3) if path.parent.name == "imagesTr" else (8, 8)
+        if not path.stem.endswith("_0001"):
+            Image.fromarray(np.full(shape, 1, np.uint8)).save(path.with_suffix(".png"))
+        path.unlink()
+    change(raw / "dataset.json", file_ending=".png", channel_names={"0": "R", "1": "G", "2": "B"})
+    assert run("--scheme", "paper", "-t", "43") == 0
+    made = raw.parent / "Dataset043_Tiny_paper"
+    for suffix in ("Tr", "Ts"):
+        cases = sorted(path.stem for path in (made / f"labels{suffix}").iterdir())
+        assert cases and [f"{case}_0000" for case in cases] == sorted(
+            path.stem for path in (made / f"images{suffix}").iterdir()
+        )
+
+
 def test_a_picture_whose_name_is_not_utf8_is_refused(raw: Path) -> None:
     for number in range(24):
         for part, name in (("imagesTr", f"M\udcfc{number}_0000.png"), ("labelsTr", f"M\udcfc{number}.png")):

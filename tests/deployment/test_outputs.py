@@ -235,6 +235,12 @@ def test_one_file_for_one_scan(predict, scans, tmp_path, name) -> None:
     assert found.GetSize() == (24, 30, 4)
 
 
+def test_a_name_that_is_no_label_maps_is_no_folder_either(predict, scans, tmp_path) -> None:
+    with pytest.raises(SystemExit, match=r"labels.png can be no label map of this network, which writes .nii.gz"):
+        predict(scans / "a.nii.gz", tmp_path / "labels.png")
+    assert not (tmp_path / "labels.png").exists()
+
+
 class TestFullDisk:
     """What cannot be written leaves nothing, and is said in one line."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunetv2_cafr import load_model
 from nnunetv2_cafr.deployment import model as deployed
 from nnunetv2_cafr.deployment.runtime import _load_onnxruntime, has_bfloat16, load_network, probe_patch, probe_values
 
@@ -80,6 +81,11 @@ def test_regions_channels_and_folds(regions, models: Models, tmp_path):
     )
     assert predict(regions[1], images, tmp_path / "out") == 0
     assert_same_label_maps(tmp_path / "out", reference)
+    model = load_model(regions[1])
+    found = model.predict([sitk.ReadImage(path) for path in sorted(images.iterdir())])
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found.labels), read(tmp_path / "out" / "both.nii.gz"))
+    with pytest.raises(ValueError, match=r"1 image; expected one for each of the 2 channels: T1, T2"):
+        model.predict(images / "both_0000.nii.gz")
 
 
 @needs_bf16
