@@ -32,6 +32,7 @@ from dataset_conversion.contrast import acquisition_of, doubt_about_contrast
         ({"Modality": "MR", "ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC", "ND"]}, "T2", "the kind 'ADC'"),
         ({"Modality": "MR", "ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC", "ND"]}, "adc", None),
         ({"Modality": "MR", "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "NORM"]}, "T2", None),
+        ({"Modality": "MR", "ImageType": ["ORIGINAL", "P", "M", "ND"]}, "T2", None),  # it is the third that tells
         ({"Modality": "MR", "ImageType": "ORIGINAL"}, "T2", None),
         ({"Modality": "MR", "SeriesDescription": "t1_tse"}, "image", None),
         ({}, "T2", None),

@@ -25,6 +25,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
+from dataset_conversion.dicom import find_torn
 from dataset_conversion.folder import main
 from dataset_conversion.geometry import check_same_grid, orient
 from dataset_conversion.reading import read_volume
@@ -102,6 +103,14 @@ def test_series_is_a_volume(series: Path) -> None:
     assert volume.image.GetOrigin() == pytest.approx(tuple(place(0)))
     assert volume.image.GetDirection() == pytest.approx((0, 0, -1, 1, 0, 0, 0, -1, 0))
     assert not volume.image.GetMetaDataKeys()  # patients' names would be among them
+
+
+def test_the_step_is_the_mean_of_steps_that_differ_a_little(series: Path) -> None:
+    again(series, 2, place(2) + 0.05 * NORMAL)
+    volume, problems = read_volume(series)
+    assert problems == []
+    assert volume is not None
+    assert volume.image.GetSpacing() == pytest.approx((0.7, 0.9, STEP))
 
 
 def test_conversion_with_a_mask(series: Path, tmp_path: Path, read: Callable[[Path], np.ndarray]) -> None:
@@ -292,6 +301,17 @@ def test_bad_series(series: Path, kind: str) -> None:
     assert message in problems[0].found
     assert problems[0].expected
     assert problems[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("aside", "turned", "torn"), [(0, 0, True), (200, 0, False), (0, 40, False)], ids=["next", "station", "localiser"]
+)
+def test_a_slice_in_another_folder_goes_on_with_a_series(series: Path, aside: float, turned: float, torn: bool) -> None:
+    """Where it is parallel to it and in line with it."""
+    other = series.with_name("other")
+    other.mkdir()
+    write_slice(other / "next.dcm", VOXELS[0], place(5) + aside * UP, columns=tilted(turned), number=9)
+    assert find_torn([series, other]) == ((series, other) if torn else None)
 
 
 def test_slices_from_right_to_left_are_turned(tmp_path: Path) -> None:

@@ -46,10 +46,6 @@ def convert(source: Path, output: Path, *options: str) -> int:
     return main(["-i", str(source), "-d", "511", "-o", str(output), "-np", "1", *options])
 
 
-def read(path: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-
-
 def image_of(source: Path, number: int) -> Path:
     return source / "train" / "MR" / f"Case{number}.nii.gz"
 
@@ -78,7 +74,7 @@ def change_header(path: Path, edit: Callable[[sitk.Image], object]) -> None:
 
 
 @pytest.mark.parametrize("num_processes", ["1", "2"])
-def test_good_input(source: Path, tmp_path: Path, num_processes: str) -> None:
+def test_good_input(source: Path, tmp_path: Path, num_processes: str, read: Callable[[Path], np.ndarray]) -> None:
     output = tmp_path / "raw"
     # What NIfTI's scaling factors leave of an integer: rounded, not refused.
     change(mask_of(source, 2), lambda mask: mask + np.float32(1e-5))
@@ -109,7 +105,7 @@ def test_good_input(source: Path, tmp_path: Path, num_processes: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["kinds", "regions"])
-def test_other_label_schemes(source: Path, tmp_path: Path, scheme: str) -> None:
+def test_other_label_schemes(source: Path, tmp_path: Path, scheme: str, read: Callable[[Path], np.ndarray]) -> None:
     assert convert(source, tmp_path / "raw", "--labels", scheme) == 0
     target = tmp_path / "raw" / "Dataset511_SpineMRI"
     description = json.loads((target / "dataset.json").read_text())
@@ -148,7 +144,7 @@ def test_provenance(source: Path, tmp_path: Path) -> None:
     assert (test["patient"], test["mask"], test["sha256"]["mask"], test["subset"]) == ("3", None, None, "test1")
 
 
-def test_other_voxel_order_is_turned(source: Path, tmp_path: Path) -> None:
+def test_other_voxel_order_is_turned(source: Path, tmp_path: Path, read: Callable[[Path], np.ndarray]) -> None:
     """A copy that somebody reoriented gives the same voxels in the same places."""
     expected = {path.name: sitk.ReadImage(str(path)) for path in (image_of(source, 1), mask_of(source, 1))}
     for path in (image_of(source, 1), mask_of(source, 1)):
@@ -195,7 +191,13 @@ def test_comparison_with_the_published_set(capsys: pytest.CaptureFixture[str], s
 @pytest.mark.parametrize("from_parent", [False, True])
 @pytest.mark.parametrize("mask_name", ["mask_case{}.nii.gz", "Case{}.nii.gz", "MASK_Case00{}.nii"])
 def test_naming_variants(
-    pristine: Path, tmp_path: Path, images: str, masks: str, from_parent: bool, mask_name: str
+    pristine: Path,
+    tmp_path: Path,
+    images: str,
+    masks: str,
+    from_parent: bool,
+    mask_name: str,
+    read: Callable[[Path], np.ndarray],
 ) -> None:
     root = tmp_path / "parent" / "collection"
     for folder in (images, masks):
@@ -212,7 +214,7 @@ def test_naming_variants(
         np.testing.assert_array_equal(written, read(mask_of(pristine, number)))
 
 
-def test_uncompressed_image_is_compressed(source: Path, tmp_path: Path) -> None:
+def test_uncompressed_image_is_compressed(source: Path, tmp_path: Path, read: Callable[[Path], np.ndarray]) -> None:
     expected = read(image_of(source, 1))
     content = gzip.decompress(image_of(source, 1).read_bytes())
     image_of(source, 1).unlink()
@@ -565,7 +567,7 @@ def test_interrupted_conversion_leaves_nothing(
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"no real sample at {SAMPLE}")
-def test_real_sample(tmp_path: Path) -> None:
+def test_real_sample(tmp_path: Path, read: Callable[[Path], np.ndarray]) -> None:
     for part in ("train/MR", "train/Mask"):
         folder = tmp_path / "source" / part
         folder.mkdir(parents=True)

@@ -159,6 +159,22 @@ def test_problems_of_finished_cases_are_not_forgotten(source: Path, problems_of:
     assert list((source.parent / "raw").iterdir()) == []
 
 
+def test_a_change_in_a_linked_folder_is_one_of_the_case(tmp_path: Path) -> None:
+    """Of a folder of DICOM files, one of them in a folder that is only linked there."""
+    case = Case("a", tmp_path / "a", None, patient="a")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1.dcm").write_bytes(b"before")
+    case.image.mkdir()
+    (case.image / "linked").symlink_to(tmp_path / "elsewhere")
+    with staging.staged_directory(tmp_path / TARGET, {}) as (folder, _):
+        staging.image_path(folder, case).parent.mkdir()
+        staging.image_path(folder, case).touch()
+        staging.save_record(folder, case, {"finished": True})
+        assert staging.load_record(folder, case) == {"finished": True}
+        (tmp_path / "elsewhere" / "1.dcm").write_bytes(b"changed")
+        assert staging.load_record(folder, case) is None
+
+
 def test_target_that_comes_into_being_is_left_as_it_is(tmp_path: Path) -> None:
     target = tmp_path / TARGET
     with pytest.raises(FileExistsError), staging.staged_directory(target, {}):

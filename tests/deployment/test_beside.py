@@ -58,6 +58,21 @@ def test_the_page_grows_with_the_folder(predict, scans, tmp_path, monkeypatch) -
     assert drawn[3:] == ["a"] and shown(out)["a"] != before["a"] and len(shown(out)) == 2
 
 
+def test_an_image_that_could_not_be_shown_is_tried_again(predict, scans, tmp_path, monkeypatch) -> None:
+    """The disk of the scans was gone for a while, say, after the label map was written."""
+    out = tmp_path / "out"
+
+    def gone(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(beside, "_read", gone)
+        assert predict(scans / "a.nii.gz", out) == 0
+    assert "image not shown</b>: the disk is gone" in shown(out)["a"]
+    assert predict(scans / "a.nii.gz", out, "--continue_prediction") == 0
+    assert "not shown" not in shown(out)["a"] and "sagittal slice" in shown(out)["a"]
+
+
 def test_two_calls_beside_one_another(predict, scans, tmp_path, monkeypatch) -> None:
     """While a is looked at, another call ends with b."""
     model, out, original = spine(tmp_path), tmp_path / "out", beside.preview
@@ -80,6 +95,14 @@ def test_a_spine_is_measured(predict, scans, tmp_path) -> None:
     rows = (out / "measurements.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows if ",vertebra," in row] == [["a", "L5"], ["b", "L5"]]
     assert set(json.loads((out / "measurements.json").read_text())["studies"]) == {"a", "b"}
+
+
+def test_what_is_gone_is_in_no_table(predict, scans, tmp_path) -> None:
+    model, out = spine(tmp_path), tmp_path / "out"
+    assert predict(scans, out, model=model) == 0
+    (out / "a.nii.gz").unlink()
+    assert predict(scans / "b.nii.gz", out, "--continue_prediction", model=model) == 0
+    assert set(shown(out)) == set(json.loads((out / "measurements.json").read_text())["studies"]) == {"b"}
 
 
 @pytest.mark.parametrize("name", ["preview.html", "labels.txt", "preview/a.png"])

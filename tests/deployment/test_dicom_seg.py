@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from pydicom.uid import MRImageStorage
 
 from dataset_conversion.dicom import read_series
+from nnunetv2_cafr.deployment import beside
 
 from .files import describe, write
 
@@ -209,6 +210,26 @@ def test_of_the_patient_as_the_series_is_now(predict, series, tmp_path) -> None:
             dataset.PatientID,
             dataset.SeriesInstanceUID,
         )
+
+
+def test_of_no_patient_whose_files_lay_there_for_a_while(predict, series, tmp_path, monkeypatch) -> None:
+    """Files that were exchanged before the segmentation was written, and are those of the label map again."""
+    before, original = {path: path.read_bytes() for path in series.iterdir()}, beside._segmentation
+
+    def meanwhile(*arguments: object) -> bytes:
+        for slice_ in series.iterdir():
+            dataset = pydicom.dcmread(slice_)
+            dataset.PatientID = "other"
+            dataset.save_as(slice_)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(beside, "_segmentation", meanwhile)
+        assert predict(series, tmp_path / "out", "--dicom-seg") == 0
+    for path, content in before.items():
+        path.write_bytes(content)
+    assert predict(series, tmp_path / "out", "--dicom-seg", "--continue_prediction") == 0
+    assert pydicom.dcmread(tmp_path / "out" / "patient.seg.dcm").PatientID == "17"
 
 
 def test_the_folder_above(predict, series, tmp_path, monkeypatch) -> None:

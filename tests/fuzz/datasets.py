@@ -126,7 +126,7 @@ class RawDataset:
         return folder
 
 
-def _compressed(nifti: Nifti) -> Nifti:
+def compressed(nifti: Nifti) -> Nifti:
     return Nifti(**{**nifti.__dict__, "compressed": True})
 
 
@@ -144,8 +144,8 @@ def datasets(cases: int) -> st.SearchStrategy[RawDataset]:
         "masks": st.dictionaries(
             one, st.tuples(MASK_VALUES, st.sampled_from(["u1", "i2", "u2", "i4", "f4", "f8"])), min_size=1, max_size=2
         ),
-        "images": st.dictionaries(one, niftis().map(_compressed), min_size=1, max_size=1),
-        "files": st.dictionaries(one, niftis().map(_compressed), min_size=1, max_size=1),
+        "images": st.dictionaries(one, niftis().map(compressed), min_size=1, max_size=1),
+        "files": st.dictionaries(one, niftis().map(compressed), min_size=1, max_size=1),
         "provenance": JSON | st.fixed_dictionaries({"cases": entries | JSON}),
         "lost": st.frozensets(
             st.sampled_from(["imagesTr/c0_0000.nii.gz", "labelsTr/c1.nii.gz", "dataset.json"]), min_size=1, max_size=2

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nnunetv2_cafr import cli
 from nnunetv2_cafr.errors import UserError
 
-from .datasets import GONE, LABELS, MASK_VALUES, mask_of, some_fields
+from .datasets import GONE, LABELS, MASK_VALUES, compressed, mask_of, some_fields
 from .files import Nifti, niftis, sound_niftis
 from .harness import fuzz
 
@@ -58,20 +58,16 @@ def _evaluate(maps: tuple[bytes, bytes], fields: dict[str, object]) -> str:
         return "scored"
 
 
-def _compressed(nifti: Nifti) -> Nifti:
-    return Nifti(**{**nifti.__dict__, "compressed": True})
-
-
 @fuzz(30, nifti=sound_niftis(), reference=MASK_VALUES, prediction=MASK_VALUES, kinds=st.tuples(TYPES, TYPES))
 def test_values(
     nifti: Nifti, reference: tuple[float, ...], prediction: tuple[float, ...], kinds: tuple[str, str]
 ) -> str:
-    one = _compressed(Nifti(order=nifti.order, tilt=nifti.tilt, forms=nifti.forms, big_endian=nifti.big_endian))
+    one = compressed(Nifti(order=nifti.order, tilt=nifti.tilt, forms=nifti.forms, big_endian=nifti.big_endian))
     maps = one.content(mask_of(reference, kinds[0])), one.content(mask_of(prediction, kinds[1]))
     return _evaluate(maps, {})
 
 
-@fuzz(30, spoilt=niftis().map(_compressed), sound=sound_niftis().map(_compressed), swap=st.booleans())
+@fuzz(30, spoilt=niftis().map(compressed), sound=sound_niftis().map(compressed), swap=st.booleans())
 def test_headers(spoilt: Nifti, sound: Nifti, swap: bool) -> str:
     first = spoilt.content(mask_of((1, 2, 3)))
     second = Nifti(order=spoilt.order, tilt=spoilt.tilt, forms=sound.forms, compressed=True).content(mask_of((1, 3, 2)))

@@ -21,7 +21,7 @@ from nnunetv2_cafr.levels.files import grid_of
 from nnunetv2_cafr.phantom import make_case
 from nnunetv2_cafr.spine import USUAL, VERTEBRAE, read_spine
 
-from .drawn import BACK, GRID, LABELS, LEVELS, SPINE, STEP, UP, Drawn, draw
+from .drawn import BACK, GAP, GRID, HEIGHT, LABELS, LEVELS, SPINE, STEP, UP, Drawn, draw
 
 ABOVE_SACRUM = LEVELS[1:]
 
@@ -163,6 +163,19 @@ def test_distance_decides_where_votes_are_divided():
     np.testing.assert_array_equal(found.labels, truth.labels)
 
 
+def test_a_body_that_the_edge_cuts_lies_farther_away_than_what_is_seen_of_it():
+    """Half of L1 is visible above a missed L2, and most of that called L2; if it were all of L1, it would be L2."""
+    truth = draw(("S", "L5", "L4", "L3", "L2", "L1"), discs=False)
+    truth.labels[truth.of("L2")] = 0
+    rows = np.flatnonzero(truth.of("L1").any((0, 2)))
+    truth = Drawn(truth.labels[:, rows[-1] - 8 :].copy(), truth.block[:, rows[-1] - 8 :])
+    new = truth.copy()
+    body = np.argwhere(truth.of("L1"))
+    new.labels[tuple(body[body[:, 2] < np.quantile(body[:, 2], 0.7)].T)] = LABELS["L2"]
+    found = decode(new.labels, SPINE, GRID, threshold=-1)
+    np.testing.assert_array_equal(found.labels, truth.labels)
+
+
 def test_body_in_a_front_and_a_back_piece_is_one():
     truth = draw()
     columns = np.flatnonzero(truth.of("L3").any((0, 1)))
@@ -185,6 +198,19 @@ def test_level_that_is_labelled_but_has_no_place():
     found = decoded(new)
     assert_untouched(found, new)
     assert "L3 is labelled" in found.flags[UNCERTAIN]
+
+
+def test_a_level_that_is_labelled_in_a_body_as_long_as_two_has_no_place():
+    """L3 and what is left of L2 in one piece, less high than two bodies."""
+    new = draw(discs=False)
+    below = int(np.flatnonzero(new.of("L3").any((0, 2)))[-1])
+    outline = new.of("L3")[:, below]
+    new.labels[new.of("L2")] = 0
+    for row in range(28):
+        new.labels[:, below - row][outline] = LABELS["L3" if row < 20 else "L2"]
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert found.flags[UNCERTAIN].startswith("L2 is labelled")
 
 
 def test_no_body_becomes_the_sacrum_by_its_place_alone():
@@ -310,6 +336,18 @@ def test_spinous_processes_follow_their_body():
     assert_repaired(decoded(renamed(truth, L3="L4", L4="L3")), truth)
 
 
+def test_a_spinous_process_of_a_missed_body_keeps_its_label():
+    truth = draw()
+    rows, columns = (np.flatnonzero(truth.of("L3").any(axes)) for axes in ((0, 2), (0, 1)))
+    for level in ("L3", "L3/L4", "L2/L3"):
+        truth.labels[truth.of(level)] = 0
+    middle = int(rows.mean())
+    truth.labels[5:7, middle - 4 : middle + 4, columns[-1] + 8 : columns[-1] + 26] = LABELS["L3"]
+    found = decoded(truth)
+    assert_untouched(found, truth)
+    assert found.flags == {MISSED: "L3"}
+
+
 def test_everything_one_too_high_cannot_be_seen_but_for_the_lower_end():
     """Such labels are consistent. Without a sacrum nothing but what lies below the lowest vertebra speaks against."""
     truth = draw(ABOVE_SACRUM, bottom=80)
@@ -319,6 +357,15 @@ def test_everything_one_too_high_cannot_be_seen_but_for_the_lower_end():
     assert found.flags.keys() == {LOWER_END}
     assert not decoded(truth).flags
     assert not decoded(shifted(draw(ABOVE_SACRUM, bottom=10), 0, 1)).flags
+
+
+@pytest.mark.parametrize(("levels", "flagged"), [(0.5, False), (2, True)])
+def test_image_below_the_lowest_vertebra(levels, flagged):
+    """L4 is called the lowest one, and the image goes on for half a level, or for two."""
+    new = draw(LEVELS[2:], bottom=levels * (HEIGHT + GAP))
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert found.flags.keys() == ({LOWER_END} if flagged else set())
 
 
 def test_everything_above_the_sacrum_one_too_high_looks_like_a_sacralised_l5():
@@ -409,6 +456,17 @@ def test_l6_and_t13_that_the_labels_know():
     assert found.flags == {TRANSITIONAL: "L6 and T13 are there"}
 
 
+def test_the_lowest_level_twice_is_none_below_the_table():
+    """Of a network that knows L5 to L2: L5 twice, the upper one partly L4, and L4; the lowest stays L5."""
+    truth = draw(("L5", "L4", "L3"), discs=False)
+    new = renamed(truth, L4="L5", L3="L4")
+    body = np.argwhere(truth.of("L4"))
+    new.labels[tuple(body[body[:, 2] < np.quantile(body[:, 2], 0.4)].T)] = LABELS["L4"]
+    table = {name: LABELS[name] for name in ("background", "L5", "L4", "L3", "L2")}
+    found = decode(new.labels, read_spine(table), GRID, threshold=-1)
+    np.testing.assert_array_equal(found.labels, truth.labels)
+
+
 def test_network_that_knows_three_levels():
     """What it calls L3 above L3 is none of its levels."""
     truth = draw(("L5", "L4", "L3"))
@@ -490,6 +548,7 @@ def test_lines_of_single_voxels():
     assert_untouched(decoded(lines), lines)
 
 
+@pytest.mark.slow
 def test_a_large_volume_takes_less_than_two_seconds():
     _, mask = make_case(3, size=(880, 880, 15))
     truth = sitk.GetArrayFromImage(mask).astype(np.uint8)

@@ -31,6 +31,12 @@ def test_sacrum_in_two_labels():
     )
 
 
+def test_vertebrae_that_few_people_have_are_not_missed():
+    spine = read_spine({name: number for number, name in enumerate(("S", "L6", "L5", "L4", "L3"), 1)})
+    assert spine.gaps(["S", "L5", "L4"]) == []
+    assert spine.gaps(["S", "L4"]) == ["L5"]
+
+
 def test_spiders_numbers_from_the_bottom():
     spine = read_spine(
         {

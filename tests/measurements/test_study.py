@@ -99,6 +99,9 @@ def test_phantom_of_known_anatomy():
         height = 2 * anatomy.bodies[index].half_height * scale
         for measure_, share in zip(HEIGHTS, (0.975, 0.87, 0.975), strict=True):
             assert levels[name].values[measure_] == pytest.approx(share * height, rel=0.05)
+    middle = np.mean([levels[name].values["height_middle_mm"] for name in ("L4", "L3")])
+    disc = levels["L3/L4"].values
+    assert disc["disc_height_index"] == pytest.approx(disc["disc_height_mm"] / middle, rel=0.02)
     lordosis = np.degrees(anatomy.bodies[0].tilt - anatomy.bodies[5].tilt)
     assert study.lordosis.degrees == pytest.approx(lordosis, rel=0.05)
     assert "upper edge" in levels["T10"].reasons["height_middle_mm"]

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from nnunetv2_cafr.quality.checking import check_dataset
 from nnunetv2_cafr.quality.page import render
 from nnunetv2_cafr.quality.picture import draw
 
+from ..pages import Elements
 from .conftest import VALUES, Copy
 
 NASTY = '<b onmouseover="alert(1)">L9\'</b>'
@@ -77,22 +77,6 @@ def test_a_person_clicks(page, browse, tmp_path):
     assert 'aria-sort="descending"' in elements and 'class="plain"' in elements
     assert order_of_rows(elements) == [names[1]]
     assert f"1 of {len(names)} cases shown" in elements
-
-
-class Elements(HTMLParser):
-    """Every element of a page with its attributes, and the text between them."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.all: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_data(self, data):
-        self.text += data
-
-    def handle_starttag(self, tag, attributes):
-        self.all.append((tag, dict(attributes)))
 
 
 def test_holds_everything_and_escapes_names(page):

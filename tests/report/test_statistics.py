@@ -114,6 +114,13 @@ def test_ranking_where_the_order_never_changes():
     assert ranking(pd.DataFrame({"a": best - 2, "b": best}), higher_is_better=False).rank.to_dict() == {"a": 1, "b": 2}
 
 
+def test_ranking_with_two_arms_that_are_equal_in_every_draw():
+    best = np.random.default_rng(0).normal(90, 5, 12)
+    found = ranking(pd.DataFrame({"bad": best - 2, "best": best, "equal": best}), higher_is_better=True)
+    assert found.rank.to_dict() == {"bad": 3, "best": 1, "equal": 1}
+    assert found.kendall_tau == pytest.approx(1)
+
+
 def test_ranking_of_equal_arms_and_of_a_coin():
     """Equal arms share rank 1; with one patient in favour of each of two arms, chance decides."""
     equal = ranking(pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, 2.0]}), True)

@@ -238,6 +238,15 @@ def test_level_shifts_before_and_after(study, families):
     assert "<image" not in figure.svg  # the page shows no PNG
 
 
+@pytest.mark.parametrize("name", ["costs $5 and $6", r"a $\frac$ b"])
+def test_names_that_look_like_formulas_are_drawn_as_they_are(name):
+    columns = [Column(title) for title in ("Arm", "Vertebrae", "Right", "Down", "Up", "Other", "Missed")]
+    figure = figures.level_errors(
+        "errors", Table("errors", "Errors", "", columns, [Row([name, 9, 50, 10, 10, 10, 20])])
+    )
+    assert figure is not None and name in figure.svg
+
+
 def test_cost_in_multiples_of_nnunet(study):
     assert [row.values[0] for row in tables.costs(study).rows] == ["LevelSafe", "CAFR"]
     table = tables.cost_multiples(study)

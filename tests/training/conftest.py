@@ -1,5 +1,7 @@
-"""Trainers constructed as nnU-Net constructs them."""
+"""Trainers constructed as nnU-Net constructs them, and data that they may find changed."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +9,8 @@ import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from ..conftest import DATASET
 
 
 @pytest.fixture
@@ -19,3 +23,12 @@ def construct(nnunet_environment: Path) -> Callable[..., nnUNetTrainer]:
         return trainer
 
     return make
+
+
+@pytest.fixture
+def data(nnunet_environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the preprocessed phantoms that may be changed."""
+    copy = tmp_path / "nnUNet_preprocessed"
+    shutil.copytree(os.environ["nnUNet_preprocessed"], copy)
+    monkeypatch.setenv("nnUNet_preprocessed", str(copy))
+    return copy / DATASET

@@ -1,7 +1,6 @@
 """`--c` goes on with what a training began, refuses by name what is no longer so, and tells what is only different."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +15,6 @@ from nnunetv2_cafr.training.continuation import BEST_VALIDATED
 from nnunetv2_cafr.training.network_identity import differences, identity_of
 
 TRAINER = "nnUNetTrainer_CAFR_budget2x1"
-DATASET = "Dataset511_SpineMRI"
-
-
-@pytest.fixture
-def data(nnunet_environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the preprocessed phantoms that may be changed."""
-    copy = tmp_path / "nnUNet_preprocessed"
-    shutil.copytree(os.environ["nnUNet_preprocessed"], copy)
-    monkeypatch.setenv("nnUNet_preprocessed", str(copy))
-    return copy / DATASET
 
 
 @pytest.fixture(scope="module")

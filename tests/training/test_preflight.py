@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,17 +12,6 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_cafr.training.preflight import impossible_step
 
 from .batches import batch_of
-
-DATASET = "Dataset511_SpineMRI"
-
-
-@pytest.fixture
-def data(nnunet_environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the preprocessed phantoms that may be changed."""
-    copy = tmp_path / "nnUNet_preprocessed"
-    shutil.copytree(os.environ["nnUNet_preprocessed"], copy)
-    monkeypatch.setenv("nnUNet_preprocessed", str(copy))
-    return copy / DATASET
 
 
 def make(data: Path, name: str = "nnUNetTrainer_CAFR_budget1x1", **changes: object) -> nnUNetTrainer:
