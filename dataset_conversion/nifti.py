@@ -22,6 +22,7 @@ NIFTI2_SIZE = 540  # bytes of the longer one of the two kinds of header
 COSINE_TOLERANCE = 0.01  # between unit vectors of qform and sform; a quaternion of float32 may be 0.001 off
 SPACING_TOLERANCE = 0.01  # relative
 SHIFT_TOLERANCE = 0.01  # of the smallest spacing, between the first voxel's place by SimpleITK and by nibabel
+ONE_PLACE = 1.0  # mm between the places of the first voxel by qform and sform
 FIRST_VOXEL = 352  # bytes: header and the four that say whether it is extended
 NO_SLOPE = 1e-15  # of scl_slope: SimpleITK takes less for none
 HIGHEST_CODE = 5  # of a qform or sform
@@ -185,6 +186,20 @@ def check_orientations(path: Path, content: bytes) -> Problem | None:
         angle = np.degrees(np.arccos(np.clip((axes * others).sum(axis=0), -1, 1))).max()
         found += f", {angle:.0f} degrees apart" if angle >= 1 else f", {angle:.1f} degrees apart"
     return Problem(path, found, "one orientation in both, or the code of the other one 0", _remedy("orientation"))
+
+
+def doubt_about_place(content: bytes) -> str | None:
+    """What is to be said of a header that gives two places; None if it gives one.
+
+    Args:
+        content: of the file, decompressed; its beginning is enough.
+    """
+    header = _parse(content)
+    if header is None or min(int(header["qform_code"]), int(header["sform_code"])) <= 0:
+        return None
+    by_qform = np.array([float(header[f"qoffset_{axis}"]) for axis in "xyz"])
+    apart = np.linalg.norm(by_qform - np.asarray(header.get_sform(), dtype=float)[:3, 3])
+    return f"its qform and its sform lie {apart:.0f} mm apart: the sform was taken" if apart > ONE_PLACE else None
 
 
 def _parse(content: bytes) -> nibabel.Nifti1Header | None:

@@ -26,7 +26,7 @@ from dataset_conversion import metaimage
 from dataset_conversion.contrast import Acquisition
 from dataset_conversion.dicom import list_dicom, read_series
 from dataset_conversion.environment import is_text
-from dataset_conversion.nifti import check_header, check_place, has_no_codes
+from dataset_conversion.nifti import check_header, check_place, doubt_about_place, has_no_codes
 from dataset_conversion.problems import Problem
 from nnunetv2_cafr.errors import last_line
 
@@ -146,7 +146,8 @@ def read_volume(path: Path, flat: bool = False) -> tuple[Volume | None, list[Pro
     digest = hashlib.sha256(stored)
     for beside in files_of(path)[1:]:
         digest.update(beside.read_bytes())
-    volume = Volume(image, digest.hexdigest(), stored if nifti else None)
+    doubt = doubt_about_place(content) if nifti else None
+    volume = Volume(image, digest.hexdigest(), stored if nifti else None, (doubt,) if doubt else ())
     if image.GetDimension() == 4:
         volume = replace(volume, image=image[:, :, :, 0], stored=None, squeezed=True)
     return volume, _check_finite(path, image, not_finite)

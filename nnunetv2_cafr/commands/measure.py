@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunetv2_cafr.measurements.label_map import read_label_map
     from nnunetv2_cafr.measurements.tables import JSON_FILE, TABLE_FILE, as_json, table_files
     from nnunetv2_cafr.preview.page import PAGE_FILE, PICTURES, part_of, render
-    from nnunetv2_cafr.preview.study import NOT_MEASURED, OF_NUMBERING, UNLIKELY, Labels, StudyPreview, preview
+    from nnunetv2_cafr.preview.study import NOT_MEASURED, TOLD, Labels, StudyPreview, preview
 
     source, target = arguments.i, arguments.o
     found = read_spine_maps(source, arguments.labels, "Nothing can be measured")
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
                 failed[case] = f"{path} cannot be measured: {one.doubts[NOT_MEASURED]}"
             else:
                 studies[case] = as_json(one.measurements)
-                told = [f"{kind} ({why})" for kind, why in one.doubts.items() if kind in (*OF_NUMBERING, UNLIKELY)]
+                told = [f"{kind} ({why})" for kind, why in one.doubts.items() if kind in TOLD]
                 if told:
                     doubtful[case] = "; ".join(told)
         except (ValueError, OSError, MemoryError) as error:

@@ -20,7 +20,7 @@ from nnunetv2_cafr.levels.files import decoding_of, read_decodings
 from nnunetv2_cafr.measurements.label_map import read_label_map
 from nnunetv2_cafr.measurements.tables import JSON_FILE, as_json, table_files
 from nnunetv2_cafr.preview.page import PAGE_FILE, PICTURES, Part, part_of, parts_in, render
-from nnunetv2_cafr.preview.study import NOT_MEASURED, OF_NUMBERING, Labels, StudyPreview, preview
+from nnunetv2_cafr.preview.study import NOT_MEASURED, OF_NUMBERING, SIGNAL_VOID, Labels, StudyPreview, preview
 from nnunetv2_cafr.viewers import colour_files
 
 FAILED, NO_IMAGE = "not predicted", "image not shown"  # doubts
@@ -36,7 +36,7 @@ def write_beside(studies: Sequence[Study], failed: Mapping[str, str], maps: Labe
         failed: of these, why they have no label map.
     """
     try:
-        names, without, numbering = _write(studies, failed, maps)
+        names, without, numbering, voids = _write(studies, failed, maps)
     except Exception as error:  # whatever it is, the label maps are written
         reason = f"{type(error).__name__}: {error}"
         print(f"The label maps are whole, but what lies beside them was not written ({reason})")
@@ -48,6 +48,8 @@ def write_beside(studies: Sequence[Study], failed: Mapping[str, str], maps: Labe
         print(f"Levels are doubtful in {len(numbering)} of {len(studies)} studies (see --levels, and {PAGE_FILE}):")
     for name, doubts in numbering.items():
         print(f"  {name}: " + "; ".join(f"{kind} ({reason})" for kind, reason in doubts.items()))
+    for name, reason in voids.items():
+        print(f"Note on {name}: {reason}")
     for name, reason in without.items():
         print(f"No DICOM SEG of {name}: {reason}")
     return int(bool(without))
@@ -55,12 +57,12 @@ def write_beside(studies: Sequence[Study], failed: Mapping[str, str], maps: Labe
 
 def _write(
     studies: Sequence[Study], failed: Mapping[str, str], maps: LabelMaps
-) -> tuple[Sequence[str], Mapping[str, str], Mapping[str, Mapping[str, str]]]:
+) -> tuple[Sequence[str], Mapping[str, str], Mapping[str, Mapping[str, str]], Mapping[str, str]]:
     """Writes it.
 
     Returns:
         Names of what is written once for all studies; by study, why it has no DICOM SEG that should have one, and why
-        its levels are doubtful where they were not decoded.
+        its levels are doubtful where they were not decoded, and what was outlined where nothing is to be seen.
     """
     labels = Labels.of(maps.description.dataset_json)
     decodings = read_decodings(maps.folder)
@@ -70,7 +72,7 @@ def _write(
     }
     sources = _sources(maps)
     if not sources:
-        return [], {}, {}
+        return [], {}, {}, {}
     without: dict[str, str] = {}
     parts, measured = _of_earlier_calls(maps, sources)
     of_then = {name for name, part in parts.items() if {FAILED, NO_IMAGE} & set(part.row["doubts"])}
@@ -114,12 +116,14 @@ def _write(
     if maps.has_single_labels():
         files |= colour_files(maps.description.dataset_json["labels"])
     maps.write_beside({name: text.encode("utf-8", "backslashreplace") for name, text in files.items()})
-    numbering = {}
-    for name in [study.name for study in studies if study.name not in decoded and study.name not in failed]:
-        doubts = {kind: why for kind, why in parts[name].row["doubts"].items() if kind in OF_NUMBERING}
-        if doubts:
-            numbering[name] = doubts
-    return list(files), without, numbering
+    doubts = {study.name: parts[study.name].row["doubts"] for study in studies if study.name not in failed}
+    numbering = {
+        name: of_levels
+        for name, found in doubts.items()
+        if name not in decoded and (of_levels := {kind: found[kind] for kind in found if kind in OF_NUMBERING})
+    }
+    voids = {name: found[SIGNAL_VOID] for name, found in doubts.items() if SIGNAL_VOID in found}
+    return list(files), without, numbering, voids
 
 
 def _sources(maps: LabelMaps) -> dict[str, str]:

@@ -38,8 +38,8 @@ FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
 CONTRAST, PLANE = "another contrast", "another plane"  # doubts
 OF_LEVELS = (FIELD_OF_VIEW, TILTED)  # of which a whole row of levels may be wrong
 TILT = 20.0  # degrees between the patient's axes and the image's: training turns patches by 15; ours
-EMPTY = 0.2  # of a scan's height: so much air above the head, or below, is usual; ours
-LARGEST_VALUE = 1e18  # of an image, whose square float32 holds
+EMPTY = 0.1  # of a scan's height, that shows nothing; ours
+LARGEST_VALUE = 1e14  # of an image: float32 holds the sum of the squares of a thousand million such voxels
 LARGEST_RATIO = 20  # between an image's pixels and those that the network was trained on; ours
 
 

@@ -97,7 +97,7 @@ class Anatomy:
         structures: on the curve, from the bottom upwards.
         fragments: everything else.
         pitch: mm from vertebra to vertebra.
-        below: mm of the image below the lowest structure.
+        below, above: mm of the image below the lowest structure, above the highest.
     """
 
     voxels: np.ndarray
@@ -106,6 +106,7 @@ class Anatomy:
     fragments: list[Structure]
     pitch: float
     below: float
+    above: float
 
 
 class _Groups:
@@ -161,7 +162,7 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
 
     on_curve = np.linalg.norm(clumps.mean(offset), axis=1) <= ASIDE * pitch
     pieces = _Groups(_part(place, label, kind, atoms, clumps, on_curve, height))
-    lowest, highest, below = _borders(index, labels.shape, up, grid)
+    lowest, highest, below, above = _borders(index, labels.shape, up, grid)
     votes = np.bincount(pieces.number * len(kind_of) + label, minlength=len(pieces.voxels) * len(kind_of))
     places, lengths, offsets = pieces.mean(place), UNIFORM * pieces.deviation(place), pieces.mean(offset)
     cuts = [np.bincount(pieces.number, at_border, len(pieces.voxels)) > 0 for at_border in (lowest, highest)]
@@ -183,7 +184,7 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
     if sum(one.kind == VERTEBRA for one in structures) < FEWEST:
         raise NoOrderError(f"fewer than {FEWEST} vertebrae in a row")
     voxels = np.ravel_multi_index(tuple(index.T), labels.shape)
-    return Anatomy(voxels, pieces.number, structures, fragments, _refined(structures, pitch), below)
+    return Anatomy(voxels, pieces.number, structures, fragments, _refined(structures, pitch), below, above)
 
 
 def _depth(points: np.ndarray, clumps: _Groups, least: float) -> float:
@@ -341,14 +342,14 @@ def _segments(place: np.ndarray, label: np.ndarray, shape: tuple[float, float], 
 
 def _borders(
     index: np.ndarray, shape: Sequence[int], up: np.ndarray, grid: Grid
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Which voxels (n,) lie at the image's lower and upper border, and mm of the image below all of them."""
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Which voxels (n,) lie at the image's lower and upper border, and mm of the image below and above all of them."""
     along = up @ grid.steps
     axis = int(np.abs(along).argmax())
     first, last = index[:, axis] == 0, index[:, axis] == shape[axis] - 1
-    if along[axis] > 0:
-        return first, last, float(index[:, axis].min() * along[axis])
-    return last, first, float((shape[axis] - 1 - index[:, axis].max()) * -along[axis])
+    step = abs(float(along[axis]))
+    before, behind = step * int(index[:, axis].min()), step * int(shape[axis] - 1 - index[:, axis].max())
+    return (first, last, before, behind) if along[axis] > 0 else (last, first, behind, before)
 
 
 def _choose(

@@ -43,11 +43,12 @@ from nnunetv2_cafr.spine import CERVICAL, SACRUM, Spine
 THRESHOLD = (
     0.2  # confidence below which a study is flagged and left as it is; documentation/levels.md has what chose it
 )
-UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, TILTED, LOWER_END, MISSED, BEYOND = (
+UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, TILTED, UPSIDE_DOWN, LOWER_END, MISSED, BEYOND = (
     "levels uncertain",
     "transitional anatomy",
     "field of view",
     "tilted",
+    "upside down",
     "lower end",
     "missed",
     "beyond the table",
@@ -59,6 +60,10 @@ LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
 ROOM = 0.6
 SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
 OPEN_END = 1.2  # levels of image below the lowest vertebra that would show another one
+# Levels of image above the highest structure and below the lowest: so much, and so little, where up is down.
+OPEN_TOP, CLOSED_BOTTOM = 0.8, 0.1
+CHIP = 0.45  # of the median vertebra: less makes no whole body of the lowest one
+FARTHEST = 47.0  # mm from vertebra to vertebra; those of 81 references are 28 to 39 apart
 NEAR, IN_FRONT, BEHIND = 0.75, 1.0, 2.0  # levels: how far a fragment lies from its structure, at most
 
 
@@ -267,6 +272,14 @@ def _flags(path: Path, best: Path, row: Row, anatomy: Anatomy, spine: Spine, thr
     above_lowest = lowest not in (SACRUM, *[name for name in spine.vertebrae if name != SACRUM][:1])
     if above_lowest and anatomy.below > OPEN_END * anatomy.pitch:
         flags[LOWER_END] = f"nothing found below {lowest}, though the image goes on for {anatomy.below:.0f} mm"
+    highest = [slots[place].name for place in path.slots if slots[place].kind == VERTEBRA][-1]
+    labelled = [name for name in spine.vertebrae if name in spine.labels]
+    goes_on = highest not in labelled[-2:] and anatomy.above > OPEN_TOP * anatomy.pitch
+    if goes_on and anatomy.below < CLOSED_BOTTOM * anatomy.pitch:
+        flags[UPSIDE_DOWN] = (
+            f"nothing found above {highest}, though the image goes on for {anatomy.above:.0f} mm, and it ends below "
+            f"{lowest}: does the header swap up and down?"
+        )
     return flags
 
 
@@ -287,6 +300,12 @@ def _contradictions(path: Path, row: Row, anatomy: Anatomy, spine: Spine) -> Ite
     lowest, _, structure = bodies[0]
     if lowest.name == SACRUM and row.votes[row.kinds == VERTEBRA][0, list(lowest.votes)].sum() < 0.5:
         yield f"the lowest vertebra is labelled {_name(structure.label, spine)}, but lies where {SACRUM} would"
+    if anatomy.pitch > FARTHEST:
+        yield f"the vertebrae lie {anatomy.pitch:.0f} mm apart, and no spine's are more than {FARTHEST:.0f} mm"
+    of_lowest = sum(one.voxels for _, place, one in bodies if place == bodies[0][1])
+    share = of_lowest / np.median([one.voxels for *_, one in bodies])
+    if lowest.name != SACRUM and not structure.low_cut and share < CHIP:
+        yield f"{lowest.name}, the lowest vertebra, has {share:.0%} of the others' size: rather a piece of the sacrum"
     lengths = [one.length for *_, one in bodies]
     gaps = [high.place - low.place - (high.length + low.length) / 2 for (*_, low), (*_, high) in pairwise(bodies)]
     for gap, (below, first, _), (above, second, _) in zip(gaps, bodies[:-1], bodies[1:], strict=True):

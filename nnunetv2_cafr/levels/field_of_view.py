@@ -11,7 +11,7 @@ import numpy as np
 from nnunetv2_cafr.levels.components import Grid
 
 LOWEST, HIGHEST = 0.9, 1.15  # of the lowest and the highest training case: beyond, levels are no longer to be trusted
-SIGNAL = 0.1  # of the image's range: a row whose brightest hundredth stays below it shows nothing; ours
+SIGNAL = 0.2  # of the image's range: a row whose brightest hundredth stays below it shows nothing; ours
 
 
 def height_of(shape: Sequence[int], grid: Grid) -> float | None:

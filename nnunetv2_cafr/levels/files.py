@@ -31,6 +31,7 @@ from nnunetv2_cafr.levels.decoding import (
     TILTED,
     TRANSITIONAL,
     UNCERTAIN,
+    UPSIDE_DOWN,
     Decoding,
     Evidence,
 )
@@ -50,6 +51,7 @@ DEFINITIONS = {
     FIELD_OF_VIEW: f"the scan is lower than {LOWEST:g} or higher than {HIGHEST:g} times those that the network was "
     "trained on, where that is known, or `predict` found that little of it shows anything: a whole row may be off",
     TILTED: "the image is turned far against the patient; told by `predict` alone",
+    UPSIDE_DOWN: "structures reach the image's lower end, and above them it goes on: the header may swap up and down",
     MISSED: "levels between the lowest and the highest vertebra that were not found",
     BEYOND: "structures beyond the levels that the labels have; they become background",
     LOWER_END: "the lowest vertebra is not the lowest one of the labels, and the image shows more below it",

@@ -10,20 +10,26 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_cafr.errors import shorten
-from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TRANSITIONAL, UNCERTAIN, decode
+from nnunetv2_cafr.levels.components import FEWEST
+from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TRANSITIONAL, UNCERTAIN, UPSIDE_DOWN, decode
 from nnunetv2_cafr.levels.files import grid_of
 from nnunetv2_cafr.measurements.label_map import LabelMap
-from nnunetv2_cafr.measurements.study import SLIP, WEDGE, StudyMeasurements, measure
+from nnunetv2_cafr.measurements.study import HEIGHTS, SLIP, WEDGE, WIDTH, StudyMeasurements, measure
 from nnunetv2_cafr.preview.png import LONGEST, png_of
 from nnunetv2_cafr.quality.picture import Picture, draw
-from nnunetv2_cafr.spine import BACKGROUND, IGNORE, Spine, read_spine
+from nnunetv2_cafr.spine import BACKGROUND, IGNORE, SACRUM, Spine, read_spine
 from nnunetv2_cafr.voxel_order import properties_of
 
 PICTURE_SIZE = 480  # pixels of the longer side on the page, at most
 HOLLOW_IN_FRONT = -15.0  # degrees of lumbar lordosis; ours
 NOT_MEASURED, CONTRADICTORY = "not measured", "contradictory levels"  # doubts
 UNLIKELY = "unlikely measures"
-OF_NUMBERING = (UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, CONTRADICTORY)
+OF_NUMBERING = (UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, UPSIDE_DOWN, CONTRADICTORY)
+SIGNAL_VOID, SPACING = "signal void", "spacing"
+TOLD = (*OF_NUMBERING, UNLIKELY, SIGNAL_VOID, SPACING)  # doubts that are printed too
+VOID = 0.2  # of the vertebrae's brightness above the image's darkest; those of 101 maps have at least 0.37
+FEWEST_VOXELS = 200  # of a vertebra whose brightness is looked at
+MOST_HEIGHT, WIDTHS = 40.0, (0.6, 3.0)  # mm; heights across a body. 81 references: at most 28, 1.4 to 1.8
 MOST_WEDGE, MOST_SLIP = 28.0, 10.0  # degrees, mm: beyond all 81 references; rather a body whose label lost a part
 
 
@@ -102,8 +108,11 @@ def preview(
             doubts |= _gaps(measurements, labels.spine)
             doubts |= _back_to_front(measurements)
             doubts |= _unlikely(measurements)
+            doubts |= _size(measurements)
         except ValueError as error:
             doubts[NOT_MEASURED] = f"found {error}"
+        if image is not None:
+            doubts |= _voids(sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(mask), labels.spine)
     elif not sitk.GetArrayViewFromImage(mask).any():
         doubts["empty"] = "the label map holds nothing but background"
     picture, file, fault = None, b"", ""
@@ -152,6 +161,38 @@ def _unlikely(study: StudyMeasurements) -> Iterator[tuple[str, str]]:
     ]
     if found:
         yield UNLIKELY, f"{', '.join(found)}: look at the outline"
+
+
+def _size(study: StudyMeasurements) -> Iterator[tuple[str, str]]:
+    """Bodies of a size or a shape that no lumbar spine has are those of a header with another spacing."""
+    pairs = [(level.values.get(HEIGHTS[1]), level.values.get(WIDTH)) for level in study.levels]
+    heights = [height for height, _ in pairs if height is not None]
+    ratios = [width / height for height, width in pairs if height is not None and width is not None]
+    found = []
+    if heights and np.median(heights) > MOST_HEIGHT:
+        found.append(f"vertebrae {np.median(heights):.0f} mm high")
+    if ratios and not WIDTHS[0] <= np.median(ratios) <= WIDTHS[1]:
+        found.append(f"vertebrae {np.median(ratios):.1f} times as wide as high")
+    if found:
+        yield SPACING, f"{' and '.join(found)}: is the spacing in the header right?"
+
+
+def _voids(grey: np.ndarray, labels: np.ndarray, spine: Spine) -> Iterator[tuple[str, str]]:
+    """Vertebrae that are as dark as what shows nothing: metal, or a saturation band, in which an outline is a guess.
+
+    Args:
+        grey, labels: arrays of one shape.
+    """
+    darkest, labelled = np.percentile(grey, 1), labels != 0
+    grey, labels = grey[labelled], labels[labelled]
+    brightness = {}
+    for name, values in spine.labels.items():
+        inside = grey[np.isin(labels, values)]
+        if name != SACRUM and inside.size > FEWEST_VOXELS:
+            brightness[name] = float(np.median(inside) - darkest)
+    dark = [name for name, value in brightness.items() if value < VOID * np.median(list(brightness.values()))]
+    if dark and len(brightness) >= FEWEST:
+        yield SIGNAL_VOID, f"{', '.join(dark)} as dark as what shows nothing (metal?): the outline there is a guess"
 
 
 def _gaps(study: StudyMeasurements, spine: Spine) -> Iterator[tuple[str, str]]:

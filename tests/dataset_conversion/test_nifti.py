@@ -74,6 +74,15 @@ def test_one_orientation_is_in_order(tmp_path, sform, qform):
     np.testing.assert_array_equal(sitk.GetArrayFromImage(volume.image).ravel(), np.arange(np.prod(SHAPE)))
 
 
+@pytest.mark.parametrize(("shift", "said"), [(0.5, False), (30, True)])
+def test_two_places_are_noted(tmp_path, shift, said):
+    moved = PIR.copy()
+    moved[:3, 3] += shift
+    volume, problems = read_volume(write(tmp_path / "a.nii.gz", PIR, moved))
+    assert volume is not None and problems == []
+    assert volume.notes == (("its qform and its sform lie 52 mm apart: the sform was taken",) if said else ())
+
+
 @pytest.mark.parametrize("content", [b"", b"junk", bytes(600)])
 def test_what_is_no_nifti_is_left_to_its_reader(tmp_path, content):
     assert check_orientations(tmp_path / "a.nii", content) is None

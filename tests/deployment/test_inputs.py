@@ -96,6 +96,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     "cut in half, not compressed": ("x.nii", lambda p: rewrite(write(p), half), "truncated voxel data", "bytes for"),
     "compressed, and named as if it were not": (
         "x.nii", lambda p: p.write_bytes(gzip.compress(write(p).read_bytes())), "that gzip has compressed", ".nii.gz"),
+    "values of 1e16": ("x.nii.gz", lambda p: write(p, VOXELS * np.float32(1e16)), "to calculate with", "finite values"),
     "values of 1e30": ("x.nii.gz", lambda p: write(p, VOXELS * np.float32(1e30)), "to calculate with", "finite values"),
     "cut MetaImage": ("x.mha", lambda p: rewrite(write(p), half), "truncated voxel data", "bytes for size"),
     "cut NRRD": ("x.nrrd", lambda p: rewrite(write(p), half), "truncated voxel data", "bytes for size"),

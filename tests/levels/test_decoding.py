@@ -13,6 +13,7 @@ from nnunetv2_cafr.levels.decoding import (
     MISSED,
     TRANSITIONAL,
     UNCERTAIN,
+    UPSIDE_DOWN,
     Decoding,
     Evidence,
     decode,
@@ -290,7 +291,8 @@ def test_cut_off_at_the_upper_edge():
 def test_cut_off_at_the_lower_edge():
     whole = draw(ABOVE_SACRUM)
     rows = np.flatnonzero(whole.of("L5").any((0, 2)))
-    truth = Drawn(whole.labels[:, : rows[0] + 5].copy(), whole.block[:, : rows[0] + 5])
+    seen = slice(int(np.flatnonzero(whole.labels.any((0, 2)))[0]), int(rows[0]) + 5)
+    truth = Drawn(whole.labels[:, seen].copy(), whole.block[:, seen])
     assert_untouched(decoded(truth), truth)
     assert_repaired(decoded(renamed(truth, L5="L4")), truth)
 
@@ -366,6 +368,29 @@ def test_image_below_the_lowest_vertebra(levels, flagged):
     found = decoded(new)
     assert_untouched(found, new)
     assert found.flags.keys() == ({LOWER_END} if flagged else set())
+
+
+def test_up_and_down_swapped():
+    """A network that tells levels by where they lie: its row goes on to the lower end, and ends where the head is."""
+    new = draw(("L5", "L4", "L3", "L2", "L1"), bottom=0)
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert found.flags.keys() == {UPSIDE_DOWN} and "nothing found above L1" in found.flags[UPSIDE_DOWN]
+
+
+def test_a_piece_of_the_sacrum_is_no_l5():
+    new = draw(ABOVE_SACRUM)
+    rows = np.flatnonzero(new.of("L5").any((0, 2)))
+    new.labels[:, rows[0] + 7 : rows[-1] + 1][new.of("L5")[:, rows[0] + 7 : rows[-1] + 1]] = 0
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert "L5, the lowest vertebra, has" in found.flags[UNCERTAIN]
+
+
+def test_no_spine_has_vertebrae_so_far_apart():
+    new = draw(discs=False)
+    grid = Grid(GRID.steps * 1.6, UP, BACK)
+    assert "mm apart" in decoded(new, grid=grid).flags[UNCERTAIN]
 
 
 def test_everything_above_the_sacrum_one_too_high_looks_like_a_sacralised_l5():

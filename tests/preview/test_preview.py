@@ -14,10 +14,28 @@ from PIL import Image
 from nnunetv2_cafr.commands import measure
 from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.levels.files import STATISTICS_FILE
-from nnunetv2_cafr.measurements.study import COBB, LORDOSIS, SLIP, WEDGE, Angle, Level, StudyMeasurements
+from nnunetv2_cafr.measurements.study import (
+    COBB,
+    HEIGHTS,
+    LORDOSIS,
+    SLIP,
+    WEDGE,
+    WIDTH,
+    Angle,
+    Level,
+    StudyMeasurements,
+)
 from nnunetv2_cafr.preview.page import part_of, parts_in, render
 from nnunetv2_cafr.preview.png import LONGEST
-from nnunetv2_cafr.preview.study import CONTRADICTORY, UNLIKELY, Labels, StudyPreview, preview
+from nnunetv2_cafr.preview.study import (
+    CONTRADICTORY,
+    SIGNAL_VOID,
+    SPACING,
+    UNLIKELY,
+    Labels,
+    StudyPreview,
+    preview,
+)
 from nnunetv2_cafr.spine import colour_of
 
 LABELS = {"background": 0, "S": 1, "L5": 2, "L4": 3, "L3": 4, "L4/L5": 5, "L3/L4": 6}
@@ -143,6 +161,28 @@ def test_measures_that_no_patient_is_likely_to_have_are_a_doubt(wedge, slip, dou
     monkeypatch.setattr("nnunetv2_cafr.preview.study.measure", lambda *_: study)
     doubts = preview("a", spine(), None, Labels.of({"labels": LABELS})).doubts
     assert (UNLIKELY in doubts) == doubtful
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "doubtful"), [(26, 42, False), (52, 84, True), (26, 110, True), (26, 11, True)]
+)
+def test_a_spacing_that_makes_no_vertebra_is_a_doubt(height, width, doubtful, monkeypatch):
+    levels = [Level(name, "vertebra", {HEIGHTS[1]: height, WIDTH: width}) for name in ("L5", "L4", "L3")]
+    study = StudyMeasurements(levels, Angle(LORDOSIS, "", None), Angle(COBB, "", None))
+    monkeypatch.setattr("nnunetv2_cafr.preview.study.measure", lambda *_: study)
+    doubts = preview("a", spine(), None, Labels.of({"labels": LABELS})).doubts
+    assert (SPACING in doubts) == doubtful
+
+
+def test_a_vertebra_where_nothing_is_to_be_seen_is_a_doubt():
+    mask = spine()
+    values = sitk.GetArrayFromImage(mask)
+    grey = np.where(values > 0, 300.0, 100.0)
+    grey[:2] = 0
+    assert SIGNAL_VOID not in preview("a", mask, sitk.GetImageFromArray(grey), Labels.of({"labels": LABELS})).doubts
+    grey[values == LABELS["L4"]] = 10
+    doubts = preview("a", mask, sitk.GetImageFromArray(grey), Labels.of({"labels": LABELS})).doubts
+    assert doubts[SIGNAL_VOID].startswith("L4 as dark as")
 
 
 def test_doubts_come_first():
