@@ -268,19 +268,23 @@ def _flags(path: Path, best: Path, row: Row, anatomy: Anatomy, spine: Spine, thr
         flags[MISSED] = ", ".join(missed)
     if beyond := [slots[place].name for place in path.slots if not slots[place].labels]:
         flags[BEYOND] = ", ".join(beyond)
-    lowest = next(slots[place].name for place in path.slots if slots[place].kind == VERTEBRA)
+    return flags | dict(_open_ends(path, anatomy, spine))
+
+
+def _open_ends(path: Path, anatomy: Anatomy, spine: Spine) -> Iterator[tuple[str, str]]:
+    """Flags of a row that ends where the image and the labels go on."""
+    names = [path.column.slots[place].name for place in path.slots if path.column.slots[place].kind == VERTEBRA]
+    lowest, highest = names[0], names[-1]
     above_lowest = lowest not in (SACRUM, *[name for name in spine.vertebrae if name != SACRUM][:1])
     if above_lowest and anatomy.below > OPEN_END * anatomy.pitch:
-        flags[LOWER_END] = f"nothing found below {lowest}, though the image goes on for {anatomy.below:.0f} mm"
-    highest = [slots[place].name for place in path.slots if slots[place].kind == VERTEBRA][-1]
+        yield LOWER_END, f"nothing found below {lowest}, though the image goes on for {anatomy.below:.0f} mm"
     labelled = [name for name in spine.vertebrae if name in spine.labels]
     goes_on = highest not in labelled[-2:] and anatomy.above > OPEN_TOP * anatomy.pitch
     if goes_on and anatomy.below < CLOSED_BOTTOM * anatomy.pitch:
-        flags[UPSIDE_DOWN] = (
+        reason = (
             f"nothing found above {highest}, though the image goes on for {anatomy.above:.0f} mm, and it ends below "
-            f"{lowest}: does the header swap up and down?"
         )
-    return flags
+        yield UPSIDE_DOWN, f"{reason}{lowest}: does the header swap up and down?"
 
 
 def _missed(path: Path) -> list[int]:
