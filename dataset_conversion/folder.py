@@ -126,7 +126,7 @@ def _pattern(key: str, text: str) -> list[str]:
             f"a path below the folder given with -i, with {PLACEHOLDER} once, * for anything, and / between folders"
         )
         raise _LayoutError(f"{key}: {text!r}", expected)
-    if re.search(r"\*\{id\}|\{id\}\*", text):
+    if f"*{PLACEHOLDER}" in text or f"{PLACEHOLDER}*" in text:
         expected = f"something between {PLACEHOLDER} and *, such as _: else nothing says where the one ends"
         raise _LayoutError(f"{key}: {text!r}", expected)
     return parts

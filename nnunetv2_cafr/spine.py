@@ -64,13 +64,18 @@ class Spine:
         return [name for name in inside if name not in present and name in self.labels and name not in OPTIONAL]
 
 
+def has_regions(labels: Mapping[str, Any]) -> bool:
+    """Whether the `labels` of a dataset.json are regions, names for several values, which overlap."""
+    return any(isinstance(value, list | tuple) for value in labels.values())
+
+
 def read_spine(labels: Mapping[str, Any]) -> Spine:
     """The levels in the `labels` of a dataset.json.
 
     Raises:
         ValueError: if these labels have no order along the spine; says why in a sentence.
     """
-    if any(isinstance(value, list | tuple) for value in labels.values()):
+    if has_regions(labels):
         raise ValueError("the labels are regions, which overlap, so no voxel says one level")
     for name, value in labels.items():
         if name != BACKGROUND and (int(value) != float(value) or int(value) == 0):

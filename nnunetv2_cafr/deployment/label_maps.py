@@ -26,6 +26,7 @@ from nnunetv2_cafr.errors import last_line, shorten
 from nnunetv2_cafr.files import FULL, begins_with, check_place, refuse_inputs, sha256, write_bytes, write_text
 from nnunetv2_cafr.levels.files import STATISTICS_FILE, TABLE_FILE, decoding_of, read_decodings
 from nnunetv2_cafr.measurements import tables as measurements
+from nnunetv2_cafr.spine import has_regions
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, name_labels
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class LabelMaps:
 
     def has_single_labels(self) -> bool:
         """Whether the labels are no regions, which have names for several values."""
-        return not any(isinstance(value, list | tuple) for value in self.description.dataset_json["labels"].values())
+        return not has_regions(self.description.dataset_json["labels"])
 
     def _is_foreign(self, name: str, beside: Mapping[str, Sequence[str]]) -> bool:
         """Whether a file that lies beside label maps is there, and is not as an earlier call wrote it."""

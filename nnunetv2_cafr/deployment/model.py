@@ -21,7 +21,7 @@ from nnunetv2_cafr.deployment.orders import as_stored
 from nnunetv2_cafr.deployment.runtime import Network, load_network
 from nnunetv2_cafr.deployment.sliding_window import predict_logits
 from nnunetv2_cafr.deployment.studies import OF_LEVELS, Study, preprocess
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import UserError, counted
 from nnunetv2_cafr.levels.decoding import Decoding
 from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.study import StudyMeasurements
@@ -91,7 +91,7 @@ class Model:
             images: Sequence[Image] = [image] if isinstance(image, Image) else image
             names = self.description.channel_names
             if self.description.reads_volumes and len(images) != len(names):
-                given = f"{len(images)} image{'s' * (len(images) != 1)}"
+                given = counted(len(images), "image")
                 raise ValueError(f"{given}; expected one for each of the {len(names)} channels: {', '.join(names)}")
             files = {
                 channel: _file_of(one, spacing, voxel_order, Path(folder, f"image_{channel}.mha"))

@@ -281,10 +281,8 @@ def _open_ends(path: Path, anatomy: Anatomy, spine: Spine) -> Iterator[tuple[str
     labelled = [name for name in spine.vertebrae if name in spine.labels]
     goes_on = highest not in labelled[-2:] and anatomy.above > OPEN_TOP * anatomy.pitch
     if goes_on and anatomy.below < CLOSED_BOTTOM * anatomy.pitch:
-        reason = (
-            f"nothing found above {highest}, though the image goes on for {anatomy.above:.0f} mm, and it ends below "
-        )
-        yield UPSIDE_DOWN, f"{reason}{lowest}: does the header swap up and down?"
+        goes_on_for = f"nothing found above {highest}, though the image goes on for {anatomy.above:.0f} mm"
+        yield UPSIDE_DOWN, f"{goes_on_for}, and it ends below {lowest}: does the header swap up and down?"
 
 
 def _missed(path: Path) -> list[int]:

@@ -17,7 +17,7 @@ from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.study import HEIGHTS, SLIP, WEDGE, WIDTH, StudyMeasurements, measure
 from nnunetv2_cafr.preview.png import LONGEST, png_of
 from nnunetv2_cafr.quality.picture import Picture, draw
-from nnunetv2_cafr.spine import BACKGROUND, IGNORE, SACRUM, Spine, read_spine
+from nnunetv2_cafr.spine import BACKGROUND, IGNORE, SACRUM, Spine, has_regions, read_spine
 from nnunetv2_cafr.voxel_order import properties_of
 
 PICTURE_SIZE = 480  # pixels of the longer side on the page, at most
@@ -29,7 +29,7 @@ SIGNAL_VOID, SPACING = "signal void", "spacing"
 TOLD = (*OF_NUMBERING, UNLIKELY, SIGNAL_VOID, SPACING)  # doubts that are printed too
 VOID = 0.2  # of the vertebrae's brightness above the image's darkest; those of 101 maps have at least 0.37
 FEWEST_VOXELS = 200  # of a vertebra whose brightness is looked at
-MOST_HEIGHT, WIDTHS = 40.0, (0.6, 3.0)  # mm; heights across a body. 81 references: at most 28, 1.4 to 1.8
+MOST_HEIGHT, LEAST_RATIO, MOST_RATIO = 40.0, 0.6, 3.0  # mm, width by height; 81 references: at most 28, 1.4 to 1.8
 MOST_WEDGE, MOST_SLIP = 28.0, 10.0  # degrees, mm: beyond all 81 references; rather a body whose label lost a part
 
 
@@ -49,7 +49,7 @@ class Labels:
     def of(cls, description: Mapping[str, Any]) -> Labels:
         """From a dataset.json; of regions, each name stands for the voxels that no later region takes."""
         named = {name: value for name, value in description["labels"].items() if name not in (BACKGROUND, IGNORE)}
-        if any(isinstance(value, list | tuple) for value in named.values()):
+        if has_regions(named):
             return cls(dict(zip(map(int, description["regions_class_order"]), named, strict=False)), None)
         names = {int(value): name for name, value in named.items()}
         try:
@@ -171,7 +171,7 @@ def _size(study: StudyMeasurements) -> Iterator[tuple[str, str]]:
     found = []
     if heights and np.median(heights) > MOST_HEIGHT:
         found.append(f"vertebrae {np.median(heights):.0f} mm high")
-    if ratios and not WIDTHS[0] <= np.median(ratios) <= WIDTHS[1]:
+    if ratios and not LEAST_RATIO <= np.median(ratios) <= MOST_RATIO:
         found.append(f"vertebrae {np.median(ratios):.1f} times as wide as high")
     if found:
         yield SPACING, f"{' and '.join(found)}: is the spacing in the header right?"

@@ -6,7 +6,6 @@ is nnU-Net's polynomial decay for all of them, which is also the one in TransUNe
 scratch, also those whose authors start from ImageNet.
 """
 
-from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch.optim import SGD, Adam, Optimizer
 
 from nnunetv2_cafr.network.padding import Padded
 from nnunetv2_cafr.training.level_safe import LevelSafeAugmentation
-from nnunetv2_cafr.training.preflight import needs_2d
 from nnunetv2_cafr.training.recipe import OwnRate
 from nnunetv2_cafr.training.robust import RobustTraining
 
@@ -140,13 +138,10 @@ class nnUNetTrainer_SwinUNet(BaselineTraining):
         `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_SwinUNet`
     """
 
+    only_2d = True
     learning_rate = 0.05
     decay = 1e-4
     momentum = 0.9
-
-    @classmethod
-    def unfit(cls, settings: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> str | None:
-        return needs_2d(settings) or super().unfit(settings, dataset_json)
 
     @classmethod
     def build_network(cls, input_channels: int, num_classes: int, dimensions: int) -> nn.Module:
@@ -165,13 +160,10 @@ class nnUNetTrainer_TransUNet(BaselineTraining):
         `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_TransUNet`
     """
 
+    only_2d = True
     learning_rate = 0.01
     decay = 1e-4
     momentum = 0.9
-
-    @classmethod
-    def unfit(cls, settings: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> str | None:
-        return needs_2d(settings) or super().unfit(settings, dataset_json)
 
     @classmethod
     def build_network(cls, input_channels: int, num_classes: int, dimensions: int) -> nn.Module:

@@ -17,7 +17,7 @@ from nnunetv2.utilities.collate_outputs import collate_outputs
 from torch import distributed as dist
 
 from nnunetv2_cafr.loss import DeepSupervisionCLRLoss, DiceCECLRLoss, PixelInfoNCE
-from nnunetv2_cafr.spine import Spine, read_spine
+from nnunetv2_cafr.spine import Spine, has_regions, read_spine
 from nnunetv2_cafr.training.preflight import CheckedTraining
 
 TERMS = ("dice", "ce", "clr")
@@ -47,7 +47,7 @@ class ContrastiveTraining(CheckedTraining):
                 read_spine(labels)
             except ValueError as error:
                 return f"needs labels that are levels of the spine: {error}"
-        if cls.clr_hard_anchors and any(isinstance(value, list | tuple) for value in labels.values()):
+        if cls.clr_hard_anchors and has_regions(labels):
             return "needs labels of which a voxel has one, and these are regions: train nnUNetTrainer_CAFR"
         return super().unfit(settings, dataset_json)
 

@@ -19,7 +19,6 @@ from skimage.exposure import equalize_adapthist, equalize_hist
 
 from nnunetv2_cafr.plans_fields import resolved
 from nnunetv2_cafr.training.cafr import nnUNetTrainer_CAFR_paperRecipe
-from nnunetv2_cafr.training.preflight import needs_2d
 
 # nnU-Net's normalisations that a second scaling undoes.
 AFFINE = ("ZScoreNormalization", "RescaleTo01Normalization", "RGBTo01Normalization", "NoNormalization")
@@ -120,6 +119,7 @@ class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe):
         `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_paper`
     """
 
+    only_2d = True
     deep_supervision = False
     dropout = 0.3
     norm = "batch"
@@ -157,7 +157,7 @@ class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe):
                 f"scales preprocessed data to [0, 1], as prediction scales images. After {', '.join(bent)}, which the "
                 "plans have, these are two things: train nnUNetTrainer_CAFR_paperRecipe, which scales neither"
             )
-        return needs_2d(settings) or super().unfit(settings, dataset_json)
+        return super().unfit(settings, dataset_json)
 
     def initialize(self) -> None:
         super().initialize()

@@ -38,6 +38,8 @@ def refuse(trainer: nnUNetTrainer, text: str) -> NoReturn:
 class CheckedTraining(nnUNetTrainer):
     """Mixin behind the others: refuses by name what can't be trained."""
 
+    only_2d = False
+
     @classmethod
     def check_requirements(cls) -> None:
         """Asks for what this trainer needs beside the packages that came with this one; most need nothing.
@@ -53,6 +55,8 @@ class CheckedTraining(nnUNetTrainer):
         Args:
             settings: a configuration of the plans with what it inherits.
         """
+        if cls.only_2d and (axes := len(settings["patch_size"])) != 2:
+            return f"is 2-D, and patches have {axes} axes: train -c 2d, or nnUNetTrainer_CAFR"
         return None
 
     @classmethod
@@ -135,12 +139,6 @@ class CheckedTraining(nnUNetTrainer):
                 f"patch or batch than {self.plans_manager.plans_name}, {self.configuration_name}, has",
             )
         super().on_train_start()
-
-
-def needs_2d(settings: Mapping[str, Any]) -> str | None:
-    """For `unfit`."""
-    axes = len(settings["patch_size"])
-    return None if axes == 2 else f"is 2-D, and patches have {axes} axes: train -c 2d, or nnUNetTrainer_CAFR"
 
 
 def _reason(error: Exception) -> str:
