@@ -132,7 +132,8 @@ def run_ranks(folder: Path, environment: dict[str, str]) -> list[tuple[list[Any]
         for process in processes:
             process.kill()
             process.wait()
-    assert codes == [0] * RANKS, "\n".join(f"{log.name}:\n{log.read_text()[-3000:]}" for log in logs)
+    texts = [log.read_text(encoding="utf-8", errors="replace") for log in logs]  # torch's end with an emoji
+    assert codes == [0] * RANKS, "\n".join(f"rank {rank}:\n{text[-6000:]}" for rank, text in enumerate(texts))
     return [torch.load(folder / f"{rank}.pth", weights_only=False) for rank in range(RANKS)]
 
 
