@@ -157,13 +157,21 @@ def files_of(volume: Path) -> list[Path]:
     """What a volume is stored in: a file, with that of the voxels where it is a header; the files of a DICOM folder.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: if a folder cannot be read.
     """
     if volume.is_dir():
         return list_dicom(volume)
-    match = DATA_FILE.search(volume.read_bytes()) if volume.suffix.lower() == ".mhd" else None
-    beside = volume.parent / match[1].decode(errors="replace") if match else volume
-    return [volume, beside] if beside != volume and beside.is_file() else [volume]
+    header = _read_file(volume) if volume.suffix.lower() == ".mhd" else b""
+    voxels = _voxels_beside(volume, header) if isinstance(header, bytes) else None
+    return [volume, voxels] if voxels is not None and voxels.is_file() else [volume]
+
+
+def _voxels_beside(path: Path, header: bytes) -> Path | None:
+    """The file of an .mhd header's voxels; None where they are in the header itself, elsewhere, or in several files."""
+    match = DATA_FILE.search(header) if path.suffix.lower() == ".mhd" else None
+    name = match[1].decode(errors="replace") if match else "LOCAL"
+    is_beside = name not in ("LOCAL", "LIST") and re.fullmatch(r"[^/\\%:]+", name)
+    return path.with_name(name) if is_beside else None
 
 
 def lacks_orientation(path: Path) -> bool:
@@ -376,18 +384,17 @@ def _begin_of_voxels(content: bytes) -> int | None:
 
 def _metaimage_voxels(path: Path, reader: sitk.ImageFileReader, content: bytes) -> _Voxels | Problem:
     match = DATA_FILE.search(content)
-    name = match[1].decode(errors="replace") if match else "which it does not name"
-    if match is not None and name == "LOCAL":
-        voxels = content[match.end() :]
-    elif (
-        match is not None and path.name.lower().endswith(".mhd") and name != "LIST" and re.fullmatch(r"[^/\\%:]+", name)
-    ):
-        beside = _read_file(path.with_name(name))
-        if isinstance(beside, Problem):
-            return beside
-        voxels = beside
+    if match is None:
+        return _detached(path, "which it does not name")
+    if match[1] == b"LOCAL":
+        stored: bytes | Problem = content[match.end() :]
+    elif (beside := _voxels_beside(path, content)) is not None:
+        stored = _read_file(beside)
     else:
-        return _detached(path, name)
+        return _detached(path, match[1].decode(errors="replace"))
+    if isinstance(stored, Problem):
+        return stored
+    voxels = stored
     fields = dict(metaimage.header_fields(content[: match.start()]))
     if fields.get("CompressedData", "").lower() == "true":
         stream = zlib.decompressobj()

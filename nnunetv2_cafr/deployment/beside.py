@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import SimpleITK as sitk
@@ -26,6 +26,16 @@ from nnunetv2_cafr.viewers import colour_files
 FAILED, NO_IMAGE = "not predicted", "image not shown"  # doubts
 
 
+@dataclass(frozen=True)
+class _Written:
+    """What there is to say of it: names of what is written once for all studies and, by study, the rest."""
+
+    files: Sequence[str] = ()
+    without_segmentation: Mapping[str, str] = field(default_factory=dict)  # why it has no DICOM SEG
+    levels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # why in doubt, where they were not decoded
+    voids: Mapping[str, str] = field(default_factory=dict)  # what was outlined where nothing is to be seen
+
+
 def write_beside(studies: Sequence[Study], failed: Mapping[str, str], maps: LabelMaps) -> int:
     """Writes all of it, or says why it could not; returns the exit status.
 
@@ -36,34 +46,27 @@ def write_beside(studies: Sequence[Study], failed: Mapping[str, str], maps: Labe
         failed: of these, why they have no label map.
     """
     try:
-        names, without, numbering, voids = _write(studies, failed, maps)
+        written = _write(studies, failed, maps)
     except Exception as error:  # whatever it is, the label maps are written
         reason = f"{type(error).__name__}: {error}"
         print(f"The label maps are whole, but what lies beside them was not written ({reason})")
         print("nnUNetv2_cafr measure makes it from the label maps")
         return 1
-    if names:
-        print(f"Beside them: {', '.join(sorted(names))}")
-    if numbering:
-        print(f"Levels are doubtful in {len(numbering)} of {len(studies)} studies (see --levels, and {PAGE_FILE}):")
-    for name, doubts in numbering.items():
+    if written.files:
+        print(f"Beside them: {', '.join(sorted(written.files))}")
+    if written.levels:
+        number = f"{len(written.levels)} of {len(studies)} studies"
+        print(f"Levels are doubtful in {number} (see --levels, and {PAGE_FILE}):")
+    for name, doubts in written.levels.items():
         print(f"  {name}: " + "; ".join(f"{kind} ({reason})" for kind, reason in doubts.items()))
-    for name, reason in voids.items():
+    for name, reason in written.voids.items():
         print(f"Note on {name}: {reason}")
-    for name, reason in without.items():
+    for name, reason in written.without_segmentation.items():
         print(f"No DICOM SEG of {name}: {reason}")
-    return int(bool(without))
+    return int(bool(written.without_segmentation))
 
 
-def _write(
-    studies: Sequence[Study], failed: Mapping[str, str], maps: LabelMaps
-) -> tuple[Sequence[str], Mapping[str, str], Mapping[str, Mapping[str, str]], Mapping[str, str]]:
-    """Writes it.
-
-    Returns:
-        Names of what is written once for all studies; by study, why it has no DICOM SEG that should have one, and why
-        its levels are doubtful where they were not decoded, and what was outlined where nothing is to be seen.
-    """
+def _write(studies: Sequence[Study], failed: Mapping[str, str], maps: LabelMaps) -> _Written:
     labels = Labels.of(maps.description.dataset_json)
     decodings = read_decodings(maps.folder)
     record = maps.label_maps()
@@ -72,7 +75,7 @@ def _write(
     }
     sources = _sources(maps)
     if not sources:
-        return [], {}, {}, {}
+        return _Written()
     without: dict[str, str] = {}
     parts, measured = _of_earlier_calls(maps, sources)
     of_then = {name for name, part in parts.items() if {FAILED, NO_IMAGE} & set(part.row["doubts"])}
@@ -117,13 +120,13 @@ def _write(
         files |= colour_files(maps.description.dataset_json["labels"])
     maps.write_beside({name: text.encode("utf-8", "backslashreplace") for name, text in files.items()})
     doubts = {study.name: parts[study.name].row["doubts"] for study in studies if study.name not in failed}
-    numbering = {
+    levels = {
         name: of_levels
         for name, found in doubts.items()
         if name not in decoded and (of_levels := {kind: found[kind] for kind in found if kind in OF_NUMBERING})
     }
     voids = {name: found[SIGNAL_VOID] for name, found in doubts.items() if SIGNAL_VOID in found}
-    return list(files), without, numbering, voids
+    return _Written(list(files), without, levels, voids)
 
 
 def _sources(maps: LabelMaps) -> dict[str, str]:

@@ -157,9 +157,8 @@ def _images_in(path: Path, endings: tuple[str, ...], volumes: bool, out: Path | 
             others = [entry for entry in others if entry not in series]
             if not images and holds_images(loose):  # slices without their place: reading them says what is wrong
                 images, others = [path.absolute()], [entry for entry in others if entry not in loose]
-        # The voxels of a MetaImage header are read by its name.
-        headers = {image.stem for image in images if image.suffix.lower() == ".mhd"}
-        others = [one for one in others if not (one.suffix.lower() in (".raw", ".zraw") and one.stem in headers)]
+        voxels = {file for image in images if image.suffix.lower() == ".mhd" for file in files_of(image)}
+        others = [entry for entry in others if entry not in voxels]
     if out is not None and out.exists():
         others = [one for one in others if not (one.exists() and one.samefile(out))]
     return sorted(images), [f"{one.name}/" if one.is_dir() else one.name for one in others]

@@ -232,6 +232,8 @@ def test_what_is_left_out_is_named(predict: Callable[..., int], tmp_path: Path, 
     (images / "papers").mkdir(parents=True)
     write(images / GOOD)
     two_files(images / "pair.mhd")
+    (images / "pair.raw").rename(images / "voxels.bin")
+    rewrite(images / "pair.mhd", lambda header: header.replace(b"pair.raw", b"voxels.bin"))
     for name in ("a.jpg", "notes.txt", ".DS_Store", "papers/b.pdf"):
         (images / name).write_bytes(b"something else")
     assert predict(images, images / "out") == 0
