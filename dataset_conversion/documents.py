@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -12,15 +11,12 @@ from typing import Any
 from dataset_conversion.collection import Collection
 from dataset_conversion.labels import Labelling
 from dataset_conversion.writing import FILE_ENDING
+from nnunetv2_cafr.files import write_json
 from nnunetv2_cafr.voxel_order import RECOMMENDED_READER
 
 
 def converter_version() -> str:
     return version("nnunetv2-cafr")
-
-
-def _write(content: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(content, indent=4) + "\n", encoding="ascii")  # nnU-Net reads it in any locale's encoding
 
 
 def write_dataset_json(collection: Collection, labelling: Labelling, converter: str, folder: Path) -> None:
@@ -39,7 +35,7 @@ def write_dataset_json(collection: Collection, labelling: Labelling, converter: 
     }
     if labelling.regions_class_order is not None:
         content["regions_class_order"] = list(labelling.regions_class_order)
-    _write(content, folder / "dataset.json")
+    write_json(folder / "dataset.json", content)
 
 
 def write_provenance(
@@ -76,4 +72,4 @@ def write_provenance(
             for case in collection.cases
         },
     }
-    _write(content, folder / "provenance.json")
+    write_json(folder / "provenance.json", content)

@@ -54,6 +54,15 @@ def write_text(target: Path, text: str) -> None:
     write_atomically(target, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
+def write_json(target: Path, content: object, default: Callable[[Any], object] | None = None) -> None:
+    """Writes JSON, whole or not at all; in ASCII, for nnU-Net reads it in any locale's encoding.
+
+    Args:
+        default: makes what JSON has no form for into what it has.
+    """
+    write_text(target, json.dumps(content, indent=4, default=default) + "\n")
+
+
 def write_bytes(target: Path, content: bytes) -> None:
     """Writes bytes, whole or not at all."""
     write_atomically(target, lambda partial: partial.write_bytes(content))
@@ -79,7 +88,7 @@ def flush(path: Path) -> bool:
 
 
 class Lock(Protocol):
-    """What `try_lock` gives."""
+    """What `lock` and `try_lock` give."""
 
     def release(self) -> object: ...
 
@@ -91,29 +100,41 @@ class _NoLock:
         pass
 
 
-def try_lock(file: Path) -> Lock | None:
+def lock(file: Path, timeout: float = -1) -> Lock:
     """Locks `file`, which is made where it is missing, until `release` or the end of this process, whatever ends it.
 
+    Args:
+        timeout: seconds to wait for another process that holds it; as long as it takes where negative.
+
     Returns:
-        The lock, also where the folder knows no locks, as some network folders; None where another process holds it.
+        The lock, also where the folder knows no locks, as some network folders.
 
     Raises:
+        filelock.Timeout: where another process holds it for longer.
         OSError: where the folder cannot be written to.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
-    lock = FileLock(file)
+    found = FileLock(file)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
+        found.acquire(timeout=timeout)
     except NotImplementedError:
         return _NoLock()
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return _NoLock()
         raise
-    return lock
+    return found
+
+
+def try_lock(file: Path) -> Lock | None:
+    """As `lock`; None where another process holds it."""
+    from filelock import Timeout
+
+    try:
+        return lock(file, timeout=0)
+    except Timeout:
+        return None
 
 
 def describe_failure(target: Path, error: OSError) -> str:

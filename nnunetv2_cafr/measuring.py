@@ -56,8 +56,11 @@ def infer(network: nn.Module, x: torch.Tensor) -> None:
 
 
 def synchronize(device: torch.device) -> None:
+    """Waits until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def machine(device: torch.device) -> str:

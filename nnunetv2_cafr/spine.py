@@ -165,7 +165,7 @@ def neighbours_of_disc(name: str) -> tuple[str, str] | None:
 
 def is_spine_table(names: Iterable[str]) -> bool:
     """Whether these label names are spine levels, by SpineMRI's names, another tool's or SPIDER's numbers."""
-    return sum(map(is_vertebra, level_names(dict(enumerate(names))).values())) >= FEWEST_VERTEBRAE
+    return len({_standard(vertebra_of(name)) for name in names} - {None}) >= FEWEST_VERTEBRAE
 
 
 def position(name: str) -> int | None:

@@ -14,7 +14,7 @@ from nnunetv2_cafr.report.study import Arm
 LEVEL_SAFE, STOCK, RECIPE = "level-safe", "stock", "the paper's recipe"
 OWN_PLANS = {"nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM", "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL"}
 SAME_PLANS = ""  # the benchmark's plans
-NETWORKS_OF_PLANS = ("PlainConvUNet", "ResidualEncoderUNet")  # arms described by one of these train what the plans name
+PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"  # what nnU-Net plans
 
 _SGD = "SGD, Nesterov momentum 0.99, polynomial decay from 1e-2"
 _ADAMW = "AdamW, warm-up and cosine per iteration"
@@ -22,49 +22,68 @@ _ADAM = "Adam, cosine from 1e-4 to 1e-6"  # the paper's
 _POLYNOMIAL = "polynomial decay from"
 
 
-def _arm(name: str, trainer: str, family: str, description: str, printed_as: str = "", plans: str = SAME_PLANS) -> Arm:
-    return Arm(name, trainer, plans, family, description, printed_as)
+def _arm(
+    name: str,
+    trainer: str,
+    family: str,
+    description: str,
+    printed_as: str = "",
+    plans: str = SAME_PLANS,
+    network_of_plans: str = "",
+) -> Arm:
+    return Arm(name, trainer, plans, family, description, printed_as, network_of_plans)
 
 
 # By the name that --arms takes and folders carry.
 ARMS = {
     arm.name: arm
     for arm in (
-        _arm("nnU-Net", "nnUNetTrainer", STOCK, f"PlainConvUNet; {_SGD}"),
+        _arm("nnU-Net", "nnUNetTrainer", STOCK, f"{PLAIN}; {_SGD}", network_of_plans=PLAIN),
         _arm("CAFR-stockDA", "nnUNetTrainer_CAFR_nnUNetDA", STOCK, f"CAFR-Net; {_ADAMW}"),
-        _arm("LevelSafe", "nnUNetTrainer_LevelSafe", LEVEL_SAFE, f"nnU-Net's PlainConvUNet; {_SGD}"),
+        _arm(
+            "LevelSafe",
+            "nnUNetTrainer_LevelSafe",
+            LEVEL_SAFE,
+            f"nnU-Net's {PLAIN}; {_SGD}",
+            network_of_plans=PLAIN,
+        ),
         _arm(
             "LevelSafe-AdamW",
             "nnUNetTrainer_LevelSafe_AdamW",
             LEVEL_SAFE,
-            f"nnU-Net's PlainConvUNet under CAFR's recipe; {_ADAMW}",
+            f"nnU-Net's {PLAIN} under CAFR's recipe; {_ADAMW}",
+            network_of_plans=PLAIN,
         ),
         _arm(
             "LevelSafe-CLR",
             "nnUNetTrainer_LevelSafe_CLR",
             LEVEL_SAFE,
-            f"nnU-Net's PlainConvUNet with CAFR's contrastive loss; {_SGD}",
+            f"nnU-Net's {PLAIN} with CAFR's contrastive loss; {_SGD}",
+            network_of_plans=PLAIN,
         ),
         _arm(
             "ResEncM",
             "nnUNetTrainer_LevelSafe",
             LEVEL_SAFE,
-            f"nnU-Net's ResidualEncoderUNet, plans M; {_SGD}",
+            f"nnU-Net's {RESIDUAL}, plans M; {_SGD}",
             plans="nnUNetResEncUNetMPlans",
+            network_of_plans=RESIDUAL,
         ),
         _arm(
             "ResEncM-AdamW",
             "nnUNetTrainer_LevelSafe_AdamW",
             LEVEL_SAFE,
-            f"nnU-Net's ResidualEncoderUNet, plans M, under CAFR's recipe; {_ADAMW}",
+            f"nnU-Net's {RESIDUAL}, plans M, under CAFR's recipe; {_ADAMW}",
             plans="nnUNetResEncUNetMPlans",
+            network_of_plans=RESIDUAL,
         ),
         _arm(
             "ResEncL",
             "nnUNetTrainer_LevelSafe",
             LEVEL_SAFE,
-            f"nnU-Net's ResidualEncoderUNet, plans L; {_SGD}",
+            f"nnU-Net's {RESIDUAL}, plans L; {_SGD}",
             plans="nnUNetResEncUNetLPlans",
+            network_of_plans=RESIDUAL,
         ),
         _arm(
             "UNet",

@@ -6,7 +6,6 @@ pass of one patch, nnU-Net's sliding window over one whole case with and without
 Steps that gave the trainings their length (see clock.py) are not measured again.
 """
 
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from tqdm import tqdm
 from nnunetv2_cafr.benchmark.jobs import COST_FILE
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.benchmark.stepping import SteppingArm, in_scratch_folder, percentiles
-from nnunetv2_cafr.files import write_text
+from nnunetv2_cafr.files import write_json
 from nnunetv2_cafr.measuring import count_macs, in_turns, machine
 from nnunetv2_cafr.planning.memory import LiveStorages
 from nnunetv2_cafr.report.study import Cost
@@ -143,7 +142,7 @@ def write_costs(folder: Path) -> None:
     with in_scratch_folder():
         costs, conditions = measure(matrix)
     content: dict[str, Any] = {"conditions": conditions, "arms": {name: asdict(cost) for name, cost in costs.items()}}
-    write_text(folder / COST_FILE, json.dumps(content, indent=2))
+    write_json(folder / COST_FILE, content)
 
 
 if __name__ == "__main__":

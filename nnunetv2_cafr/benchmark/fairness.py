@@ -14,14 +14,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_cafr.benchmark.arms import NETWORKS_OF_PLANS, OWN_PLANS, RECIPE
+from nnunetv2_cafr.benchmark.arms import OWN_PLANS, RECIPE
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json, read_json_list, sha256
 from nnunetv2_cafr.plans_fields import faults_of, resolved
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
-from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
+from nnunetv2_cafr.splits import FOLDS
+from nnunetv2_cafr.splits.few_cases import few_cases
 from nnunetv2_cafr.splits.writing import SPLITS_FILE
 from nnunetv2_cafr.training.lookup import find_trainer
 from nnunetv2_cafr.training.preflight import CheckedTraining
@@ -235,7 +236,7 @@ def _wrong_plans(matrix: Matrix) -> Iterator[str]:
 def _wrong_networks(matrix: Matrix) -> Iterator[str]:
     """Arms that would train another network than they are described by: plans decide for nnU-Net's own trainers."""
     for arm in matrix.selected_arms():
-        wanted = next((name for name in NETWORKS_OF_PLANS if name in arm.description), None)
+        wanted = arm.network_of_plans
         if wanted and matrix.plans_file(arm.plans).is_file() and not _lack_of_configuration(matrix, arm.plans):
             architecture = _configuration(matrix, arm.plans).get("architecture", {})
             named = architecture.get("network_class_name", wanted).rpartition(".")[2]

@@ -1,6 +1,5 @@
 """What one benchmark compares, and where nnU-Net keeps each of its trainings."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -12,7 +11,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2_cafr.benchmark.arms import ARMS, RECIPE, SAME_PLANS, Budget, parse_budget
 from nnunetv2_cafr.benchmark.clock import Clock
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import read_json, write_text
+from nnunetv2_cafr.files import read_json, write_json
 from nnunetv2_cafr.report.study import Arm
 
 MATRIX_FILE = "benchmark.json"
@@ -64,7 +63,7 @@ class Matrix:
     def write(self, folder: Path) -> None:
         """Writes all but the clock, which has files of its own."""
         content = {name: value for name, value in asdict(self).items() if name != "clock"}
-        write_text(folder / MATRIX_FILE, json.dumps(content, indent=2))
+        write_json(folder / MATRIX_FILE, content)
 
     @classmethod
     def read(cls, folder: Path) -> "Matrix":

@@ -5,7 +5,6 @@ arm takes one step (all losses, backward, optimiser) of one batch that is there 
 and neither loading nor validation is counted.
 """
 
-import json
 import os
 import statistics
 import sys
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from nnunetv2_cafr.benchmark.clock import Measurement
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
-from nnunetv2_cafr.files import write_text
+from nnunetv2_cafr.files import write_json
 from nnunetv2_cafr.measuring import in_turns, machine
 from nnunetv2_cafr.training.record import code_digest
 
@@ -104,7 +103,7 @@ def main(folder: Path, output: Path, names: Sequence[str]) -> None:
     with in_scratch_folder():
         measurement = measure(matrix, names)
     output.parent.mkdir(exist_ok=True)
-    write_text(output, json.dumps(asdict(measurement), indent=2))
+    write_json(output, asdict(measurement))
 
 
 if __name__ == "__main__":

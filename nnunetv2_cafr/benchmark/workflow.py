@@ -5,7 +5,6 @@ clusters. It is the extra [cluster]; jobs of a plain shell need nothing but `--d
 """
 
 import importlib.util
-import json
 import os
 import shlex
 import subprocess
@@ -18,7 +17,7 @@ import torch
 
 from nnunetv2_cafr.benchmark.jobs import Job, missing
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import try_lock, write_text
+from nnunetv2_cafr.files import try_lock, write_json
 
 LOCK = ".lock"
 SNAKEFILE = Path(__file__).with_name("Snakefile")
@@ -56,7 +55,7 @@ def run(jobs: Sequence[Job], folder: Path, parallel: int, gpus: Sequence[str], o
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     config = folder / "jobs.json"
-    write_text(config, json.dumps({"jobs": [_entry(job, folder, gpus) for job in jobs]}, indent=1))
+    write_json(config, {"jobs": [_entry(job, folder, gpus) for job in jobs]})
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", str(config)]
     command += ["--directory", str(folder), "--cores", str(parallel), "--jobs", str(parallel), "--keep-going"]
     # A file that is there is done, whatever changed meanwhile in our code: trainings take days.

@@ -22,6 +22,7 @@ from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Clock
 from nnunetv2_cafr.benchmark.matrix import MATRIX_FILE, Matrix, compared
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import check_folder
+from nnunetv2_cafr.splits import FOLDS
 
 EXAMPLES = """examples:
   nnUNetv2_cafr benchmark -d 511 --budget smoke --dry-run         the commands, nothing else
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"default all that can train on these data: {', '.join(ARMS)}",
     )
     parser.add_argument(
-        "-f", type=options.fold, nargs="+", default=[0, 1, 2, 3, 4], metavar="FOLD", help="default 0 1 2 3 4"
+        "-f", type=options.fold, nargs="+", default=list(range(FOLDS)), metavar="FOLD", help="default 0 1 2 3 4"
     )
     parser.add_argument("--seeds", type=options.seed, nargs="+", default=[0], metavar="SEED", help="default 0")
     parser.add_argument(

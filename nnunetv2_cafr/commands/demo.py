@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from nnunetv2_cafr import options
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import check_folder, read_json, write_text
+from nnunetv2_cafr.files import check_folder, partial_of, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,7 +190,7 @@ class Demo:
             if title not in done:
                 action()
                 done.append(title)
-                write_text(file, json.dumps(done, indent=2))
+                write_json(file, done)
         print(f"[{len(steps) + 1}/{len(steps) + 1}] Scoring", flush=True)
         return self._score()
 
@@ -211,7 +211,7 @@ class Demo:
             except OSError as error:
                 raise UserError(f"{error} (--out). Nothing was touched.") from error
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(marker, json.dumps(wanted, indent=2))
+            write_json(marker, wanted)
         for folder in (self.raw, self.preprocessed, self.results):
             folder.mkdir(exist_ok=True)
 
@@ -224,7 +224,7 @@ class Demo:
             (self.drawn, self.settings.num_held_out, 10_000),
         ):
             if not folder.exists():
-                partial = folder.with_name(f".{folder.name}.partial")
+                partial = partial_of(folder)
                 shutil.rmtree(partial, ignore_errors=True)
                 phantom.write_dataset(partial, num_train=count, seed=seed, size=(rows, columns, slices))
                 partial.rename(folder)

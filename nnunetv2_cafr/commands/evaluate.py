@@ -5,10 +5,10 @@ discs; where the labels are spine levels, how many vertebrae carry the right one
 after level decoding, with a figure. Means are given in every way of counting absent classes; Dice and IoU per case and
 class are those of nnU-Net's summary.json.
 
-Labels are taken from a dataset.json: -djfile, or the one beside the folder of references, in the folder of predictions
-(nnUNetv2_predict leaves it there), or beside it. If both sides have one, their labels must agree. A provenance.json
-beside it, or beside the references' folder, says which patient a case is of; without one, each case is a patient of
-its own.
+Labels are taken from a dataset.json: -djfile, or the one in the folder of references or beside it, or in the folder of
+predictions (nnUNetv2_predict leaves it there) or beside it. If both sides have one, their labels must agree. A
+provenance.json beside it, or beside the references' folder, says which patient a case is of; without one, each case is
+a patient of its own.
 """
 
 from __future__ import annotations

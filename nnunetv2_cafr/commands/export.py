@@ -13,6 +13,7 @@ from pathlib import Path
 from nnunetv2_cafr import options
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import describe_failure, write_bytes, write_text
+from nnunetv2_cafr.splits import FOLDS
 
 EXAMPLES = """examples:
   nnUNetv2_cafr export -d 511 -c 2d -f 0 -o model.onnx
@@ -22,7 +23,7 @@ EXAMPLES = """examples:
 exit status: 0 written, 2 the call was refused
 """
 
-FOLDS = ["0", "1", "2", "3", "4"]
+ALL_FOLDS = [str(fold) for fold in range(FOLDS)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-c", type=options.configuration, required=True, metavar="CONFIGURATION", help="configuration, such as 2d"
     )
-    parser.add_argument("-f", nargs="+", default=FOLDS, metavar="FOLD", help=f"folds to average ({' '.join(FOLDS)})")
+    parser.add_argument(
+        "-f", nargs="+", default=ALL_FOLDS, metavar="FOLD", help=f"folds to average ({' '.join(ALL_FOLDS)})"
+    )
     parser.add_argument(
         "-tr", type=options.trainer, default="nnUNetTrainer_CAFR", metavar="TRAINER", help="default nnUNetTrainer_CAFR"
     )

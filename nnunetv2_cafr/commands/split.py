@@ -23,7 +23,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunetv2_cafr import options
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.splits import DEFAULT_SEED, SCHEMES
+from nnunetv2_cafr.splits import DEFAULT_SEED, FOLDS, SCHEMES
 
 if TYPE_CHECKING:
     from nnunetv2_cafr.raw_dataset import Case, Dataset
@@ -159,7 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
     dataset_id = convert_dataset_name_to_id(folder.name)
     if scheme == "holdout":
         print(textwrap.fill(f"Held out ({len(parts['held out'])}): {', '.join(parts['held out'])}", 120))
-    which = "the only fold, 0" if scheme == "holdout" else "folds 0 to 4"
+    which = "the only fold, 0" if scheme == "holdout" else f"folds 0 to {FOLDS - 1}"
     print(f"Next, for {which}:" if len(folders) > 1 else "Next (planning takes the splits over):")
     if len(folders) == 1:
         print(f"  nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d")

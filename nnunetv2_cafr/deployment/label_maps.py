@@ -17,13 +17,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from dataset_conversion.reading import FILE_ENDINGS, PICTURE_ENDINGS
 from nnunetv2_cafr.deployment.description import Description, description_file
 from nnunetv2_cafr.deployment.studies import Study, fingerprint, series_of
 from nnunetv2_cafr.errors import last_line, shorten
-from nnunetv2_cafr.files import FULL, begins_with, check_place, refuse_inputs, sha256, write_bytes, write_text
+from nnunetv2_cafr.files import (
+    FULL,
+    begins_with,
+    check_place,
+    lock,
+    partial_of,
+    refuse_inputs,
+    sha256,
+    write_bytes,
+    write_json,
+)
 from nnunetv2_cafr.levels.files import STATISTICS_FILE, TABLE_FILE, decoding_of, read_decodings
 from nnunetv2_cafr.measurements import tables as measurements
 from nnunetv2_cafr.spine import has_regions
@@ -251,7 +259,7 @@ class LabelMaps:
         return record, {name: known for name, known in beside.items() if isinstance(known, list)}
 
     def _write_record(self, record: Mapping[str, Any], beside: Mapping[str, Sequence[str]]) -> None:
-        _write_json(self.folder / RECORD, {"format": FORMAT, "label_maps": record, "beside": beside})
+        write_json(self.folder / RECORD, {"format": FORMAT, "label_maps": record, "beside": beside})
 
     def begin(self) -> None:
         """Makes the folder, with the documents that evaluation and postprocessing ask for.
@@ -265,7 +273,7 @@ class LabelMaps:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name, key in DOCUMENTS.items() if self.file is None else ():
                 if not (path := self.folder / name).exists():
-                    _write_json(path, self.description.content[key])
+                    write_json(path, self.description.content[key])
                     written.append(path)
         except OSError:
             for path in written:
@@ -282,7 +290,7 @@ class LabelMaps:
             OSError: if that fails; what had its name before is then still there.
         """
         target = self.target(study)
-        beside = self.folder / f".{target.name}.partial"
+        beside = partial_of(target)
         shutil.rmtree(beside, ignore_errors=True)  # left by a run that was killed
         try:
             beside.mkdir()
@@ -377,19 +385,14 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-def _write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=4))
-
-
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keeps other processes that predict into this folder from writing the record meanwhile, where that can be done."""
-    lock = FileLock(folder / f".{RECORD}.lock")
-    with contextlib.suppress(OSError, NotImplementedError):  # some network folders know no locks
-        lock.acquire()
+    file = folder / f".{RECORD}.lock"
+    held = lock(file)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):  # Windows keeps what is open
-            Path(lock.lock_file).unlink()
-        lock.release()
+            file.unlink()
+        held.release()

@@ -72,7 +72,8 @@ class Classes:
         label_names: as `label_table` gives it.
 
     Attributes:
-        spine: the labels by SpineMRI's names, where they are levels; otherwise empty.
+        spine: the labels by SpineMRI's names, where they are levels; otherwise empty. One for each level.
+        twins: a level's other labels (S1 beside sacrum), and the one that `spine` has.
     """
 
     def __init__(self, label_names: Mapping[Any, str]) -> None:
@@ -81,10 +82,19 @@ class Classes:
         self.values = frozenset(member for label in self.names for member in members(label))
         # Levels and junctions ask for labels that exclude one another: none of regions.
         single = {label: name for label, name in self.names.items() if isinstance(label, int)}
-        standard = level_names(single)
         is_spine = len(single) == len(self.names) and is_spine_table(single.values())
-        self.spine: dict[int, str] = standard if is_spine else {}
         self.order = _order_of(single) if is_spine else None
+        self.twins = {
+            twin: first for first, *others in (self.order.labels.values() if self.order else ()) for twin in others
+        }
+        alone = {label: name for label, name in single.items() if label not in self.twins}
+        self.spine: dict[int, str] = level_names(alone) if is_spine else {}
+
+    def by_level(self, labels: np.ndarray) -> np.ndarray:
+        """The label map with one label for each level, as in `spine`."""
+        for twin, first in self.twins.items():
+            labels = np.where(labels == twin, np.asarray(first, labels.dtype), labels)
+        return labels
 
 
 def _order_of(names: Mapping[int, str]) -> Spine | None:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from nnunetv2_cafr.evaluation.level_shifts import SHIFTS
+from nnunetv2_cafr.files import partial_of
 
 # One row per case, view and class. A class that neither label map holds has NaN in every metric; one that only one of
 # them holds has Dice, IoU and NSD 0 and infinite distances. `label` is the number, for a region its text "(1, 2)", and
@@ -92,7 +93,7 @@ class Evaluation:
             SHIFTS_FILE: self.shifts.to_csv(index=False),
             SETTINGS_FILE: json.dumps(self.settings, indent=2) + "\n",
         }
-        partials = {name: folder / f".{name}.partial" for name in texts}
+        partials = {name: partial_of(folder / name) for name in texts}
         try:
             for name, text in texts.items():
                 partials[name].write_text(text, encoding="utf-8")

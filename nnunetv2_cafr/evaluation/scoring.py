@@ -160,13 +160,15 @@ class _Scorer:
         try:
             maps = read_pair(pair, self.classes, self.reader)
             who = {"case": pair.case, "patient": pair.patient}
-            rows = [{**who, **row} for row in (*self._class_rows(maps), *self._junction_rows(maps))]
+            reference, prediction = map(self.classes.by_level, (maps.reference, maps.prediction))
+            of_levels = maps._replace(reference=reference, prediction=prediction)
+            rows = [{**who, **row} for row in (*self._class_rows(maps), *self._junction_rows(of_levels))]
             diagonal = float(np.linalg.norm(np.multiply(maps.reference.shape, maps.spacing)))
             spine = self.classes.spine
             levels: dict[str, Any] = {}
             if spine:
-                levels = asdict(level_errors(maps.reference, maps.prediction, spine))
-                levels["structures"], levels["own_label_wins"] = level_accuracy(maps.reference, maps.prediction, spine)
+                levels = asdict(level_errors(reference, prediction, spine))
+                levels["structures"], levels["own_label_wins"] = level_accuracy(reference, prediction, spine)
             shifts = [{**who, **row} for row in self._shift_rows(maps)]
             return _CaseScores(rows, {**who, "diagonal_mm": diagonal, **levels}, shifts)
         except Exception as error:
@@ -222,8 +224,9 @@ class _Scorer:
         # Ignored voxels take part in the decoding: without them the spine would have holes.
         decoding = decode(maps.whole.astype(np.uint32), self.classes.order, maps.grid)
         decoded = np.where(maps.ignored, 0, decoding.labels).squeeze().astype(maps.prediction.dtype)
+        reference = self.classes.by_level(maps.reference)
         for name, labels, flags in ((PREDICTED, maps.prediction, ""), (CONSISTENT, decoded, "; ".join(decoding.flags))):
-            counts = level_shifts(maps.reference, labels, self.classes.spine)
+            counts = level_shifts(reference, self.classes.by_level(labels), self.classes.spine)
             dice = [overlap(maps.reference == one, labels == one).dice for one in np.unique(maps.reference) if one]
             yield {"label_maps": name, **counts, "dice": float(np.mean(dice)) if dice else math.nan, "flags": flags}
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from nnunetv2_cafr.files import sha256, write_atomically, write_text
+from nnunetv2_cafr.files import sha256, write_atomically, write_json, write_text
 from nnunetv2_cafr.label_reading import read_label_file, refuse_foreign_labels
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.decoding import (
@@ -191,7 +191,7 @@ class Record:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(_row(name, study) for name, study in sorted(self.studies.items()))
-        write_text(self.folder / STATISTICS_FILE, json.dumps(content, indent=2) + "\n")
+        write_json(self.folder / STATISTICS_FILE, content)
         write_text(self.folder / TABLE_FILE, table.getvalue())
 
     def summary(self, cases: list[str]) -> str:

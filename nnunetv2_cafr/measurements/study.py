@@ -316,7 +316,7 @@ def _outline_in_the_middle(
             known.
     """
     shape = label_map.labels.shape
-    for _ in range(3):
+    for moves in (2, 1, 0):
         section = one.section(one.slice)
         if section is None:
             raise NotMeasurableError("no section in its middle slice")
@@ -335,7 +335,7 @@ def _outline_in_the_middle(
         if cut := [edge for edge, reached in sides if reached.mean() > CUT_SHARE]:
             raise NotMeasurableError(f"{_cut(cut)}, so its middle is not known")
         middle = int(np.rint(np.median((first + last) / 2)))
-        if middle == one.slice:
+        if middle == one.slice or not moves:
             break
         one.slice = middle
     return found, float(np.percentile(last - first + 1, 90))

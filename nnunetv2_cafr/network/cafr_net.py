@@ -151,8 +151,8 @@ class CAFRNet(nn.Module):
         if "stem.0.0.weight" in state_dict and "pyramid.stages.0.0.0.weight" not in state_dict:
             raise RuntimeError(
                 "These weights are of the CAFR-Net of nnunetv2-cafr 0.1, which had a stem of three convolutions; this "
-                "version's network has a pyramid of five levels, and cannot take them. Use them with "
-                "'pip install nnunetv2-cafr==0.1.0', or train again with this version."
+                "version's network has a pyramid of five levels, and cannot take them. Use them with that version, or "
+                "train again with this one."
             )
         return super().load_state_dict(state_dict, strict, assign)
 

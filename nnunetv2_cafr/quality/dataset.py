@@ -29,7 +29,8 @@ from nnunetv2_cafr.quality.description import (
 )
 from nnunetv2_cafr.quality.findings import Finding, Severity
 from nnunetv2_cafr.spine import IGNORE, is_spine_table
-from nnunetv2_cafr.splits.few_cases import FOLDS, few_cases
+from nnunetv2_cafr.splits import FOLDS
+from nnunetv2_cafr.splits.few_cases import few_cases
 from nnunetv2_cafr.voxel_order import REORIENTING_READERS
 
 IMAGE_ENDINGS = (*FILE_ENDINGS, *PICTURE_ENDINGS, ".tiff")

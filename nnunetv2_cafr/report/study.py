@@ -22,6 +22,7 @@ class Arm:
         family: augmentation family; arms are compared within one only.
         description: network and optimiser, in one line.
         printed_as: row of the paper's tables that it reproduces; "" where the paper has none.
+        network_of_plans: class of the network that its plans must name; "" where the trainer brings its own.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Arm:
     family: str
     description: str
     printed_as: str = ""
+    network_of_plans: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from nnunetv2_cafr.evaluation import means
 from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, EXTRA, HEADINGS, RIGHT, SHIFTS
 from nnunetv2_cafr.evaluation.means import Policy
 from nnunetv2_cafr.evaluation.scores import DISTANCES, Evaluation
-from nnunetv2_cafr.report import printed
+from nnunetv2_cafr.report import paper_figures
 from nnunetv2_cafr.report.analysis import FamilyResults, baseline
 from nnunetv2_cafr.report.patients import TESTED, Measure, patient_values, pooled
 from nnunetv2_cafr.report.statistics import CONFIDENCE, RANKING_DRAWS
@@ -486,16 +486,16 @@ def _with_costs(study: Study) -> list[Arm]:
 def paper_table_3(study: Study) -> Table:
     """CAFR-Net and other networks, printed and measured."""
     title = "The paper's Table 3, printed and measured"
-    return _paper_table(study, "paper_table_3", title, printed.NETWORKS)
+    return _paper_table(study, "paper_table_3", title, paper_figures.NETWORKS)
 
 
 def paper_table_4(study: Study) -> Table:
     """CAFR-Net without its parts, printed and measured."""
     title = "The paper's Table 4 (ablation), printed and measured"
-    return _paper_table(study, "paper_table_4", title, printed.ABLATION)
+    return _paper_table(study, "paper_table_4", title, paper_figures.ABLATION)
 
 
-def _paper_table(study: Study, key: str, title: str, rows_printed: Iterable[printed.Printed]) -> Table:
+def _paper_table(study: Study, key: str, title: str, rows_printed: Iterable[paper_figures.Printed]) -> Table:
     section = study.sections[0]
     columns = [
         Column("Network"),

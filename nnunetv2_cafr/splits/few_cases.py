@@ -1,6 +1,6 @@
 """What nnU-Net does where it has fewer cases or patients than folds, and what to give it instead."""
 
-FOLDS = 5  # of nnU-Net's own cross-validation
+from nnunetv2_cafr.splits import FOLDS
 
 
 def few_cases(cases: int, patients: int, dataset: str) -> str | None:

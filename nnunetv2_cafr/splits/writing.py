@@ -5,10 +5,9 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import describe_failure, partial_of, write_text
+from nnunetv2_cafr.files import describe_failure, partial_of, write_json
 from nnunetv2_cafr.raw_dataset import Dataset
 
 SPLITS_FILE = "splits_final.json"
@@ -27,11 +26,10 @@ def write_splits(splits: Sequence[Split], targets: Sequence[Path]) -> list[Path]
         UserError: if a target exists with other content, or if writing fails.
     """
     new = [target for target in targets if not _holds(target, splits)]
-    text = json.dumps(splits, indent=4) + "\n"
     written: list[Path] = []
     try:
         for target in new:
-            write_text(target, text)
+            write_json(target, splits)
             written.append(target)
     except BaseException as error:
         for path in written:
@@ -89,12 +87,12 @@ def new_dataset(dataset: Dataset, parts: Parts, target: Path, seed: int) -> None
                     spacing = source.with_name(f"{stem}.json")  # where nnU-Net looks for that of a TIFF volume
                     if spacing.is_file():
                         _link(spacing, staging / f"{folder}{suffix}" / f"{identifier}.json")
-        _write_json(description, staging / "dataset.json")
-        _write_json([{"train": list(parts["training"]), "val": list(parts["validation"])}], staging / SPLITS_FILE)
+        write_json(staging / "dataset.json", description)
+        write_json(staging / SPLITS_FILE, [{"train": list(parts["training"]), "val": list(parts["validation"])}])
         if dataset.provenance is not None:
             entries = dataset.provenance["cases"]
             subsets = {name: {**entries[name], "subset": part} for part, names in parts.items() for name in names}
-            _write_json({**dataset.provenance, "cases": subsets}, staging / "provenance.json")
+            write_json(staging / "provenance.json", {**dataset.provenance, "cases": subsets})
         staging.rename(target)
     except OSError as error:
         raise UserError(f"{target} could not be made, and nothing was left behind: {error}") from error
@@ -107,7 +105,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:  # another file system, or one without hard links
         shutil.copy2(source, target)
-
-
-def _write_json(content: Any, path: Path) -> None:
-    path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -36,7 +36,7 @@ WORDS = {
 }
 # Of a configuration: what decides nothing, and what decides in training alone.
 TELLING = ("median_image_size_in_voxels", "inherits_from")
-OF_TRAINING = ("batch_size", "batch_dice")
+BATCH = ("batch_size", "batch_dice")
 OF_PLANS = ("dataset_name", "image_reader_writer", "transpose_forward", "transpose_backward", "label_manager")
 OF_DATASET = ("labels", "regions_class_order", "channel_names", "modality", "file_ending")
 OF_TRAINER = ("num_epochs", "num_iterations_per_epoch", "initial_lr", "weight_decay")
@@ -199,7 +199,7 @@ def _changed_plans(then: Mapping[str, Any], trainer: RecordedTraining, continues
         yield f"configuration: {then['configuration']}, now {name}"
         return
     before, after = (dict(PlansManager(plans).get_configuration(name).configuration) for plans in (then["plans"], now))
-    ignored = TELLING if continues else (*TELLING, *OF_TRAINING)
+    ignored = TELLING if continues else (*TELLING, *BATCH)
     entries = [(key, before.get(key), after.get(key)) for key in {**before, **after} if key not in ignored]
     of_plans: tuple[str, ...] = OF_PLANS
     if any(str(scheme).startswith("CT") for scheme in after["normalization_schemes"]):

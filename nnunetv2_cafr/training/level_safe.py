@@ -4,20 +4,17 @@ A sagittal slice turned upside down shows L5 on top: the labels encode the order
 such slices is taught that order means nothing. Stock 2-D nnU-Net does exactly that on thick-slice sagittal data: it
 mirrors both in-plane axes, one of which runs up and down, and rotates by up to 180 degrees where the patch is near
 square. Here the up/down axis is never mirrored, in training or at test time, and rotation stops at 15 degrees.
-Everything else is nnU-Net's own pipeline, plus the elastic deformation that the paper names (training section).
+The rest is nnU-Net's own pipeline, plus what `LevelSafeAugmentation` lists.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -29,37 +26,16 @@ from nnunetv2_cafr.training.robust import RobustTraining
 from nnunetv2_cafr.training.structure_brightness import StructureBrightness
 
 
-def _with_none_for_no_axes(
-    predict: Callable[[nnUNetPredictor, torch.Tensor], torch.Tensor],
-) -> Callable[[nnUNetPredictor, torch.Tensor], torch.Tensor]:
-    """nnU-Net's prediction of a patch, which fails on "no mirroring" unless that is written as None.
-
-    Level-safe trainers wrote it as () once, and their checkpoints live on. nnU-Net's predictor reads it before it knows
-    the trainer; looking up the trainer is what brings it here.
-    """
-
-    @functools.wraps(predict)
-    def wrapper(self: nnUNetPredictor, x: torch.Tensor) -> torch.Tensor:
-        self.allowed_mirroring_axes = self.allowed_mirroring_axes or None
-        return predict(self, x)
-
-    return wrapper
-
-
-nnUNetPredictor._internal_maybe_mirror_and_predict = _with_none_for_no_axes(
-    nnUNetPredictor._internal_maybe_mirror_and_predict
-)
-
-
 def loaded_patch_size(patch_size: Sequence[int], rotation: tuple[float, float]) -> np.ndarray:
     """What nnU-Net loads of a case, so that a rotated and scaled patch of `patch_size` is full of image."""
     return get_patch_size(patch_size, rotation, rotation, rotation, (0.85, 1.25))  # nnU-Net's range of scales
 
 
 class LevelSafeAugmentation(OrientedCases):
-    """Mixin: no up/down mirroring, at most 15 degrees of rotation, shifts, elasticity, brightness of single structures.
+    """Mixin: no up/down mirroring, at most 15 degrees of rotation, and what nnU-Net does not have.
 
-    Partial views where asked for.
+    That is shifts, the elastic deformation that the paper names (training section), the brightness of single structures
+    and, where asked for, partial views.
 
     The up/down axis comes from the direction cosines of the preprocessed cases. Where they are missing, or differ
     between cases, nothing is mirrored at all, and the log says so.

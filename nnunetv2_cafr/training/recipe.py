@@ -130,4 +130,5 @@ def has_fused_adam(device: torch.device) -> bool:
 
 
 def clip(parameters: list[torch.nn.Parameter], norm: float) -> None:
+    """As torch's, without the norm that it returns: of an optimiser's hook that would be new arguments."""
     torch.nn.utils.clip_grad_norm_(parameters, norm)

@@ -22,7 +22,7 @@ import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
-from nnunetv2_cafr.files import sha256, write_text
+from nnunetv2_cafr.files import sha256, write_json
 from nnunetv2_cafr.training.network_identity import identity_of
 from nnunetv2_cafr.training.orientation import OrientedCases
 
@@ -142,12 +142,13 @@ class RecordedTraining(OrientedCases):
         if self.local_rank == 0:
             file = Path(self.output_folder) / RECORD_FILE
             earlier = json.loads(file.read_text(encoding="utf-8")) if self.current_epoch > 0 and file.is_file() else []
-            _write_json(file, [*earlier, record])
+            write_json(file, [*earlier, record], _as_plain)
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
         if self.local_rank == 0:
-            _write_json(Path(self.output_folder) / CURVES_FILE, self.logger.local_logger.my_fantastic_logging)
+            curves = self.logger.local_logger.my_fantastic_logging
+            write_json(Path(self.output_folder) / CURVES_FILE, curves, _as_plain)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -219,10 +220,6 @@ def data_files(folder: str, cases: Iterable[str]) -> dict[str, list[int]]:
         case: [file.stat().st_size for ending in ENDINGS if (file := Path(folder) / f"{case}{ending}").is_file()]
         for case in cases
     }
-
-
-def _write_json(target: Path, content: object) -> None:
-    write_text(target, json.dumps(content, indent=1, default=_as_plain))
 
 
 def _as_plain(value: object) -> object:

@@ -74,6 +74,21 @@ def test_levels_by_the_names_of_other_tools(folders: tuple[str, str], tmp_path: 
     assert theirs.classes.drop(columns="name").equals(ours.classes.drop(columns="name"))
 
 
+def test_a_sacrum_of_two_labels_is_one_level(make_pairs: Callable[..., list[CasePair]], tmp_path: Path) -> None:
+    """TotalSegmentator's S1 and sacrum."""
+    rows = np.repeat([0, 3, 2, 1, 9, 0], (4, 12, 12, 6, 6, 4))
+    reference = np.broadcast_to(rows[None, :, None], (3, len(rows), 8)) * (np.arange(8) > 2)
+    make_pairs({"a": (reference, reference), "b": (reference, np.where(reference == 9, 1, reference))})
+    labels = {"background": 0, "vertebrae_S1": 1, "vertebrae_L5": 2, "vertebrae_L4": 3, "sacrum": 9}
+    (tmp_path / "dataset.json").write_text(json.dumps({**DATASET, "labels": labels}))
+    assert evaluate(tmp_path / "references", tmp_path / "predictions", "-o", tmp_path / "scores") == 0
+    scores = Evaluation.read(tmp_path / "scores")
+    assert (scores.levels[["vertebrae", "found", "right_level", "structures", "own_label_wins"]] == 3).all(None)
+    assert (scores.shifts["0"] == 3).all()
+    volumes = scores.classes[(scores.classes["view"] == "volume") & (scores.classes["name"] == "sacrum")]
+    assert volumes["dice"].tolist() == [1, 0], "classes stay the labels that they are"
+
+
 def test_means_that_are_printed(folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     references, predictions = folders
     Path(predictions, "b.nii.gz").unlink()
