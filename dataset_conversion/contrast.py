@@ -7,8 +7,15 @@ from dataclasses import dataclass, replace
 
 from pydicom.dataset import Dataset
 
-TAGS = ("Modality", "SeriesDescription", "ScanningSequence", "EchoTime", "RepetitionTime", "ImageType")
-WEIGHTING = re.compile(r"(?<![a-z0-9])t([12])(?![0-9])", re.IGNORECASE)  # also in t1_tse_sag and T2w, not in T12
+TAGS = (
+    "Modality", "SeriesDescription", "ProtocolName", "ScanningSequence", "EchoPulseSequence", "EchoTime",
+    "EffectiveEchoTime", "RepetitionTime", "ImageType", "FrameType", "AcquisitionContrast",
+)  # fmt: skip
+GROUPS_OF_CONTRAST = (  # of enhanced files; they hold some of TAGS
+    "MRImageFrameTypeSequence", "MREchoSequence", "MRTimingAndRelatedParametersSequence",
+)  # fmt: skip
+# Also in t1_tse_sag, sT1W and T2w, not in T12 or T2*.
+WEIGHTING = re.compile(r"(?<![a-z0-9])(?:s|sag|cor|tra|ax)?t([12])(?![0-9*]|_?star)", re.IGNORECASE)
 MR = re.compile(r"(?<![a-z0-9])(t[12](?![0-9])|mri?(?![a-z])|stir|flair|pd|dixon)", re.IGNORECASE)
 CT = re.compile(r"(?<![a-z0-9])ct(?![a-z0-9])", re.IGNORECASE)
 # Values of ImageType, as several vendors write them, of images whose grey is no signal as it was measured.
@@ -16,7 +23,22 @@ MAPS = {
     **dict.fromkeys(("P", "PHASE", "PHASE MAP"), "phase"),
     **dict.fromkeys(("MIP", "MAX_IP", "MIN_IP", "MNIP"), "projection"),
     **dict.fromkeys(("R", "REAL", "I", "IMAGINARY"), "real or imaginary part"),
-    **{"ADC": "ADC", "FA": "FA", "SUBTRACTION": "subtraction", "T1 MAP": "T1 map", "T2 MAP": "T2 map"},
+    **dict.fromkeys(("SUBTRACTION", "SUBTRACT"), "subtraction"),
+    **dict.fromkeys(("DIFFUSION", "TRACEW"), "diffusion"),
+    **dict.fromkeys(("OPP_PHASE", "OUT_PHASE"), "opposed phase"),
+    **dict.fromkeys(("T1 MAP", "T1_MAP"), "T1 map"),
+    **dict.fromkeys(("T2 MAP", "T2_MAP"), "T2 map"),
+    **{"ADC": "ADC", "FA": "FA", "FAT": "fat"},
+}
+# Neither plain T1 nor plain T2, by AcquisitionContrast and by parts of a series' name.
+CONTRASTS = {
+    "T2_STAR": "T2*", "PROTON_DENSITY": "PD", "DIFFUSION": "diffusion", "PERFUSION": "perfusion", "STIR": "STIR",
+}  # fmt: skip
+NAMED = {
+    "T2*": re.compile(r"t2(\*|_?star)", re.IGNORECASE),
+    "STIR": re.compile(r"(?<![a-z])(stir|tirm)(?![a-z])", re.IGNORECASE),
+    "diffusion": re.compile(r"(?<![a-z])(dwi|diff(usion)?|adc|tracew)(?![a-z])", re.IGNORECASE),
+    "PD": re.compile(r"(?<![a-z])pdw?(?![a-z])", re.IGNORECASE),
 }
 # ms, of a spin echo; between them lies proton density, and what cannot be told by two numbers
 LONG_ECHO, SHORT_ECHO, SHORT_REPETITION = 60, 30, 1200
@@ -30,7 +52,7 @@ class Acquisition:
         modality: in DICOM's letters; empty where the header has none.
         weighting: T1 or T2, or empty where the header does not say.
         evidence: what the weighting is known by.
-        derived: which map or image it is, such as ADC; empty for a plain one.
+        derived: which map, image or other contrast it is, such as ADC or STIR; empty for a plain one.
     """
 
     modality: str
@@ -45,21 +67,33 @@ def acquisition_of(header: Dataset) -> Acquisition:
 
 
 def _derived(header: Dataset) -> str:
-    values = header.get("ImageType") or ()
+    values = header.get("FrameType") or header.get("ImageType") or ()
     values = [values] if isinstance(values, str) else [str(value).upper() for value in values]
-    return next((MAPS[value] for value in values[2:] if value in MAPS), "")
+    kinds = [MAPS[value] for value in values[2:] if value in MAPS]
+    kinds += [CONTRASTS.get(str(header.get("AcquisitionContrast") or ""), "")]
+    kinds += [kind for name in _names(header) for kind, words in NAMED.items() if words.search(name)]
+    return next(iter(sorted(filter(None, kinds), key=lambda kind: kind == "diffusion")), "")  # maps say more
+
+
+def _names(header: Dataset) -> list[str]:
+    """What a series is called, and after which protocol."""
+    return [str(header.get(key)) for key in ("SeriesDescription", "ProtocolName") if header.get(key)]
 
 
 def _weighted(header: Dataset) -> Acquisition:
     modality = str(header.get("Modality") or "")
-    name = str(header.get("SeriesDescription") or "")
-    if weighting := weighting_in(name):
-        return Acquisition(modality, weighting, f"it is called {name!r}")
+    for name in _names(header):
+        if weighting := weighting_in(name):
+            return Acquisition(modality, weighting, f"it is called {name!r}")
+    if (contrast := header.get("AcquisitionContrast")) in ("T1", "T2"):
+        return Acquisition(modality, contrast, f"its AcquisitionContrast is {contrast}")
     try:
-        echo, repetition = float(header.get("EchoTime")), float(header.get("RepetitionTime"))
+        echo = float(header.get("EchoTime") or header.get("EffectiveEchoTime"))
+        repetition = float(header.get("RepetitionTime"))
     except (TypeError, ValueError):
         return Acquisition(modality)
-    if header.get("ScanningSequence") != "SE":  # with inversion (IR) or of gradients (GR), the times say less
+    # With inversion (IR) or of gradients (GR), the times say less.
+    if header.get("ScanningSequence") != "SE" and header.get("EchoPulseSequence") != "SPIN":
         return Acquisition(modality)
     evidence = f"a spin echo of TE {echo:g} ms and TR {repetition:g} ms"
     if echo >= LONG_ECHO:
@@ -67,6 +101,12 @@ def _weighted(header: Dataset) -> Acquisition:
     if echo <= SHORT_ECHO and repetition <= SHORT_REPETITION:
         return Acquisition(modality, "T1", evidence)
     return Acquisition(modality)
+
+
+def may_be_weighted(header: Dataset) -> bool:
+    """Whether a series may be T1 or T2, though it does not say so: it is no map, gradient echo or echo planar image."""
+    sequence = header.get("ScanningSequence") or ()
+    return not _derived(header) and not {"GR", "EP"} & set([sequence] if isinstance(sequence, str) else sequence)
 
 
 def weighting_in(name: str) -> str:
@@ -84,7 +124,7 @@ def doubt_about_contrast(acquisition: Acquisition, channel: str) -> str | None:
     if (modality == "CT" and MR.search(channel)) or (modality == "MR" and CT.search(channel)):
         return f"a {modality} series"
     if acquisition.derived and acquisition.derived.lower() not in channel.lower():
-        return f"a series of the kind {acquisition.derived!r}, by its ImageType"
+        return f"a series of the kind {acquisition.derived!r}, by its header"
     if weighting and acquisition.weighting and acquisition.weighting != weighting:
         return f"a {acquisition.weighting}-weighted series ({acquisition.evidence})"
     return None

@@ -19,6 +19,7 @@ from dataset_conversion import staging
 from dataset_conversion.cases import Case, check_identifiers
 from dataset_conversion.collection import Collection
 from dataset_conversion.contrast import Acquisition, doubt_about_contrast
+from dataset_conversion.dicom import find_torn
 from dataset_conversion.documents import converter_version, write_dataset_json, write_provenance
 from dataset_conversion.geometry import (
     check_axes,
@@ -123,6 +124,16 @@ def process_case(
     return case, record, []
 
 
+def _check_torn(cases: Sequence[Case]) -> list[Problem]:
+    """A DICOM series of which two cases have a part each."""
+    folders = list(dict.fromkeys(case.image for case in cases if case.image.is_dir()))
+    torn = find_torn(folders) if len(folders) > 1 else None
+    if torn is None:
+        return []
+    found, remedy = f"slices of the DICOM series that is in {torn[0]} too", "put them together, or leave both out"
+    return [Problem(torn[1], found, "all slices of a series in one folder", remedy)]
+
+
 def _structures_in(case: Case, table: LabelTable) -> set[Structure]:
     """The structures in a case's mask; none if the mask is in no order, which is found and said later."""
     volume, problems = (None, []) if case.mask is None else read_volume(case.mask)
@@ -176,6 +187,7 @@ def convert(
         *collection.problems,
         *staging.check_target(target, collection.cases),
         *check_identifiers(collection.cases),
+        *_check_torn(collection.cases),
     ]
     if not problems and not collection.num_training:
         remedy = "check the folder and the options that choose cases"

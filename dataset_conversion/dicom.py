@@ -5,9 +5,8 @@ screen shots beside them, slices twice, files without preamble. What is not an i
 with most slices is read if it stands out, and positions are checked slice by slice: gaps, duplicate positions and
 slices that fan out would give a volume of wrong geometry.
 
-pydicom reads headers and rescales each slice by its own slope and intercept. GDCM, in SimpleITK, only decompresses: its
-own rescaling casts all slices to the pixel type of the first, and turns MONOCHROME1 around within 16 bits. The frames
-of an enhanced multi-frame file are slices like those of many files, each with what its functional groups say of it.
+The frames of an enhanced multi-frame file are slices like those of many files, each with what its functional groups
+say of it.
 """
 
 from __future__ import annotations
@@ -17,57 +16,54 @@ import hashlib
 import itertools
 import math
 import os
-import tempfile
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate, generate_frames
-from pydicom.pixels import apply_modality_lut
-from pydicom.uid import (
-    UID,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    MediaStorageDirectoryStorage,
-    SecondaryCaptureImageStorage,
-    generate_uid,
-)
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, MediaStorageDirectoryStorage
 
-from dataset_conversion.contrast import TAGS, Acquisition, acquisition_of
+from dataset_conversion.contrast import GROUPS_OF_CONTRAST, TAGS, Acquisition, acquisition_of, may_be_weighted
+from dataset_conversion.dicom_pixels import (
+    COPY_AGAIN,
+    PIXEL_TAGS,
+    Pixels,
+    UnreadableError,
+    pixels_of,
+    smallest_type,
+    stored_values,
+    unreadable,
+)
 from dataset_conversion.problems import Problem
-from nnunetv2_cafr.errors import counted, last_line, shorten
+from nnunetv2_cafr.errors import counted, shorten
 
 STEP_TOLERANCE = 0.1  # mm by which steps between slices may differ, and slices may lie beside each other
 STATION = 20  # mm beside each other that no shear of a stack is
 SAME_PLACE = 1e-3  # mm; slices that are no farther apart may be the same one twice
 COSINE_TOLERANCE = 1e-3  # per direction cosine
 ECHO_TOLERANCE = 0.01  # relative
+THINNED = 2  # times a slice's thickness from one slice to the next, and numbers of slices that are left out
+PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst")
 CLEAR_MAJORITY = 2  # a series is taken among several where it has this many times the slices of any other; ours
 MONOCHROME1 = (
     "MONOCHROME1, which is shown dark where values are high: values are taken as they are, and not turned round"
 )
-COPY_AGAIN = "copy the series again from its source, or leave the case out"
-
-RESCALING = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "PixelRepresentation")
 HEADER = (
     "SOPClassUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness", *RESCALING, *TAGS,
+    "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness", "FrameOfReferenceUID",
+    "InstanceNumber", "AcquisitionNumber", "ImagesInAcquisition", "InversionTime", *PIXEL_TAGS, *TAGS,
 )  # fmt: skip
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 GROUPS = (  # in them; they hold tags of HEADER
     "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "PixelValueTransformationSequence",
-)  # fmt: skip
-PIXELS = (
-    "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    *GROUPS_OF_CONTRAST,
 )  # fmt: skip
 
 
@@ -134,14 +130,17 @@ def list_dicom(folder: Path) -> list[Path]:
 
     What begins with a dot is left by operating systems. Linked folders are followed, each once.
     """
-    found, seen = [], set()
+    return [path for path in _files_in(folder) if is_dicom(path)]
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
         if real not in seen:
-            found += [Path(place, name) for name in sorted(names) if is_dicom(Path(place, name))]
+            yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
         seen.add(real)
-    return found
 
 
 def is_dicom(path: Path) -> bool:
@@ -182,17 +181,24 @@ def find_torn(folders: Sequence[Path]) -> tuple[Path, Path] | None:
         folder: [one for path in list_dicom(folder) if isinstance(one := _read_header(path), _Image)]
         for folder in folders
     }
-    slices: dict[str, list[tuple[Path, _Image]]] = defaultdict(list)
+    slices: dict[tuple[object, ...], list[tuple[Path, _Image]]] = defaultdict(list)
     for folder, images in read.items():
         for one in images:
-            if one.place is not None and one.series:
-                slices[one.series].append((folder, one))
+            if one.place is not None:
+                slices[_stack_of(one)].append((folder, one))
     for folder, images in read.items():
         own = [one for one in _choose(folder, images)[0] if one.place is not None]
-        for other, one in slices[own[0].series] if own else ():
+        for other, one in slices[_stack_of(own[0])] if own else ():
             if other != folder and _same_examination(own, [one]) and _goes_on(own, one):
                 return folder, other
     return None
+
+
+def _stack_of(one: _Image) -> tuple[object, ...]:
+    """What the slices of a series have in common, also where anonymisation took its name away."""
+    if one.series:
+        return (one.series,)
+    return one.header.get("PatientID"), one.header.get("StudyInstanceUID"), one.size
 
 
 def _goes_on(own: Sequence[_Image], further: _Image) -> bool:
@@ -215,17 +221,22 @@ def read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
     """
     try:
         return _read_series(folder)
-    except _UnreadableError as error:
+    except UnreadableError as error:
         return None, [error.problem]
 
 
 def _read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
-    objects = [_read_header(path) for path in list_dicom(folder)]
+    files = list(_files_in(folder))
+    objects = [_read_header(path) for path in files if is_dicom(path)]
     if problems := [one for one in objects if isinstance(one, Problem)]:
+        return None, problems
+    strangers = [path for path in files if not is_dicom(path)]
+    if problems := list(_check_strangers(strangers, objects)):
         return None, problems
     others = [one for one in objects if isinstance(one, _NoImage)]
     images = [one for one in objects if isinstance(one, _Image)]
     notes = list(_describe_left_out(folder, others))
+    notes += [f"no DICOM file, left out: {_names(folder, strangers)}"] if strangers else []
     chosen, choice = _choose(folder, images)
     if isinstance(choice, Problem):
         return None, [choice]
@@ -245,6 +256,21 @@ def _read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
     return _stack(folder, slices, notes)
 
 
+def _check_strangers(strangers: Sequence[Path], objects: Sequence[_Image | _NoImage | Problem]) -> Iterator[Problem]:
+    """What is named as the slices beside it, but no DICOM file: a damaged slice, or one that is packed."""
+    names = {_without_numbers(one.path) for one in objects if isinstance(one, _Image)}
+    for path in strangers:
+        packed = path.suffix.lower() in PACKED and _without_numbers(path.with_suffix("")) in names
+        if packed or _without_numbers(path) in names:
+            found = "a packed file" if packed else "a file without DICOM's beginning"
+            remedy = "unpack it" if packed else COPY_AGAIN
+            yield Problem(path, f"{found}, named as the slices beside it", "an intact DICOM slice", remedy)
+
+
+def _without_numbers(path: Path) -> tuple[Path, str]:
+    return path.parent, re.sub(r"\d+", "#", path.name)
+
+
 def _stack(folder: Path, images: Sequence[_Image], notes: list[str]) -> tuple[Series | None, list[Problem]]:
     first = _place(images[0])
     rows, columns = first.orientation
@@ -256,10 +282,18 @@ def _stack(folder: Path, images: Sequence[_Image], notes: list[str]) -> tuple[Se
     uneven, step = _check_positions(folder, slices, normal)
     if uneven:
         return None, [uneven]
-    notes += _thinned(slices[0].header, step)
-    if any(one.header.get("PhotometricInterpretation") == "MONOCHROME1" for one in slices):
+    notes += _missing_slices(slices, step)
+    if slices[0].header.get("PhotometricInterpretation") == "MONOCHROME1":
         notes.append(MONOCHROME1)
-    image = sitk.GetImageFromArray(_smallest_type(np.stack([_values(one) for one in slices])))
+    numbers = dict.fromkeys(str(one.header.get("AcquisitionNumber") or "") for one in slices)
+    if len(numbers) > 1:
+        notes.append(f"its slices are of several acquisitions (AcquisitionNumber {shorten(list(numbers))})")
+    pixels = [_pixels(one) for one in slices]
+    values = smallest_type(np.stack([one.values for one in pixels]))
+    if padded := sum(one.padded for one in pixels):
+        share = padded / values.size
+        notes.append(f"{share:.1%} of its voxels are padding (PixelPaddingValue), taken for its darkest value")
+    image = sitk.GetImageFromArray(values)
     image.SetOrigin(_place(slices[0]).position.tolist())
     image.SetSpacing((*first.spacing[::-1].tolist(), step))
     image.SetDirection(np.stack([rows, columns, normal], axis=1).ravel().tolist())
@@ -274,7 +308,7 @@ def _slices_of(image: _Image) -> list[_Image]:
     """The frames of a multi-frame file as slices; the image itself, if it is one slice.
 
     Raises:
-        _UnreadableError: if the file does not describe each frame, or has no intact pixels.
+        UnreadableError: if the file does not describe each frame, or has no intact pixels.
     """
     if image.frames == 1 and image.place is not None:
         return [image]
@@ -284,10 +318,10 @@ def _slices_of(image: _Image) -> list[_Image]:
     if len(headers) != image.frames:
         found = f"a multi-frame DICOM file ({image.frames} frames, of which {len(headers)} are described)"
         remedy = "convert the series with dcm2niix, look at the result, and give the NIfTI file"
-        raise _UnreadableError(Problem(image.path, found, "one slice per file, or a place for each frame", remedy))
+        raise UnreadableError(Problem(image.path, found, "one slice per file, or a place for each frame", remedy))
     return [
         _Image(image.path, header, _read_place(header), f"frame {number} of {image.name}", pixels)
-        for number, (header, pixels) in enumerate(zip(headers, _stored_values(image.path), strict=True), 1)
+        for number, (header, pixels) in enumerate(zip(headers, stored_values(image.path), strict=True), 1)
     ]
 
 
@@ -295,7 +329,7 @@ def _headers_of_frames(image: _Image) -> list[Dataset]:
     """The header of an image for each of its frames, with what its functional groups say of all, and of this one.
 
     Raises:
-        _UnreadableError: if they cannot be read.
+        UnreadableError: if they cannot be read.
     """
     tags = [SHARED, PER_FRAME]
     try:
@@ -312,13 +346,7 @@ def _headers_of_frames(image: _Image) -> list[Dataset]:
                 headers.append(header)
             return headers
     except Exception as error:  # of a damaged file, pydicom raises nearly anything
-        raise _unreadable(image.path, error) from error
-
-
-class _UnreadableError(Exception):
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.found)
-        self.problem = problem
+        raise unreadable(image.path, error) from error
 
 
 def _read_header(path: Path) -> _Image | _NoImage | Problem:
@@ -371,7 +399,8 @@ def _choose(folder: Path, images: Sequence[_Image]) -> tuple[Sequence[_Image], l
 
     A series of slices that are not parallel (a localiser), in colour or captured of a screen is no candidate where
     another one has as many. One in another plane is no choice where one is sagittal: of the spine, axial series have
-    the most slices. Nor is one of T1 and T2, however many slices it has.
+    the most slices. Nor is one of T1 and T2, however many slices it has, nor a map or a gradient echo beside one of
+    them.
     """
     by_series: dict[str, list[_Image]] = {}
     for image in images:
@@ -388,7 +417,7 @@ def _choose(folder: Path, images: Sequence[_Image]) -> tuple[Sequence[_Image], l
         for group in others
     )
     weightings = {weighting for group in groups if _count(group) > 1 and (weighting := _weighting(group))}
-    clear = clear and len(weightings) < 2
+    clear = clear and (weightings <= {_weighting(first)} or (len(weightings) < 2 and may_be_weighted(first[0].header)))
     clear = clear and (_is_sagittal(first) or not any(_count(group) > 1 and _is_sagittal(group) for group in others))
     described = [_describe(folder, group) for group in groups]
     if not clear:
@@ -499,6 +528,10 @@ def _check_uniform(images: Sequence[_Image]) -> Problem | None:
             found = f"slices of two acquisitions under one name: {differs}, as in {images[0].name} and {image.name}"
             remedy = "keep the slices of one of them in the folder"
             return Problem(image.path, found, "slices of one acquisition", remedy)
+        colours = [one.header.get("PhotometricInterpretation") for one in (images[0], image)]
+        if (colours[0] == "MONOCHROME1") != (colours[1] == "MONOCHROME1"):
+            found = f"slices of {colours[0]} and of {colours[1]}, as {images[0].name} and {image.name}"
+            return Problem(image.path, found, "slices of one PhotometricInterpretation", "export the series again")
         if image.size != images[0].size or not np.allclose(place.spacing, first.spacing, rtol=1e-4):
             sizes, spacings = f"{images[0].size} and {image.size}", f"{first.spacing} and {place.spacing}"
             found = f"slices of size {sizes}, pixels {spacings} mm"
@@ -514,25 +547,50 @@ def _of_another_acquisition(one: Dataset, other: Dataset) -> str:
 
     Anonymisation may give several series the same.
     """
-    for key in ("SeriesNumber", "SeriesDescription", "EchoTime"):
+    for key in ("SeriesNumber", "SeriesDescription", "FrameOfReferenceUID", "EchoTime", "InversionTime"):
         values = [header.get(key) for header in (other, one)]
         if None in values or "" in values or values[0] == values[1]:
             continue
-        if key != "EchoTime" or not math.isclose(*map(float, values), rel_tol=ECHO_TOLERANCE):
+        if not key.endswith("Time") or not math.isclose(*map(float, values), rel_tol=ECHO_TOLERANCE):
             return f"{key} {values[0]} and {values[1]}"
     return ""
 
 
-def _thinned(header: Dataset, step: float) -> list[str]:
-    """A note where slices lie a multiple of their own spacing apart: those between were not sent."""
+def _missing_slices(slices: Sequence[_Image], step: float) -> Iterator[str]:
+    """Notes on slices that may not have been sent: between those that are there, or at the ends."""
+    keys = ("SpacingBetweenSlices", "SliceThickness", "ImagesInAcquisition")
+    own, thickness, acquired = (_number(slices[0].header.get(key)) for key in keys)
+    jumps = {abs(jump) for jump in np.diff([_number(one.header.get("InstanceNumber")) for one in slices])}
+    between = "slices between them may be missing"
+    # Some scanners write the gap between slices in place of their spacing; it is smaller than a slice is thick.
+    if 0 < thickness <= own:
+        times = step / own
+        if round(times) >= THINNED and abs(times - round(times)) <= STEP_TOLERANCE:
+            yield f"its slices lie {step:.3g} mm apart, and by its header {own:.3g} mm: {between}"
+    elif step >= THINNED * thickness > 0:
+        yield f"its slices lie {step:.3g} mm apart and are {thickness:.3g} mm thick: {between}"
+    elif len(jumps) == 1 and (jump := jumps.pop()) >= THINNED:
+        yield f"the numbers of its slices go up by {jump:.0f}: {between}"
+    if acquired > len(slices):
+        yield f"{acquired:.0f} images were acquired, by its header, and {len(slices)} are here (ImagesInAcquisition)"
+
+
+def _number(value: object) -> float:
+    """A header's value as a number, NaN where it is none."""
     try:
-        own, thickness = float(header.get("SpacingBetweenSlices")), float(header.get("SliceThickness"))
-    except (TypeError, ValueError):
-        return []
-    # Some scanners write the gap between slices in its place, which is smaller than a slice is thick.
-    if not 0 < thickness <= own or round(step / own) < 2 or abs(step / own - round(step / own)) > STEP_TOLERANCE:
-        return []
-    return [f"its slices lie {step:.3g} mm apart, and by its header {own:.3g} mm: slices between them may be missing"]
+        return float(str(value))
+    except ValueError:
+        return math.nan
+
+
+def _pixels(image: _Image) -> Pixels:
+    """Values of a slice; see `pixels_of`.
+
+    Raises:
+        UnreadableError: if there are no intact pixels.
+    """
+    stored = stored_values(image.path)[0] if image.stored is None else image.stored
+    return pixels_of(stored, image.header, image.path)
 
 
 def _without_doubles(slices: Sequence[_Image]) -> tuple[list[_Image], list[Path]]:
@@ -541,7 +599,7 @@ def _without_doubles(slices: Sequence[_Image]) -> tuple[list[_Image], list[Path]
     doubles = []
     for one in slices:
         beside = itertools.takewhile(functools.partial(_same_place, one), reversed(kept))
-        if any(np.array_equal(_values(other), _values(one)) for other in beside):
+        if any(np.array_equal(_pixels(other).values, _pixels(one).values) for other in beside):
             doubles.append(one.path)
         else:
             kept.append(one)
@@ -590,89 +648,3 @@ def _check_positions(folder: Path, slices: Sequence[_Image], normal: np.ndarray)
         expected = f"slices straight above each other within {STEP_TOLERANCE} mm"
         return Problem(folder, found, expected, "resample the series to a grid without shear"), step
     return None, float(steps.mean())
-
-
-def _values(image: _Image) -> np.ndarray:
-    """Pixels (rows, columns) of a slice, rescaled by what it says itself; as stored where it says nothing.
-
-    Raises:
-        _UnreadableError: if there are no intact pixels.
-    """
-    stored = _stored_values(image.path)[0] if image.stored is None else image.stored
-    said = Dataset()
-    for key in RESCALING:  # present but empty: nothing is said
-        if key in image.header and not image.header[key].is_empty:
-            said[key] = image.header[key]
-    try:
-        if said.get("RescaleSlope") == 0:
-            raise ValueError("RescaleSlope 0, which would make all its values alike")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return np.asarray(apply_modality_lut(stored, said))
-    except Exception as error:  # of odd values, pydicom raises nearly anything
-        raise _unreadable(image.path, error) from error
-
-
-def _stored_values(path: Path) -> np.ndarray:
-    """Pixels (frames, rows, columns) of a file as they are stored.
-
-    Raises:
-        _UnreadableError: if there are none, or they are damaged.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(path, force=True)
-            syntax = dataset.file_meta.get("TransferSyntaxUID")
-            if syntax is None:  # a file without preamble
-                implicit, little = dataset.original_encoding
-                explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-                syntax = dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-            if "Rows" not in dataset:
-                raise ValueError("it ends before its image")
-            values = _decompressed(dataset) if syntax.is_encapsulated else dataset.pixel_array
-            frames = int(dataset.get("NumberOfFrames") or 1)
-            if values.size != frames * dataset.Rows * dataset.Columns:
-                raise ValueError(f"pixels of shape {values.shape}")
-            return values.reshape(frames, dataset.Rows, dataset.Columns)
-    except Exception as error:  # of a damaged file, pydicom and GDCM raise nearly anything
-        raise _unreadable(path, error) from error
-
-
-def _decompressed(dataset: Any) -> np.ndarray:
-    """Pixels (frames, rows, columns) by GDCM, which sees nothing by which it would rescale them or turn them round."""
-    plain = Dataset()
-    plain.file_meta = FileMetaDataset()
-    plain.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
-    plain.SOPClassUID, plain.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
-    plain.PhotometricInterpretation = "MONOCHROME2"
-    for key in PIXELS:
-        plain[key] = dataset[key]
-    number = int(dataset.get("NumberOfFrames") or 1)
-    frames = []
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "slice.dcm"
-        for frame in generate_frames(dataset.PixelData, number_of_frames=number):
-            plain.PixelData = encapsulate([frame])
-            plain.save_as(file, enforce_file_format=True)
-            try:
-                frames.append(sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))[0])
-            except RuntimeError as error:
-                raise ValueError(f"GDCM does not decompress it: {plain.file_meta.TransferSyntaxUID.name}") from error
-    return np.stack(frames)
-
-
-def _unreadable(path: Path, error: Exception) -> _UnreadableError:
-    found = f"a slice that cannot be read ({last_line(error)})"
-    return _UnreadableError(Problem(path, found, "an intact DICOM slice", COPY_AGAIN))
-
-
-def _smallest_type(values: np.ndarray) -> np.ndarray:
-    """The same values in 16 or 32 bits: integers where all are, else float32."""
-    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
-        return values.astype(np.float32)
-    lowest, highest = values.min(), values.max()
-    for kind in (np.int16, np.uint16, np.int32):
-        if np.iinfo(kind).min <= lowest and highest <= np.iinfo(kind).max:
-            return values.astype(kind)
-    return values.astype(np.float32)

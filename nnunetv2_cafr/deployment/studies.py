@@ -150,7 +150,7 @@ def _images_in(path: Path, endings: tuple[str, ...], volumes: bool, out: Path | 
         if any(entry.name.upper() == "DICOMDIR" for entry in loose) or holds_slices(loose):
             # One study, with all folders in it: as a CD holds it, or a series with reports in a folder beside.
             images.append(path.resolve() if path.name == ".." else path.absolute())
-            others = [entry for entry in others if not entry.is_dir() and entry not in loose]
+            others = [entry for entry in others if entry not in loose and not (entry.is_dir() and list_dicom(entry))]
         else:
             series = [entry for entry in others if entry.is_dir() and holds_images(list_dicom(entry))]
             images += series

@@ -1,5 +1,6 @@
 """DICOM series: slice order, steps and orientation are read from every slice; what cannot be a volume is refused."""
 
+import gzip
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -133,6 +134,25 @@ def test_conversion_with_a_mask(series: Path, tmp_path: Path, read: Callable[[Pa
     np.testing.assert_array_equal(read(output / "Dataset003_D/labelsTr/case.nii.gz"), labels)
 
 
+def test_a_series_in_two_folders_is_no_case_twice(series: Path, tmp_path: Path) -> None:
+    other = series.with_name("other")
+    other.mkdir()
+    for k in (3, 4):
+        file_of(series, k).rename(other / file_of(series, k).name)
+    for name in ("image", "mask"):
+        sitk.WriteImage(sitk.Image(9, 9, 9, sitk.sitkUInt8) + 1, str(series.parents[1] / f"{name}_a.nrrd"))
+    layout = tmp_path / "layout.yaml"
+    layout.write_text(
+        "{name: D, channel: T2, images: 'image_{id}.nrrd', masks: 'mask_{id}.nrrd', test_images: 'dicom/{id}', "
+        "labels: {vertebrae: {1: L5}}}"
+    )
+    with pytest.raises(UserError, match=r"slices of the DICOM series that is in .*case too"):
+        main(
+            ["-i", str(series.parents[1]), "--layout", str(layout), "-d", "3", "-o", str(tmp_path / "raw"), "-np", "1"]
+        )
+    assert not (tmp_path / "raw" / "Dataset003_D").exists()
+
+
 def tilted(degrees: float) -> np.ndarray:
     return np.array([np.sin(np.radians(degrees)), 0, -np.cos(np.radians(degrees))])
 
@@ -259,6 +279,11 @@ def drop_position(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"\x20\x00\x32\x00", b"\x20\x00\x33\x00"))
 
 
+def pack(path: Path) -> None:
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+
+
 def cut(path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
 
@@ -288,6 +313,22 @@ BAD = {
     "not DICOM": (lambda s: file_of(s, 1).write_bytes(b"<html>404</html>"), "cannot be read as DICOM"),
     "empty file": (lambda s: file_of(s, 1).write_bytes(b""), "cannot be read as DICOM"),
     "truncated": (lambda s: cut(file_of(s, 1), 1200), "cannot be read"),
+    "packed slice": (lambda s: pack(file_of(s, 4)), "a packed file, named as the slices beside it"),
+    "slice that lost its beginning": (
+        lambda s: [path.rename(s / f"scan{k}") for k, path in enumerate(sorted(s.iterdir()))]
+        and (s / "scan4").write_bytes(b""),
+        "a file without DICOM's beginning, named as the slices beside it",
+    ),
+    "two frames of reference": (
+        lambda s: [edit(file_of(s, k), FrameOfReferenceUID=f"1.{k // 3}") for k in range(5)], "FrameOfReferenceUID"),
+    "two inversions": (lambda s: [edit(file_of(s, k), InversionTime=150 + k % 2 * 9) for k in range(5)], "Inversion"),
+    "two greys": (
+        lambda s: edit(file_of(s, 1), PhotometricInterpretation="MONOCHROME1"), "slices of MONOCHROME2 and of"),
+    "bits in another place": (lambda s: edit(file_of(s, 1), BitsStored=12, HighBit=15), "HighBit 15 of 12 bits"),
+    "a gradient echo beside T2": (
+        lambda s: [edit(file_of(s, k), ScanningSequence="GR") for k in range(5)]
+        and [beside(s, f"t2/{k}.dcm", ImagePositionPatient=list(place(k)), SeriesDescription="T2") for k in (0, 1)],
+        "2 series in one folder"),
     "no pixels": (lambda s: edit(file_of(s, 1), PixelData=None, Rows=None), "ends before its image (MR Image Storage)"),
 }  # fmt: skip
 
@@ -312,6 +353,53 @@ def test_a_slice_in_another_folder_goes_on_with_a_series(series: Path, aside: fl
     other.mkdir()
     write_slice(other / "next.dcm", VOXELS[0], place(5) + aside * UP, columns=tilted(turned), number=9)
     assert find_torn([series, other]) == ((series, other) if torn else None)
+
+
+def test_a_series_without_a_name_goes_on_in_another_folder(series: Path) -> None:
+    """As anonymisation leaves it; not where the slices are of another patient."""
+    other = series.with_name("other")
+    other.mkdir()
+    write_slice(other / "next.dcm", VOXELS[0], place(5), number=9)
+    for path in (*series.iterdir(), *other.iterdir()):
+        edit(path, SeriesInstanceUID=None)
+    assert find_torn([series, other]) == (series, other)
+    edit(other / "next.dcm", PatientID="another")
+    assert find_torn([series, other]) is None
+
+
+@pytest.mark.parametrize(
+    ("padding", "limit", "representation"), [(63536, None, 1), (-2000, None, 1), (-2000, -1500, 1), (40000, 41000, 0)]
+)
+def test_padding_is_no_signal(series: Path, padding: int, limit: int | None, representation: int) -> None:
+    """Two columns of it, in whatever type the header gives it."""
+    kind = np.int16 if representation else np.uint16
+    for k in range(5):
+        pixels = VOXELS[k].astype(kind)
+        pixels[:, :2] = np.array([padding]).astype(kind)
+        edit(file_of(series, k), PixelData=pixels.tobytes(), PixelRepresentation=representation)
+        dataset = pydicom.dcmread(file_of(series, k))
+        for keyword, value in (("PixelPaddingValue", padding), ("PixelPaddingRangeLimit", limit)):
+            if value is not None:
+                dataset.add_new(keyword, "US" if value > 0 else "SS", value)
+        dataset.save_as(file_of(series, k))
+    volume, problems = read_volume(series)
+    assert problems == []
+    values = sitk.GetArrayFromImage(volume.image)
+    np.testing.assert_array_equal(values[:, :, 2:], VOXELS[:, :, 2:])
+    np.testing.assert_array_equal(
+        values[:, :, :2], np.broadcast_to(values[:, :, 2:].min((1, 2))[:, None, None], (5, 32, 2))
+    )
+    assert volume.notes == ("8.3% of its voxels are padding (PixelPaddingValue), taken for its darkest value",)
+
+
+def test_a_dark_background_stays_as_it_is(series: Path) -> None:
+    for k in range(5):
+        dataset = pydicom.dcmread(file_of(series, k))
+        dataset.add_new("PixelPaddingValue", "SS", int(VOXELS[k].min()))
+        dataset.save_as(file_of(series, k))
+    volume, _ = read_volume(series)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(volume.image), VOXELS)
+    assert volume.notes == ()
 
 
 def test_slices_from_right_to_left_are_turned(tmp_path: Path) -> None:
@@ -399,6 +487,22 @@ GOOD = {
         lambda s: [beside(s, f"shot{k}.dcm", ImagePositionPatient=list(place(k)), SamplesPerPixel=3) for k in range(4)],
         ["series 1.2.3.4 (5 slices) is taken, left out: 1.2.77 (4 slices)"],
     ),
+    "what is not DICOM": (
+        lambda s: [(s / name).write_bytes(b"?") for name in ("rest.zip", "scan.nii.gz")],
+        ["no DICOM file, left out: rest.zip, scan.nii.gz"],
+    ),
+    "every second slice, by the numbers": (
+        lambda s: [edit(file_of(s, k), InstanceNumber=2 * k + 1) for k in range(5)],
+        ["the numbers of its slices go up by 2: slices between them may be missing"],
+    ),
+    "every second slice, by the thickness": (
+        lambda s: [edit(file_of(s, k), SliceThickness=2) for k in range(5)],
+        ["its slices lie 4.4 mm apart and are 2 mm thick: slices between them may be missing"],
+    ),
+    "slices that were not sent": (
+        lambda s: [edit(file_of(s, k), ImagesInAcquisition=7) for k in range(5)], ["7 images were acquired"]),
+    "several acquisitions": (
+        lambda s: [edit(file_of(s, k), AcquisitionNumber=k % 2 + 1) for k in range(5)], ["(AcquisitionNumber 1, 2)"]),
     "MONOCHROME1": (
         lambda s: [edit(path, PhotometricInterpretation="MONOCHROME1") for path in s.iterdir()],
         ["MONOCHROME1"],

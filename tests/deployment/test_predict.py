@@ -144,10 +144,16 @@ def test_other_formats(cafr, formats, tmp_path):
     assert_same_label_maps(tmp_path, dict.fromkeys(("patient", "scan_2023", "scan"), reference["scan"]))
 
 
-def test_one_dicom_folder(cafr, formats, tmp_path):
+def test_one_dicom_folder(cafr, formats, tmp_path, capsys):
+    """With a further series below it, and what is no part of the study: named, and not predicted."""
     folder, reference = formats
-    assert predict(cafr[1], folder / "patient", tmp_path) == 0
-    assert_same_label_maps(tmp_path, {"patient": reference["scan"]})
+    shutil.copytree(folder / "patient", tmp_path / "patient")
+    shutil.copytree(folder / "patient", tmp_path / "patient" / "again")
+    (tmp_path / "patient" / "of_another").mkdir()
+    shutil.copy(folder / "scan.nii.gz", tmp_path / "patient" / "of_another")
+    assert predict(cafr[1], tmp_path / "patient", tmp_path / "out") == 0
+    assert_same_label_maps(tmp_path / "out", {"patient": reference["scan"]})
+    assert f"Left out of {tmp_path / 'patient'}: of_another/ (read are" in capsys.readouterr().out
 
 
 def test_failing_studies_do_not_stop_the_others(cafr, models: Models, tmp_path, capsys):
