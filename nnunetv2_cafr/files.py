@@ -22,6 +22,9 @@ _NO_FSYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 
+# What systems and office programs leave in a folder that somebody looks into.
+OF_SYSTEMS = (".DS_Store", "._", "Thumbs.db", "desktop.ini", ".~lock.", ".nfs")
+
 
 def partial_of(target: Path) -> Path:
     """The name under which `write_atomically` writes; a kill leaves such a file, and the next writing takes it up."""
@@ -167,7 +170,7 @@ def check_folder(target: Path, whose: str, ours: Mapping[str, Callable[[Path], b
     Args:
         whose: what an earlier run was, for the message: "an earlier check's".
         ours: by name in that folder, whether this path is such a file or folder. A link is never ours; a file
-            `.NAME.partial` is what a run that was killed left of NAME.
+            `.NAME.partial` is what a run that was killed left of NAME. Files of OF_SYSTEMS are nobody's.
 
     Raises:
         FileExistsError: if anything else is there.
@@ -180,7 +183,8 @@ def check_folder(target: Path, whose: str, ours: Mapping[str, Callable[[Path], b
     foreign = [
         path.name
         for path in (sorted(target.iterdir()) if target.is_dir() else ())
-        if not (path.name in known and not path.is_symlink() and known[path.name](path))
+        if not path.name.startswith(OF_SYSTEMS)
+        and not (path.name in known and not path.is_symlink() and known[path.name](path))
     ]
     if foreign:
         raise FileExistsError(

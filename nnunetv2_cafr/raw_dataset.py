@@ -1,5 +1,6 @@
 """The training cases of a raw data set: their files, the labels that each mask holds, and their patients."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -55,14 +56,16 @@ class Dataset:
 
 
 def require_folders(*variables: str) -> None:
-    """Makes sure that nnU-Net's folders are named in the environment.
+    """Makes sure that nnU-Net's folders are named in the environment, from here on by their full paths.
+
+    Relative ones would be others to a process that works in another folder, as Snakemake does.
 
     Raises:
         UserError: with the variable, and what is wrong with it.
     """
     for variable in variables:
         try:
-            folder_of(variable)
+            os.environ[variable] = str(folder_of(variable).absolute())
         except ValueError as error:
             raise UserError(str(error)) from error
 

@@ -22,6 +22,8 @@ def test_new_empty_and_own_folders(tmp_path: Path) -> None:
     own = fill(tmp_path / "own", report_html="<ours>")
     (own / "tables").mkdir()
     (own / ".report.html.partial").touch()  # left by a run that was killed
+    for name in (".DS_Store", ".~lock.results.csv#"):  # by whoever looked into it
+        (own / name).touch()
     for folder in (tmp_path / "new" / "below", fill(tmp_path / "empty"), own):
         check_folder(folder, "ours", OURS)
 

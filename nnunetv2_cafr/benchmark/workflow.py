@@ -4,20 +4,23 @@ Snakemake knows what is done by the files that are there, goes on after a kill w
 clusters. It is the extra [cluster]; jobs of a plain shell need nothing but `--dry-run`.
 """
 
+import contextlib
 import importlib.util
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import torch
 
 from nnunetv2_cafr.benchmark.jobs import Job, missing
-from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.errors import Signalled, UserError
 from nnunetv2_cafr.files import try_lock, write_json
+from nnunetv2_cafr.processes import on_signal
 
 LOCK = ".lock"
 SNAKEFILE = Path(__file__).with_name("Snakefile")
@@ -51,7 +54,14 @@ def run(jobs: Sequence[Job], folder: Path, parallel: int, gpus: Sequence[str], o
         parallel: jobs at a time.
         gpus: ids of this node's GPUs to give to one job each; none leaves the choice to the jobs or the cluster.
         options: passed on to Snakemake, such as --executor slurm.
+
+    Raises:
+        UserError: if a path has braces.
+        Signalled: after a signal that ends this process; its jobs have ended by then.
     """
+    for path in (folder, *(path for job in jobs for path in (job.output, *job.inputs))):
+        if set("{}") & set(str(path)):
+            raise UserError(f"{path} has braces, which Snakemake takes for its wildcards: rename that folder")
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     config = folder / "jobs.json"
@@ -62,12 +72,35 @@ def run(jobs: Sequence[Job], folder: Path, parallel: int, gpus: Sequence[str], o
     command += ["--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--quiet", "host"]
     if gpus:
         command += ["--resources", f"gpu={len(gpus)}"]
-    status = subprocess.call([*command, *options], env=_environment())
+    status = _call([*command, *options])
     for job in missing(list(jobs)) if status else []:
         log = logs / f"{job.name}.log"
         if log.is_file() and all(path.is_file() for path in job.inputs):
             last = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
             print(f"\n{job.name} did not end well ({log}):", *last, sep="\n  ", file=sys.stderr)
+    return status
+
+
+def _call(command: Sequence[str]) -> int:
+    """Runs a command whose whole process group gets the signals that would end this process, and ends before it.
+
+    Raises:
+        Signalled: after such a signal; trainings have saved by then.
+    """
+    process = subprocess.Popen(command, env=_environment(), start_new_session=True)
+    came: list[int] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+    with contextlib.ExitStack() as handlers:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            handlers.enter_context(on_signal(number, pass_on))
+        status = process.wait()
+    if came:
+        raise Signalled(came[0])
     return status
 
 
@@ -103,7 +136,7 @@ def _environment() -> dict[str, str]:
     return {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", **os.environ}
 
 
-@contextmanager
+@contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Keeps a second benchmark out of the folder while this one lives; nothing is left behind by a kill.
 

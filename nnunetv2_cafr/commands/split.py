@@ -13,6 +13,7 @@ and patients are divided by the labels that their masks hold: of 172 SpineMRI ca
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -152,6 +153,9 @@ def run(arguments: argparse.Namespace) -> int:
     preprocessed = Path(str(nnUNet_preprocessed)) / folder.name if nnUNet_preprocessed.is_set() else None
     if preprocessed is not None and preprocessed.is_dir():
         folders.append(preprocessed)
+        if not os.access(folder, os.W_OK):  # nnU-Net's trainings read the other one alone
+            print(f"{folder} can't be written to: the splits go to {preprocessed} alone, from which nnU-Net trains")
+            folders.remove(folder)
     targets = [path / SPLITS_FILE for path in folders]
     written = write_splits(cross_validation(parts) if scheme == "folds" else one_fold(parts), targets)
     for path in targets:

@@ -42,49 +42,53 @@ OF_TRAINING = (
 
 
 class Terminated(Exception):  # noqa: N818 - an exit, not an error
-    """Leaves nnU-Net's epoch loop after SIGTERM, between two steps."""
+    """Leaves nnU-Net's epoch loop after SIGTERM or Ctrl-C, between two steps."""
 
 
-_reacts_to_sigterm = False
+ENDING = (signal.SIGTERM, signal.SIGINT)
+_reacts = False
 _fork = threading.local()
 
 
 @contextlib.contextmanager
-def on_sigterm(react: Callable[[], None]) -> Iterator[None]:
-    """Calls `react` when this process gets SIGTERM; processes that it forks meanwhile end by it as ever."""
-    global _reacts_to_sigterm
+def on_end(react: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Calls `react` when this process gets SIGTERM or SIGINT (Ctrl-C); what it forks meanwhile ends by them as ever."""
+    global _reacts
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows handlers in the main thread only
         return
-    before, _reacts_to_sigterm = _reacts_to_sigterm, True
+    before, _reacts = _reacts, True
     try:
-        with on_signal(signal.SIGTERM, lambda number, frame: react()):
+        with contextlib.ExitStack() as handlers:
+            for ending in ENDING:
+                handlers.enter_context(on_signal(ending, lambda number, frame: react(signal.Signals(number))))
             yield
     finally:
-        _reacts_to_sigterm = before
+        _reacts = before
 
 
-# A child inherits the handler, and Python drops what reaches the child before its first line: a pool of nnU-Net's that
-# ends at once would wait for ever for a worker that never heard of it. So SIGTERM waits until the child has none.
-def _hold_sigterm() -> None:
-    _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if _reacts_to_sigterm else ())
+# A child inherits the handlers, and Python drops what reaches the child before its first line: a pool of nnU-Net's that
+# ends at once would wait for ever for a worker that never heard of it. So signals wait until the child has none.
+def _hold_signals() -> None:
+    _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING if _reacts else ())
 
 
-def _release_sigterm() -> None:
+def _release_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
 
 
-def _release_sigterm_in_child() -> None:
-    global _reacts_to_sigterm
-    if _reacts_to_sigterm:
+def _release_signals_in_child() -> None:
+    global _reacts
+    if _reacts:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _reacts_to_sigterm = False
-    _release_sigterm()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _reacts = False
+    _release_signals()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(
-        before=_hold_sigterm, after_in_parent=_release_sigterm, after_in_child=_release_sigterm_in_child
+        before=_hold_signals, after_in_parent=_release_signals, after_in_child=_release_signals_in_child
     )
 
 
@@ -143,9 +147,9 @@ class SafeCheckpoints(nnUNetTrainer):
     - A checkpoint is written beside its name and renamed when it is on the disk.
     - Where it can't be written, the previous one stays, the log says so, and training goes on; only a final checkpoint
       that can't be written is an error.
-    - SIGTERM, as SLURM sends it before a time limit, ends the training between two steps. `checkpoint_latest` then
-      holds the state at the start of the running epoch: `--c` repeats that epoch, so that a training in pieces has
-      exactly as many iterations as one in a piece.
+    - SIGTERM, as SLURM sends it before a time limit, and Ctrl-C end the training between two steps.
+      `checkpoint_latest` then holds the state at the start of the running epoch: `--c` repeats that epoch, so that a
+      training in pieces has exactly as many iterations as one in a piece. A second Ctrl-C ends it at once.
     - `checkpoint_latest` is written every 10 epochs (ours; nnU-Net: 50).
     - A checkpoint that is damaged, holds more than values or lacks an entry is refused by name.
 
@@ -162,7 +166,8 @@ class SafeCheckpoints(nnUNetTrainer):
     best_is_trustworthy = True
     _best_was_saved = True
     _told_of_fsync = False
-    _termination_requested = False
+    _ended_by: signal.Signals | None = None
+    _ended_at_once = False
     _epoch_start: io.BytesIO | None = None
 
     def initialize(self) -> None:
@@ -189,7 +194,7 @@ class SafeCheckpoints(nnUNetTrainer):
             before = "the previous one stays" if target.exists() else "there is no previous one"
             message = f"{target} could not be written ({error}); {before}. Is the disk full?"
             if target.name == "checkpoint_final.pth":
-                raise OSError(f"{message} Make room, then: {self.command_to_go_on()}") from error
+                refuse(self, f"{message} Make room, then: {self.command_to_go_on()}")
             self.print_to_log_file(f"ALARM: {message} Training goes on.")
             return
         if not flushed and not self._told_of_fsync:
@@ -233,22 +238,22 @@ class SafeCheckpoints(nnUNetTrainer):
             self._best_ema = best  # so that the next good epoch is tried again
 
     def run_training(self) -> None:
-        with on_sigterm(self._request_termination):
+        with on_end(self._request_termination):
             try:
                 super().run_training()
             except Terminated:
                 self._exit_terminated()
             except (RuntimeError, KeyboardInterrupt):
                 # SLURM also terminates the data loading processes, for lack of which nnU-Net raises, and the parent of
-                # distributed ranks, whose end interrupts these.
-                if not self._termination_requested:
+                # distributed ranks, whose end interrupts these; so does Ctrl-C.
+                if self._ended_by is None or self._ended_at_once:
                     raise
                 self._exit_terminated()
-        if self._termination_requested:
-            self._say_validation_is_left()
+        if self._ended_by is not None:
+            self._say_validation_is_left(self._ended_by)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        with on_sigterm(self._say_validation_is_left):
+        with on_end(self._say_validation_is_left):
             super().perform_actual_validation(save_probabilities)
 
     def command_to_go_on(self, option: str = "--c") -> str:
@@ -267,18 +272,24 @@ class SafeCheckpoints(nnUNetTrainer):
             super().save_checkpoint(self._epoch_start)
             self.current_epoch += 1
 
-    def _request_termination(self) -> None:
-        self._termination_requested = True
+    def _request_termination(self, by: signal.Signals) -> None:
+        if by == self._ended_by == signal.SIGINT:
+            self._ended_at_once = True
+            raise KeyboardInterrupt
+        if by == signal.SIGINT:  # not by print, which may be what it interrupts
+            os.write(2, b"\nThe training ends after this step, with a checkpoint; Ctrl-C again ends it at once.\n")
+        self._ended_by = by
 
     def _end_if_terminated(self) -> None:
         # Other ranks go on until rank 0 has ended: it would wait for ever for their share of its last step.
-        if self._termination_requested and self.local_rank == 0:
+        if self._ended_by is not None and self.local_rank == 0:
             raise Terminated
 
     def _exit_terminated(self) -> None:
+        assert self._ended_by is not None
         if self.local_rank != 0:
-            raise Signalled(signal.SIGTERM)
-        ended = f"Terminated by SIGTERM in epoch {self.current_epoch}."
+            raise Signalled(self._ended_by)
+        ended = f"Terminated by {self._ended_by.name} in epoch {self.current_epoch}."
         if self._epoch_start is None:
             self.print_to_log_file(f"{ended} No checkpoint was written: checkpointing is off, or nothing was trained")
         else:
@@ -288,11 +299,11 @@ class SafeCheckpoints(nnUNetTrainer):
             self.print_to_log_file(
                 f"{ended} {latest.name} holds the state at its start; go on with:\n{self.command_to_go_on()}"
             )
-        raise Signalled(signal.SIGTERM)
+        raise Signalled(self._ended_by)
 
-    def _say_validation_is_left(self) -> None:
+    def _say_validation_is_left(self, by: signal.Signals) -> None:
         self.print_to_log_file(
-            f"Terminated by SIGTERM. The training is complete, its validation is not; repeat that with:\n"
+            f"Terminated by {by.name}. The training is complete, its validation is not; repeat that with:\n"
             f"{self.command_to_go_on('--val')}"
         )
-        raise Signalled(signal.SIGTERM)
+        raise Signalled(by)

@@ -7,9 +7,11 @@ network and versions: both are compared with what is there now.
 
 import functools
 import importlib.metadata
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,21 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunetv2_cafr.errors import counted, shorten
+from nnunetv2_cafr.files import try_lock, write_bytes
 from nnunetv2_cafr.training.checkpoints import read_values
 from nnunetv2_cafr.training.network_identity import bare, differences, identity_of, misfit
 from nnunetv2_cafr.training.preflight import refuse
-from nnunetv2_cafr.training.record import RECORD_FILE, RecordedTraining, code_digest, data_files, versions
+from nnunetv2_cafr.training.record import (
+    CURVES_FILE,
+    RECORD_FILE,
+    RecordedTraining,
+    code_digest,
+    data_files,
+    versions,
+)
 
-FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
+FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
+LOCK = ".training.lock"
 BEST_VALIDATED = "predicted_by_checkpoint_best"  # in the folder of the validation
 EARLIER = "_of_earlier_training"
 # In words, where the name in the plans says too little.
@@ -51,8 +62,9 @@ class ContinuedTraining(RecordedTraining):
     - `--val` is refused where plans, split or network are others.
     - Weights that do not fit the network are refused with the version that trained them, also in prediction.
     - `--c` of a finished training says that it is finished, and validates.
-    - Checkpoints that lie where a new training begins get another name: `--c` would take the final one for this
-      training's.
+    - Checkpoints that lie where a new training begins get another name, with a copy of their record and curves: `--c`
+      would take the final one for this training's.
+    - A second training in the same folder is refused while the first one lives.
     - `--val_best` leaves a file in the folder of the validation, which nnU-Net fills for both checkpoints alike.
     """
 
@@ -71,13 +83,23 @@ class ContinuedTraining(RecordedTraining):
         super().load_checkpoint(filename_or_checkpoint)
 
     def on_train_start(self) -> None:
+        folder = Path(self.output_folder)
+        told = {name: (folder / name).read_bytes() for name in (RECORD_FILE, CURVES_FILE) if (folder / name).is_file()}
         super().on_train_start()
         if self._loaded is None and self.local_rank == 0 and not self.disable_checkpointing:
-            for name in (FINAL, "checkpoint_latest.pth", BEST):
-                file = Path(self.output_folder) / name
-                if file.is_file():
-                    aside = file.replace(file.with_stem(file.stem + EARLIER))
-                    self.print_to_log_file(f"{name} of an earlier training is {aside.name} now")
+            self._set_aside(folder, told)
+
+    def _set_aside(self, folder: Path, told: Mapping[str, bytes]) -> None:
+        """Gives the checkpoints of an earlier training other names, and a copy of its record and curves with them."""
+        there = [file for name in (FINAL, LATEST, BEST) if (file := folder / name).is_file()]
+        taken = {path.stem for path in folder.glob(f"*{EARLIER}*")}
+        endings = (f"{EARLIER}{f'_{number}' if number > 1 else ''}" for number in itertools.count(1))
+        ending = next(one for one in endings if not any(stem.endswith(one) for stem in taken))
+        for file in there:
+            aside = file.replace(file.with_stem(file.stem + ending))
+            self.print_to_log_file(f"{file.name} of an earlier training is {aside.name} now")
+        for name, content in told.items() if there else ():
+            write_bytes((folder / name).with_stem(Path(name).stem + ending), content)
 
     def run_training(self) -> None:
         final = Path(self.output_folder) / FINAL
@@ -87,8 +109,25 @@ class ContinuedTraining(RecordedTraining):
                 "follows is its validation."
             )
             return
-        super().run_training()
+        with self._alone():
+            super().run_training()
         self._loaded = None  # what validates next are the weights that this training ended with
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps a second training of this fold out while this one lives: both would write the same checkpoints."""
+        if self.local_rank != 0:
+            yield
+            return
+        file = Path(self.output_folder) / LOCK
+        held = try_lock(file)
+        if held is None:
+            refuse(self, f"another training writes into {self.output_folder}: wait for it, or end it first")
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+            held.release()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         mark = Path(self.output_folder) / "validation" / BEST_VALIDATED

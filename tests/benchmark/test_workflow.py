@@ -69,6 +69,27 @@ with workflow.hold(folder):
     assert diary(tmp_path) == ["first", "long", "long"]
 
 
+def test_its_jobs_end_with_a_benchmark_that_is_told_to(tmp_path):
+    """SIGTERM to the parent alone, as a scheduler or a timeout sends it: trainings save before it is gone."""
+    saves = f"trap 'echo x > {tmp_path / 'saved'}; exit 1' TERM; sleep 60 & wait"
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_workflow import job, workflow
+workflow.run([job(Path({str(tmp_path)!r}), "long", command={saves!r})], Path({str(tmp_path)!r}), 1, [], [])
+"""
+    process = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "diary").is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.terminate()
+    assert process.wait(120) == 128 + signal.SIGTERM
+    assert (tmp_path / "saved").is_file()
+
+
 def test_each_job_has_a_gpu_of_its_own(tmp_path):
     # A job that finds another one on its GPU fails.
     alone = f"mkdir {tmp_path}/on$CUDA_VISIBLE_DEVICES && sleep 1 && rmdir {tmp_path}/on$CUDA_VISIBLE_DEVICES"
@@ -85,6 +106,14 @@ def test_jobs_have_the_threads_of_the_shell(tmp_path, monkeypatch):
     jobs = [job(tmp_path, "first", command=f"echo ${{OMP_NUM_THREADS-unset}} $MKL_NUM_THREADS > {written}")]
     assert workflow.run(jobs, tmp_path, 1, [], []) == 0
     assert written.read_text().split() == ["unset", "3"]
+
+
+def test_braces_are_refused_before_anything_runs(tmp_path):
+    folder = tmp_path / "a{b}"
+    folder.mkdir()
+    with pytest.raises(SystemExit, match="has braces"):
+        workflow.run([job(folder, "first")], tmp_path, 1, [], [])
+    assert not list(folder.iterdir())
 
 
 def test_options_reach_snakemake(tmp_path, capfd):

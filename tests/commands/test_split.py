@@ -18,6 +18,7 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from PIL import Image
 
 from nnunetv2_cafr.commands import split
+from nnunetv2_cafr.raw_dataset import require_folders
 from nnunetv2_cafr.splits.stratification import part_sizes, stratify
 
 LABELS = {"background": 0, "S": 1, "L5": 2, "T9": 3, "any vertebra": [1, 2, 3], "ignore": 4}
@@ -588,6 +589,24 @@ def phantom(phantom_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shutil.copytree(phantom_dataset.preprocessed / DATASET, preprocessed)
     (preprocessed / "splits_final.json").unlink(missing_ok=True)
     return raw, preprocessed
+
+
+def test_raw_data_that_cannot_be_written_to(phantom: tuple[Path, Path], monkeypatch, capsys) -> None:
+    """Shared data: nnU-Net's trainings read the preprocessed folder alone."""
+    raw, preprocessed = phantom
+    can = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != raw and can(path, mode))
+    run(dataset="511")
+    assert len(read(preprocessed / "splits_final.json")) == 5
+    assert not (raw / "splits_final.json").exists()
+    assert f"{raw} can't be written to" in capsys.readouterr().out
+
+
+def test_relative_folders_are_those_of_this_process(phantom: tuple[Path, Path], tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("nnUNet_raw", "nnUNet_raw")
+    require_folders("nnUNet_raw")
+    assert os.environ["nnUNet_raw"] == str(tmp_path / "nnUNet_raw")
 
 
 def test_trainers_take_the_folds(phantom: tuple[Path, Path]) -> None:

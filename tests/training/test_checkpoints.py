@@ -16,7 +16,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_cafr.training.checkpoints import on_sigterm, read_values
+from nnunetv2_cafr.training.checkpoints import on_end, read_values
 
 TRAINER = "nnUNetTrainer_CAFR_budget2x2"
 
@@ -92,7 +92,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint_and_says_so(construct):
     assert (folder / "checkpoint_latest.pth").read_bytes() == before
     assert "could not be written" in log.read_text()
     assert "the previous one stays" in log.read_text()
-    with pytest.raises(OSError, match=r"Make room, then: nnUNetv2_train Dataset511_SpineMRI 2d 0 .* --c"):
+    with pytest.raises(SystemExit, match=r"Make room, then: nnUNetv2_train Dataset511_SpineMRI 2d 0 .* --c"):
         trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
 
 
@@ -170,7 +170,7 @@ def test_terminated_in_the_final_validation_says_that_only_this_is_left(construc
 def test_forked_processes_end_by_sigterm(at_once):
     """nnU-Net ends its pools and data loading by SIGTERM, at once where they had nothing to do: none may miss it."""
     fork = multiprocessing.get_context("fork")
-    with on_sigterm(lambda: pytest.fail("not for this process")):
+    with on_end(lambda _: pytest.fail("not for this process")):
         for _ in range(10):
             begun = fork.Event()
             child = fork.Process(target=lambda begun=begun: begun.set() or time.sleep(60))
@@ -179,6 +179,14 @@ def test_forked_processes_end_by_sigterm(at_once):
             child.terminate()
             child.join(30)
             assert child.exitcode == -signal.SIGTERM
+
+
+def test_a_second_ctrl_c_ends_a_training_at_once(construct, exact):
+    trainer = construct(TRAINER)
+    trainer.train_step = lambda _: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    assert not (Path(trainer.output_folder) / "checkpoint_latest.pth").exists()
 
 
 class Stranger:
@@ -220,10 +228,17 @@ def test_a_checkpoint_that_is_none_of_nnunets_is_refused_with_what_it_lacks(cont
         construct(TRAINER).load_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
 
 
-@pytest.mark.parametrize("receiver", [pytest.param("process", marks=pytest.mark.slow), "group"])
-def test_the_real_command_saves_and_says_how_to_go_on(receiver, phantom_dataset):
-    """SIGTERM to nnU-Net's own command; SLURM sends it to the data loading processes as well."""
-    trainer = f"nnUNetTrainer_CAFR_budget2x{500 if receiver == 'process' else 501}"
+@pytest.mark.parametrize(
+    ("receiver", "by"),
+    [
+        pytest.param("process", signal.SIGTERM, marks=pytest.mark.slow),
+        ("group", signal.SIGTERM),
+        ("group", signal.SIGINT),
+    ],
+)
+def test_the_real_command_saves_and_says_how_to_go_on(receiver, by, phantom_dataset):
+    """Signals to nnU-Net's own command; SLURM, and Ctrl-C, send them to the data loading processes as well."""
+    trainer = f"nnUNetTrainer_CAFR_budget2x{500 if receiver == 'process' else 501 + by}"
     process = subprocess.Popen(
         [str(Path(sys.executable).parent / "nnUNetv2_train"), "511", "2d", "0", "-tr", trainer, "-device", "cpu"],
         env={**phantom_dataset.environment, "PYTHONUNBUFFERED": "1"},
@@ -238,9 +253,9 @@ def test_the_real_command_saves_and_says_how_to_go_on(receiver, phantom_dataset)
         if "Epoch 0" in line:
             break
     time.sleep(2)
-    (os.kill if receiver == "process" else os.killpg)(process.pid, signal.SIGTERM)
+    (os.kill if receiver == "process" else os.killpg)(process.pid, by)
     rest, _ = process.communicate(timeout=120)
-    assert process.returncode == 143, "".join(output) + rest
+    assert process.returncode == 128 + by, "".join(output) + rest
     assert "go on with:" in rest
     assert f"-tr {trainer}" in rest
     fold = phantom_dataset.results / "Dataset511_SpineMRI" / f"{trainer}__nnUNetPlans__2d" / "fold_0"

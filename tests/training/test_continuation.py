@@ -10,6 +10,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunetv2_cafr.files import lock
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.training.continuation import BEST_VALIDATED
 from nnunetv2_cafr.training.network_identity import differences, identity_of
@@ -177,6 +178,37 @@ def test_a_new_training_leaves_no_checkpoint_that_could_be_taken_for_its_own(beg
     assert not begun.exists() and not final.exists()
     assert begun.with_name("checkpoint_final_of_earlier_training.pth").read_bytes() == old
     assert "checkpoint_final.pth of an earlier training" in Path(trainer.log_file).read_text()
+
+
+def test_what_is_set_aside_stays_when_more_is(begun):
+    """Two starts without --c, as of a job that is requeued, with the record and the curves of each."""
+    old = begun.read_bytes()
+    curves = begun.with_name("training_curves.json")
+    curves.write_text("of the first")
+    record = begun.with_name("training_record.json").read_bytes()
+    for _ in range(2):
+        trainer = make()
+        trainer.on_train_start()
+        trainer.save_checkpoint(str(begun))
+    names = sorted(path.name for path in begun.parent.glob("*_of_earlier_training*"))
+    assert names == [
+        f"{name}_of_earlier_training{number}.{ending}"
+        for name, ending in (("checkpoint_latest", "pth"), ("training_curves", "json"), ("training_record", "json"))
+        for number in ("", "_2")
+    ]
+    aside = "_of_earlier_training"
+    assert begun.with_stem(begun.stem + aside).read_bytes() == old
+    assert curves.with_stem(curves.stem + aside).read_text() == "of the first"
+    assert begun.with_name(f"training_record{aside}.json").read_bytes() == record
+
+
+def test_a_second_training_in_the_same_folder_is_refused(begun):
+    held = lock(begun.with_name(".training.lock"))
+    before = begun.read_bytes()
+    with pytest.raises(SystemExit, match="another training writes into"):
+        make().run_training()
+    assert begun.read_bytes() == before
+    held.release()
 
 
 def test_a_validation_of_the_best_checkpoint_is_marked_until_another_follows(begun, monkeypatch):
