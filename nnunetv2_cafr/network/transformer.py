@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from nnunetv2_cafr.network.convolution import Pyramid
-from nnunetv2_cafr.network.dropout import Dropout
 
 
 class PatchEmbedding(nn.Module):
@@ -80,11 +79,11 @@ class TransformerLayer(nn.Module):
         self.ffn = nn.Sequential(
             nn.Linear(embed_dim, ffn_dim),
             # Dropout and ReLU commute, and in this order both keep the same map for the gradient.
-            Dropout(dropout),
+            nn.Dropout(dropout),
             nn.ReLU(inplace=True),
             nn.Linear(ffn_dim, embed_dim),
         )
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens)))

@@ -13,7 +13,6 @@ from nnunetv2_cafr.measuring import count_macs
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import Pyramid, strides_of_tokens
 from nnunetv2_cafr.network.decoder import Head
-from nnunetv2_cafr.network.dropout import Dropout
 from nnunetv2_cafr.network.hierarchy import Fusion
 from nnunetv2_cafr.network.lafr import LAFR
 from nnunetv2_cafr.network.normalization import InstanceNorm
@@ -191,20 +190,6 @@ def test_head_is_a_scaled_convolution_on_top_of_the_upsampled_logits(spatial):
     torch.testing.assert_close(head(features), alone)
     upsampled = nn.functional.interpolate(coarser, scale_factor=2, mode=pyramid.interpolation)
     torch.testing.assert_close(head(features, coarser), alone + upsampled)
-
-
-def test_dropout_drops_its_share_everywhere_and_keeps_the_mean():
-    dropout = Dropout(0.3)
-    x = torch.ones(50, 2003, requires_grad=True)  # no multiple of the values that one random number decides on
-    dropped = dropout(x)
-    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.7])
-    for lane in range(8):
-        assert (dropped.flatten()[lane::8] == 0).float().mean().item() == pytest.approx(0.3, abs=0.03)
-    neighbours = torch.corrcoef(torch.stack([dropped.flatten()[:-1], dropped.flatten()[1:]]).detach())
-    assert abs(neighbours[0, 1]) < 0.02
-    dropped.sum().backward()
-    torch.testing.assert_close(x.grad, dropped.detach())
-    assert dropout.eval()(x) is x
 
 
 def test_positions_tell_all_tokens_apart():
