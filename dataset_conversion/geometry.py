@@ -8,7 +8,7 @@ also names a reader that turns every volume to RAS, so that scans to be predicte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,13 @@ ORIENTATION = "PIR"  # what i, j and k run towards
 
 # How far a mask's header may differ from its image's. Together they move no voxel of a 300 mm field of view by more
 # than one pixel of 0.5 mm; the mask is written with the header of the image.
-SPACING_TOLERANCE = 1e-4  # relative
-ORIGIN_TOLERANCE = 0.1  # mm
 DIRECTION_TOLERANCE = 1e-3  # per direction cosine, also for being perpendicular
 OBLIQUE_LIMIT = 40.0  # degrees between a voxel axis and the patient's: near 45 it could be either of two axes
+GRID_TOLERANCES = {  # relative, and absolute: an origin's in mm
+    "spacing": (1e-4, 0.0),
+    "origin": (0.0, 0.1),
+    "direction": (0.0, DIRECTION_TOLERANCE),
+}
 THICKNESS_TOLERANCE = 0.01  # relative; below it, spacings count as equal
 AXES = {"P": "front to back", "I": "head to foot", "R": "left to right"}
 PLANES = {"P": "coronal", "I": "axial"}  # planes of slices that follow each other along this axis
@@ -120,13 +123,16 @@ def check_same_grid(path: Path, mask: sitk.Image, image_path: Path, image: sitk.
         found, expected = (f"size {one.GetSize()} in voxel order {orientation_of(one)}" for one in (mask, image))
         return [Problem(path, found, f"{expected}, as the image", remedy)]
     problems = []
-    for name, relative, absolute in (
-        ("Spacing", SPACING_TOLERANCE, 0.0),
-        ("Origin", 0.0, ORIGIN_TOLERANCE),
-        ("Direction", 0.0, DIRECTION_TOLERANCE),
-    ):
-        of_image, of_mask = getattr(image, f"Get{name}")(), getattr(turned, f"Get{name}")()
-        if not np.allclose(of_mask, of_image, rtol=relative, atol=absolute):
-            tolerance = f", within {relative:g} relative" if relative else f", within {absolute:g}"
-            problems.append(differs(name.lower(), of_mask, of_image, tolerance))
+    for name, of_mask, of_image in grid_differences(turned, image):
+        relative, absolute = GRID_TOLERANCES[name]
+        tolerance = f", within {relative:g} relative" if relative else f", within {absolute:g}"
+        problems.append(differs(name, of_mask, of_image, tolerance))
     return problems
+
+
+def grid_differences(mask: sitk.Image, image: sitk.Image) -> Iterator[tuple[str, tuple[float, ...], tuple[float, ...]]]:
+    """In what the grids of two images of one size differ: the name in GRID_TOLERANCES, and the values of both."""
+    for name, (relative, absolute) in GRID_TOLERANCES.items():
+        of_mask, of_image = (getattr(grid, f"Get{name.capitalize()}")() for grid in (mask, image))
+        if not np.allclose(of_mask, of_image, rtol=relative, atol=absolute):
+            yield name, of_mask, of_image

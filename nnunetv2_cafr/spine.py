@@ -157,12 +157,6 @@ def is_vertebra(name: str) -> bool:
     return name in VERTEBRAE
 
 
-def neighbours_of_disc(name: str) -> tuple[str, str] | None:
-    """The vertebrae (upper, lower) that a disc lies between; None if `name` is no disc."""
-    upper, slash, lower = name.partition("/")
-    return (upper, lower) if slash and is_vertebra(upper) and is_vertebra(lower) else None
-
-
 def is_spine_table(names: Iterable[str]) -> bool:
     """Whether these label names are spine levels, by SpineMRI's names, another tool's or SPIDER's numbers."""
     return len({_standard(vertebra_of(name)) for name in names} - {None}) >= FEWEST_VERTEBRAE
@@ -172,8 +166,8 @@ def position(name: str) -> int | None:
     """Place of a vertebra or disc on the way up from the sacrum; None for other structures."""
     if is_vertebra(name):
         return 2 * VERTEBRAE.index(name)
-    neighbours = neighbours_of_disc(name)
-    return None if neighbours is None else sum(map(VERTEBRAE.index, neighbours))
+    neighbours = disc_of(name)
+    return sum(map(VERTEBRAE.index, neighbours)) if neighbours and all(map(is_vertebra, neighbours)) else None
 
 
 def missing_levels(present: Collection[str], used: Collection[str]) -> list[str]:
@@ -189,7 +183,7 @@ def missing_levels(present: Collection[str], used: Collection[str]) -> list[str]
     chain = [name for name in VERTEBRAE if name in present or (name in used and name in USUAL)]
     inside = [index for index, name in enumerate(chain) if name in present]
     vertebrae = [name for name in chain[min(inside) : max(inside) + 1] if name not in present] if inside else []
-    discs = [name for name in used if name not in present and set(neighbours_of_disc(name) or "?") <= set(present)]
+    discs = [name for name in used if name not in present and set(disc_of(name) or "?") <= set(present)]
     return vertebrae + sorted(discs, key=lambda name: position(name) or 0)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.ndimage import distance_transform_edt, find_objects
 
-from nnunetv2_cafr.spine import neighbours_of_disc
+from nnunetv2_cafr.spine import disc_of
 
 BAND_MM = 3.0
 
@@ -21,7 +21,7 @@ def junctions(names: Mapping[int, str]) -> list[tuple[int, int]]:
     return [
         (labels[vertebra], disc)
         for disc, name in names.items()
-        for vertebra in neighbours_of_disc(name) or ()
+        for vertebra in disc_of(name) or ()
         if vertebra in labels
     ]
 

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
-from dataset_conversion.geometry import DIRECTION_TOLERANCE, ORIGIN_TOLERANCE, SPACING_TOLERANCE, orientation_of
+from dataset_conversion.geometry import grid_differences, orientation_of
 from dataset_conversion.labels import INTEGRAL_TOLERANCE
 from nnunetv2_cafr import spine as levels
 from nnunetv2_cafr.errors import millimetres, ranges, shorten
@@ -136,18 +136,10 @@ def check_same_grid(
         return [source.finding(Severity.ERROR, check, f"size {found}", f"size {expected}, as the image", remedy)]
     findings = []
     turned = oriented and orientation_of(image) != orientation_of(mask)
-    for name, relative, absolute, severity in (
-        ("Spacing", SPACING_TOLERANCE, 0.0, Severity.ERROR),
-        ("Origin", 0.0, ORIGIN_TOLERANCE, Severity.WARNING),
-        ("Direction", 0.0, DIRECTION_TOLERANCE, Severity.ERROR if turned else Severity.WARNING),
-    ):
-        of_image, of_mask = (getattr(grid, f"Get{name}")() for grid in (image, mask))
-        if not np.allclose(of_mask, of_image, rtol=relative, atol=absolute):
-            found, expected = (", ".join(f"{value:.4g}" for value in numbers) for numbers in (of_mask, of_image))
-            name = name.lower()
-            findings.append(
-                source.finding(severity, check, f"{name} {found}", f"{name} {expected}, as the image", remedy)
-            )
+    for name, of_mask, of_image in grid_differences(mask, image):
+        found, expected = (", ".join(f"{value:.4g}" for value in numbers) for numbers in (of_mask, of_image))
+        severity = Severity.ERROR if name == "spacing" or (turned and name == "direction") else Severity.WARNING
+        findings.append(source.finding(severity, check, f"{name} {found}", f"{name} {expected}, as the image", remedy))
     return findings
 
 
@@ -347,7 +339,7 @@ def check_discs(
     margin = [int(np.ceil(TOUCH / step)) + 1 for step in spacing]
     beside = np.ones((3, 3, 3), bool)
     for structure in structures:
-        neighbours = levels.neighbours_of_disc(structure.level)
+        neighbours = levels.disc_of(structure.level)
         if neighbours is None:
             continue
         around = [by_level[level].label for level in neighbours if level in by_level]
@@ -360,7 +352,7 @@ def check_discs(
         touching = binary_dilation(part == structure.label, beside)
         gap = distance_transform_edt(~touching, sampling=spacing)[near].min() if near.any() else np.inf
         if gap >= TOUCH:
-            upper, lower = (by_level[level].name if level in by_level else level for level in neighbours)
+            lower, upper = (by_level[level].name if level in by_level else level for level in neighbours)
             absent = [level for level in neighbours if level not in by_level]
             yield source.finding(
                 Severity.WARNING,

@@ -135,12 +135,12 @@ def check_presence(cases: Sequence[CaseReport], spine: bool) -> Iterator[Finding
         present = {structure.level for structure in case.structures}
         missing = {name_of[level]: level for level in levels.missing_levels(present, name_of.keys())} if spine else {}
         for name, level in missing.items():
-            disc = [name_of[neighbour] for neighbour in levels.neighbours_of_disc(level) or ()]
+            disc = [name_of[neighbour] for neighbour in levels.disc_of(level) or ()]
             yield source.finding(
                 Severity.WARNING if disc else Severity.ERROR,
                 "missing level",
                 f"{name} is not in the mask, and its neighbours are",
-                f"{name} between {disc[1]} and {disc[0]}" if disc else "every level from the lowest to the highest",
+                f"{name} between {disc[0]} and {disc[1]}" if disc else "every level from the lowest to the highest",
                 "annotate the level, or correct the labels of those around it",
                 name,
             )

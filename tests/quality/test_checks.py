@@ -678,8 +678,8 @@ def test_values_that_are_no_numbers(copy, number):
 
 
 def test_levels():
-    assert levels.neighbours_of_disc("T12/L1") == ("T12", "L1")
-    assert levels.neighbours_of_disc("either/or") is None
+    assert levels.disc_of("T12/L1") == ("L1", "T12")
+    assert levels.disc_of("either/or") is None
     assert levels.missing_levels({"S", "L4", "L3", "L3/L4"}, {"S", "L5", "L4", "L3", "L3/L4", "L4/L5"}) == ["L5"]
     assert levels.missing_levels({"L5", "L4"}, {"S", "L5", "L4", "L3", "L4/L5"}) == ["L4/L5"]
     assert levels.missing_levels({"S", "L5"}, {"S", "L6", "L5"}) == []  # a sixth lumbar vertebra is rare
