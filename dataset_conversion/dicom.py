@@ -226,11 +226,11 @@ def read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
 
 
 def _read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
-    files = list(_files_in(folder))
-    objects = [_read_header(path) for path in files if is_dicom(path)]
+    files = {path: is_dicom(path) for path in _files_in(folder)}
+    objects = [_read_header(path) for path, is_of_dicom in files.items() if is_of_dicom]
     if problems := [one for one in objects if isinstance(one, Problem)]:
         return None, problems
-    strangers = [path for path in files if not is_dicom(path)]
+    strangers = [path for path, is_of_dicom in files.items() if not is_of_dicom]
     if problems := list(_check_strangers(strangers, objects)):
         return None, problems
     others = [one for one in objects if isinstance(one, _NoImage)]
