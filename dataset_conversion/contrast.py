@@ -71,20 +71,19 @@ def _derived(header: Dataset) -> str:
     values = [values] if isinstance(values, str) else [str(value).upper() for value in values]
     kinds = [MAPS[value] for value in values[2:] if value in MAPS]
     kinds += [CONTRASTS.get(str(header.get("AcquisitionContrast") or ""), "")]
-    kinds += [kind for name in _names(header) for kind, words in NAMED.items() if words.search(name)]
+    kinds += [kind for kind, words in NAMED.items() if words.search(_name(header))]
     return next(iter(sorted(filter(None, kinds), key=lambda kind: kind == "diffusion")), "")  # maps say more
 
 
-def _names(header: Dataset) -> list[str]:
-    """What a series is called, and after which protocol."""
-    return [str(header.get(key)) for key in ("SeriesDescription", "ProtocolName") if header.get(key)]
+def _name(header: Dataset) -> str:
+    """What a series is called; else its protocol, which some scanners name after the whole examination."""
+    return str(header.get("SeriesDescription") or header.get("ProtocolName") or "")
 
 
 def _weighted(header: Dataset) -> Acquisition:
     modality = str(header.get("Modality") or "")
-    for name in _names(header):
-        if weighting := weighting_in(name):
-            return Acquisition(modality, weighting, f"it is called {name!r}")
+    if weighting := weighting_in(name := _name(header)):
+        return Acquisition(modality, weighting, f"it is called {name!r}")
     if (contrast := header.get("AcquisitionContrast")) in ("T1", "T2"):
         return Acquisition(modality, contrast, f"its AcquisitionContrast is {contrast}")
     try:

@@ -38,6 +38,7 @@ from dataset_conversion.contrast import acquisition_of, doubt_about_contrast
         ({"SeriesDescription": "sT1W_TSE"}, "T2", "a T1-weighted series"),
         ({"SeriesDescription": "SAGT1"}, "T2", "a T1-weighted series"),
         ({"ProtocolName": "sag t1 tse"}, "T2", "a T1-weighted series (it is called 'sag t1 tse')"),
+        ({"SeriesDescription": "sag tse", "ProtocolName": "spine T1"}, "T2", None),  # of the whole examination
         ({"SeriesDescription": "SAG STIR"}, "T2", "the kind 'STIR'"),
         ({"SeriesDescription": "SAG STIR"}, "stir", None),
         ({"SeriesDescription": "t2*_gre_sag"}, "T2", "the kind 'T2*'"),
