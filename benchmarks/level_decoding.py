@@ -20,6 +20,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from tqdm import tqdm
 
+from nnunetv2_cafr.evaluation.level_errors import match_vertebrae
 from nnunetv2_cafr.evaluation.level_shifts import SHIFTS, draw_level_shifts, level_shifts
 from nnunetv2_cafr.evaluation.means import level_summary, per_case
 from nnunetv2_cafr.evaluation.reading import CasePair, label_table
@@ -98,7 +99,7 @@ def studies(
 
 
 def accuracy(reference: np.ndarray, labels: np.ndarray, names: dict[int, str]) -> float:
-    counts = level_shifts(reference.astype(int), labels.astype(int), names)
+    counts = level_shifts(match_vertebrae(reference.astype(int), labels.astype(int), names), names)
     return counts["0"] / max(sum(counts.values()) - counts["extra"], 1)
 
 
@@ -166,7 +167,9 @@ def main() -> None:
             reader().write_seg(decoding.labels, str(after / f"{case}{ending}"), properties)
             record.add(case, decoding, after / f"{case}{ending}")
             for kind, labels in (("predicted", found), ("decoded", decoding.labels)):
-                for shift, count in level_shifts(reference.astype(int), labels.astype(int), names).items():
+                for shift, count in level_shifts(
+                    match_vertebrae(reference.astype(int), labels.astype(int), names), names
+                ).items():
                     counts[kind][shift] += count
             judged.append(
                 {

@@ -17,8 +17,10 @@ of this is ours; the paper has nothing of the kind.
 predicted as any structure?
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cc3d
@@ -43,25 +45,36 @@ class LevelErrors:
     instance_dice: float
 
 
-def level_errors(reference: np.ndarray, prediction: np.ndarray, names: Mapping[int, str]) -> LevelErrors:
-    """Compares two integer label maps (0 = background) of one shape, 2-D or 3-D.
-
-    Args:
-        names: of the labels; those that are vertebrae, sacrum included, count.
-    """
-    match = match_vertebrae(reference, prediction, names)
-    spine = [names[label] for label in chain_of(names)]
-    pairs = [(name, level) for name, level in match.levels.items() if level]
-    right = sum(name == level for name, level in pairs)
+def level_errors(match: Match, names: Mapping[int, str]) -> LevelErrors:
+    """What a prediction's matched vertebrae say of its levels; `names` as for `match_vertebrae`."""
+    steps = list(steps_of(match, names).values())
+    right = steps.count(0)
     return LevelErrors(
         vertebrae=len(match.levels),
-        found=len(pairs),
+        found=len(steps),
         right_level=right,
-        shifted_up=sum(_follows(spine, name, level) for name, level in pairs),
-        shifted_down=sum(_follows(spine, level, name) for name, level in pairs),
+        shifted_up=steps.count(1),
+        shifted_down=steps.count(-1),
         all_right=float(right == len(match.levels)) if match.levels else math.nan,
         instance_dice=float(np.mean(list(match.dice.values()))) if match.dice else math.nan,
     )
+
+
+def steps_of(match: Match, names: Mapping[int, str]) -> dict[str, int]:
+    """How many levels too high each vertebra that is found is called; too low is negative.
+
+    Levels are counted as the label table has them; L6 or T13 that the reference lacks is no step on the way to the
+    others, and one from either neighbour.
+    """
+    place, places = 0.0, {}
+    for name in (names[label] for label in chain_of(names)):
+        if name in OPTIONAL and name not in match.levels:
+            places[name] = place + 0.5
+        else:
+            place += 1
+            places[name] = place
+    ways = {name: places[level] - places[name] for name, level in match.levels.items() if level}
+    return {name: round(math.copysign(math.ceil(abs(way)), way)) for name, way in ways.items()}
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,12 @@ def chain_of(names: Mapping[int, str]) -> list[int]:
 
 
 def match_vertebrae(reference: np.ndarray, prediction: np.ndarray, names: Mapping[int, str]) -> Match:
-    """Finds the vertebrae of a reference in a prediction, whatever they are called; arguments as for `level_errors`."""
+    """Finds the vertebrae of a reference in a prediction, whatever they are called.
+
+    Args:
+        reference, prediction: integer label maps (0 = background) of one shape, 2-D or 3-D.
+        names: of the labels; those that are vertebrae, sacrum included, count.
+    """
     chain = chain_of(names)
     size = max(chain) + 1
     is_counted = np.zeros(int(max(reference.max(), prediction.max(), size - 1)) + 1, bool)
@@ -133,9 +151,3 @@ def level_accuracy(reference: np.ndarray, prediction: np.ndarray, names: Mapping
     own = [votes[label, label] for label in present]
     others = [np.delete(votes[label], [0, label]).max() for label in present]
     return len(present), sum(bool(mine > other) for mine, other in zip(own, others, strict=True))
-
-
-def _follows(spine: Sequence[str], lower: str, upper: str) -> bool:
-    """Whether `upper` is the next level above `lower`; L6 and T13, which few people have, may lie between them."""
-    start, stop = spine.index(lower), spine.index(upper)
-    return start < stop and all(name in OPTIONAL for name in spine[start + 1 : stop])

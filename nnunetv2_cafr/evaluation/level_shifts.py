@@ -1,6 +1,6 @@
 """Confusion by level shift: how many levels too low or too high the vertebrae of a reference are called."""
 
-import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from nnunetv2_cafr.evaluation.level_errors import chain_of, match_vertebrae
-from nnunetv2_cafr.spine import OPTIONAL
+from nnunetv2_cafr.evaluation.level_errors import Match, steps_of
 
 MISSED, EXTRA, RIGHT, FAR = "missed", "extra", "0", "farther"
 SHIFTS = ("-2", "-1", RIGHT, "+1", "+2", FAR, MISSED, EXTRA)
@@ -19,31 +18,14 @@ HEADINGS = {"-2": "\u22122", "-1": "\u22121", RIGHT: "right"}  # for people
 DARKEST, LIGHT_TEXT = 0.2, 0.12  # shares of vertebrae: the darkest colour, and from where on text is white
 
 
-def level_shifts(reference: np.ndarray, prediction: np.ndarray, names: Mapping[int, str]) -> dict[str, int]:
-    """Vertebrae by shift of one case, + towards the head; `names` as for `level_errors`.
+def level_shifts(match: Match, names: Mapping[int, str]) -> dict[str, int]:
+    """Vertebrae by shift of one case, + towards the head, as `steps_of` counts; `names` as for `match_vertebrae`.
 
-    Levels are counted as the label table has them; L6 or T13 that the reference lacks is no step on the way to the
-    others. Extra are predicted vertebrae where the reference has none.
+    Extra are predicted vertebrae where the reference has none.
     """
-    match = match_vertebrae(reference, prediction, names)
-    place, places = 0.0, {}
-    for name in (names[label] for label in chain_of(names)):
-        if name in OPTIONAL and name not in match.levels:
-            places[name] = place + 0.5  # between its neighbours: one level from either
-        else:
-            place += 1
-            places[name] = place
-    counts = dict.fromkeys(SHIFTS, 0)
-    for name, level in match.levels.items():
-        counts[_shift(places[level] - places[name]) if level else MISSED] += 1
-    counts[EXTRA] = match.extra
-    return counts
-
-
-def _shift(way: float) -> str:
-    steps = math.copysign(math.ceil(abs(way)), way)
-    shift = f"{steps:+.0f}" if steps else RIGHT
-    return shift if shift in SHIFTS else FAR
+    shifts = [f"{step:+d}" if step else RIGHT for step in steps_of(match, names).values()]
+    counts = {**dict.fromkeys(SHIFTS, 0), **Counter(shift if shift in SHIFTS else FAR for shift in shifts)}
+    return {**counts, MISSED: len(match.levels) - len(shifts), EXTRA: match.extra}
 
 
 def draw_level_shifts(table: pd.DataFrame, target: Path) -> None:

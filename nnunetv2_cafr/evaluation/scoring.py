@@ -20,7 +20,7 @@ from scipy.ndimage import find_objects
 from dataset_conversion.reading import fault_of
 from nnunetv2_cafr.evaluation import TOLERANCE_MM
 from nnunetv2_cafr.evaluation.junctions import BAND_MM, junction_band, junctions
-from nnunetv2_cafr.evaluation.level_errors import FOUND_DICE, level_accuracy, level_errors
+from nnunetv2_cafr.evaluation.level_errors import FOUND_DICE, Match, level_accuracy, level_errors, match_vertebrae
 from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, PREDICTED, level_shifts
 from nnunetv2_cafr.evaluation.overlap import overlap
 from nnunetv2_cafr.evaluation.reading import CasePair, Classes, Label, LabelMaps, members, read_pair
@@ -166,10 +166,12 @@ class _Scorer:
             diagonal = float(np.linalg.norm(np.multiply(maps.reference.shape, maps.spacing)))
             spine = self.classes.spine
             levels: dict[str, Any] = {}
+            shifts: list[dict[str, Any]] = []
             if spine:
-                levels = asdict(level_errors(reference, prediction, spine))
+                match = match_vertebrae(reference, prediction, spine)
+                levels = asdict(level_errors(match, spine))
                 levels["structures"], levels["own_label_wins"] = level_accuracy(reference, prediction, spine)
-            shifts = [{**who, **row} for row in self._shift_rows(maps)]
+                shifts = [{**who, **row} for row in self._shift_rows(maps, reference, match)]
             return _CaseScores(rows, {**who, "diagonal_mm": diagonal, **levels}, shifts)
         except Exception as error:
             raise EvaluationError(f"{pair.case}: {str(error) or type(error).__name__}") from error
@@ -217,18 +219,30 @@ class _Scorer:
             means[metric] = float(values.mean()) if len(values) else math.nan
         return means
 
-    def _shift_rows(self, maps: LabelMaps) -> Iterator[dict[str, Any]]:
-        """Rows of the label map as it is, and after level decoding; none where the labels have no order."""
+    def _shift_rows(self, maps: LabelMaps, by_level: np.ndarray, predicted: Match) -> Iterator[dict[str, Any]]:
+        """Rows of the label map as it is, and after level decoding; none where the labels have no order.
+
+        Args:
+            by_level: the reference, a label for each level.
+            predicted: the vertebrae of the label map as it is.
+        """
         if self.classes.order is None:
             return
         # Ignored voxels take part in the decoding: without them the spine would have holes.
         decoding = decode(maps.whole.astype(np.uint32), self.classes.order, maps.grid)
         decoded = np.where(maps.ignored, 0, decoding.labels).squeeze().astype(maps.prediction.dtype)
-        reference = self.classes.by_level(maps.reference)
-        for name, labels, flags in ((PREDICTED, maps.prediction, ""), (CONSISTENT, decoded, "; ".join(decoding.flags))):
-            counts = level_shifts(reference, self.classes.by_level(labels), self.classes.spine)
+        matched = match_vertebrae(by_level, self.classes.by_level(decoded), self.classes.spine)
+        for name, labels, match, flags in (
+            (PREDICTED, maps.prediction, predicted, ""),
+            (CONSISTENT, decoded, matched, "; ".join(decoding.flags)),
+        ):
             dice = [overlap(maps.reference == one, labels == one).dice for one in np.unique(maps.reference) if one]
-            yield {"label_maps": name, **counts, "dice": float(np.mean(dice)) if dice else math.nan, "flags": flags}
+            yield {
+                "label_maps": name,
+                **level_shifts(match, self.classes.spine),
+                "dice": float(np.mean(dice)) if dice else math.nan,
+                "flags": flags,
+            }
 
     def _junction_rows(self, maps: LabelMaps) -> Iterator[dict[str, Any]]:
         """Rows of vertebrae and discs, from the voxels of the band in any order."""

@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_cafr.evaluation import means
+from nnunetv2_cafr.evaluation.level_errors import match_vertebrae
 from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, PREDICTED, SHIFTS, draw_level_shifts, level_shifts
 from nnunetv2_cafr.evaluation.reading import CasePair
 from nnunetv2_cafr.evaluation.scores import Evaluation
@@ -26,11 +27,15 @@ def column(*labels: int) -> np.ndarray:
     return volume
 
 
+def shifts_of(reference: np.ndarray, prediction: np.ndarray, names: dict[int, str]) -> dict[str, int]:
+    return level_shifts(match_vertebrae(reference, prediction, names), names)
+
+
 def test_every_shift():
     reference = column(1, 2, 3, 4, 5, 6)
     prediction = column(1, 3, 2, 0, 7, 2)
     prediction[:, :3, 9:12] = 4  # extra
-    counts = level_shifts(reference, prediction, NAMES)
+    counts = shifts_of(reference, prediction, NAMES)
     assert counts == {
         **dict.fromkeys(SHIFTS, 0),
         "0": 1,
@@ -41,15 +46,15 @@ def test_every_shift():
         "farther": 1,
         "extra": 1,
     }
-    assert level_shifts(reference, reference, NAMES) == {**dict.fromkeys(SHIFTS, 0), "0": 6}
+    assert shifts_of(reference, reference, NAMES) == {**dict.fromkeys(SHIFTS, 0), "0": 6}
 
 
 def test_levels_that_few_people_have_are_no_step():
     """L5, L4, L1 and T12 called S, L6, T13 and T13: one level each, where the reference has neither L6 nor T13."""
     names = dict(enumerate(("S", "L6", "L5", "L4", "L3", "L2", "L1", "T13", "T12"), start=1))
-    counts = level_shifts(column(3, 7, 9), column(1, 8, 8), names)
+    counts = shifts_of(column(3, 7, 9), column(1, 8, 8), names)
     assert {shift: number for shift, number in counts.items() if number} == {"-1": 2, "+1": 1}
-    assert level_shifts(column(2, 3, 4), column(2, 1, 2), names)["-2"] == 2
+    assert shifts_of(column(2, 3, 4), column(2, 1, 2), names)["-2"] == 2
 
 
 def test_figure(tmp_path):
