@@ -15,7 +15,7 @@ GROUPS_OF_CONTRAST = (  # of enhanced files; they hold some of TAGS
     "MRImageFrameTypeSequence", "MREchoSequence", "MRTimingAndRelatedParametersSequence",
 )  # fmt: skip
 # Also in t1_tse_sag, sT1W and T2w, not in T12 or T2*.
-WEIGHTING = re.compile(r"(?<![a-z0-9])(?:s|sag|cor|tra|ax)?t([12])(?![0-9*]|_?star)", re.IGNORECASE)
+WEIGHTING = re.compile(r"(?<![a-z0-9])(?:s|sag|cor|tra|ax)?t([12])(?![0-9]|[ _-]*(?:\*|star))", re.IGNORECASE)
 MR = re.compile(r"(?<![a-z0-9])(t[12](?![0-9])|mri?(?![a-z])|stir|flair|pd|dixon)", re.IGNORECASE)
 CT = re.compile(r"(?<![a-z0-9])ct(?![a-z0-9])", re.IGNORECASE)
 # Values of ImageType, as several vendors write them, of images whose grey is no signal as it was measured.
@@ -33,11 +33,14 @@ MAPS = {
 # Neither plain T1 nor plain T2, by AcquisitionContrast and by parts of a series' name.
 CONTRASTS = {
     "T2_STAR": "T2*", "PROTON_DENSITY": "PD", "DIFFUSION": "diffusion", "PERFUSION": "perfusion", "STIR": "STIR",
+    "FLUID_ATTENUATED": "FLAIR",
 }  # fmt: skip
 NAMED = {
-    "T2*": re.compile(r"t2(\*|_?star)", re.IGNORECASE),
-    "STIR": re.compile(r"(?<![a-z])(stir|tirm)(?![a-z])", re.IGNORECASE),
-    "diffusion": re.compile(r"(?<![a-z])(dwi|diff(usion)?|adc|tracew)(?![a-z])", re.IGNORECASE),
+    "T2*": re.compile(r"t2[ _-]*(\*|star)", re.IGNORECASE),
+    "STIR": re.compile(r"(?<![a-z])stir(?![a-z])", re.IGNORECASE),
+    "TIRM": re.compile(r"(?<![a-z])tirm(?![a-z])", re.IGNORECASE),
+    "ADC": re.compile(r"(?<![a-z])adc(?![a-z])", re.IGNORECASE),
+    "diffusion": re.compile(r"(?<![a-z])(dwi|diffusion|ep2d_diff|tracew)(?![a-z])", re.IGNORECASE),
     "PD": re.compile(r"(?<![a-z])pdw?(?![a-z])", re.IGNORECASE),
 }
 # ms, of a spin echo; between them lies proton density, and what cannot be told by two numbers
@@ -72,6 +75,8 @@ def _derived(header: Dataset) -> str:
     kinds = [MAPS[value] for value in values[2:] if value in MAPS]
     kinds += [CONTRASTS.get(str(header.get("AcquisitionContrast") or ""), "")]
     kinds += [kind for kind, words in NAMED.items() if words.search(_name(header))]
+    if weighting_in(_name(header)):  # of two echoes, one is PD; with a long inversion TIRM is T1
+        kinds = [kind for kind in kinds if kind not in ("PD", "TIRM")]
     return next(iter(sorted(filter(None, kinds), key=lambda kind: kind == "diffusion")), "")  # maps say more
 
 

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -250,4 +251,16 @@ def _process_all(
             notify(f"{case.identifier}: {note}")
     if problems:
         raise ConversionError(problems)
+    for note in _same_images(cases, records):
+        notify(note)
     return records
+
+
+def _same_images(cases: Sequence[Case], records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Notes on cases of several patients that have one file for an image."""
+    by_content: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        by_content[records[case.identifier]["sha256"]["image"]].append(case)
+    for same in by_content.values():
+        if len({case.patient for case in same}) > 1:
+            yield f"{' and '.join(case.identifier for case in same)} are of several patients, and have the same image"

@@ -11,6 +11,7 @@ say of it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -39,6 +40,7 @@ from dataset_conversion.dicom_pixels import (
     smallest_type,
     stored_values,
     unreadable,
+    without_padding,
 )
 from dataset_conversion.problems import Problem
 from nnunetv2_cafr.errors import counted, shorten
@@ -48,6 +50,10 @@ STATION = 20  # mm beside each other that no shear of a stack is
 SAME_PLACE = 1e-3  # mm; slices that are no farther apart may be the same one twice
 COSINE_TOLERANCE = 1e-3  # per direction cosine
 ECHO_TOLERANCE = 0.01  # relative
+ACQUISITION = (
+    "SeriesNumber", "SeriesDescription", "FrameOfReferenceUID", "ScanningSequence", "EchoTime", "InversionTime",
+)  # fmt: skip
+EXAMINATION = ("PatientID", "StudyInstanceUID")
 THINNED = 2  # times a slice's thickness from one slice to the next, and numbers of slices that are left out
 PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst")
 CLEAR_MAJORITY = 2  # a series is taken among several where it has this many times the slices of any other; ours
@@ -183,22 +189,37 @@ def find_torn(folders: Sequence[Path]) -> tuple[Path, Path] | None:
     }
     slices: dict[tuple[object, ...], list[tuple[Path, _Image]]] = defaultdict(list)
     for folder, images in read.items():
-        for one in images:
-            if one.place is not None:
-                slices[_stack_of(one)].append((folder, one))
+        for one in _placed(images):
+            slices[_stack_of(one)].append((folder, one))
     for folder, images in read.items():
-        own = [one for one in _choose(folder, images)[0] if one.place is not None]
-        for other, one in slices[_stack_of(own[0])] if own else ():
-            if other != folder and _same_examination(own, [one]) and _goes_on(own, one):
+        try:
+            own = _placed(_choose(folder, images)[0])
+        except UnreadableError:  # which reading it says
+            own = []
+        for other, one in slices[_stack_of(own[0])] if own and any(_stack_of(own[0])) else ():
+            if other != folder and not _of_another_acquisition(one.header, own[0].header) and _goes_on(own, one):
                 return folder, other
     return None
 
 
+def _placed(images: Sequence[_Image]) -> list[_Image]:
+    """The slices that say where they lie, those of multi-frame files too; by their headers alone."""
+    placed = []
+    for image in images:
+        with contextlib.suppress(UnreadableError):
+            headers = _headers_of_frames(image) if image.frames > 1 else [image.header]
+            slices = [_Image(image.path, header, _read_place(header), image.name) for header in headers]
+            placed += [one for one in slices if one.place is not None]
+    return placed
+
+
 def _stack_of(one: _Image) -> tuple[object, ...]:
-    """What the slices of a series have in common, also where anonymisation took its name away."""
-    if one.series:
-        return (one.series,)
-    return one.header.get("PatientID"), one.header.get("StudyInstanceUID"), one.size
+    """What the slices of a series have in common, also where anonymisation took its name away.
+
+    Nothing where it took the patient's and the examination's too.
+    """
+    examination = tuple(one.header.get(key) for key in EXAMINATION)
+    return (one.series, *examination) if one.series or any(examination) else ()
 
 
 def _goes_on(own: Sequence[_Image], further: _Image) -> bool:
@@ -260,7 +281,8 @@ def _check_strangers(strangers: Sequence[Path], objects: Sequence[_Image | _NoIm
     """What is named as the slices beside it, but no DICOM file: a damaged slice, or one that is packed."""
     names = {_without_numbers(one.path) for one in objects if isinstance(one, _Image)}
     for path in strangers:
-        packed = path.suffix.lower() in PACKED and _without_numbers(path.with_suffix("")) in names
+        unpacked = path.with_suffix("")
+        packed = path.suffix.lower() in PACKED and _without_numbers(unpacked) in names and not unpacked.exists()
         if packed or _without_numbers(path) in names:
             found = "a packed file" if packed else "a file without DICOM's beginning"
             remedy = "unpack it" if packed else COPY_AGAIN
@@ -288,12 +310,11 @@ def _stack(folder: Path, images: Sequence[_Image], notes: list[str]) -> tuple[Se
     numbers = dict.fromkeys(str(one.header.get("AcquisitionNumber") or "") for one in slices)
     if len(numbers) > 1:
         notes.append(f"its slices are of several acquisitions (AcquisitionNumber {shorten(list(numbers))})")
-    pixels = [_pixels(one) for one in slices]
-    values = smallest_type(np.stack([one.values for one in pixels]))
-    if padded := sum(one.padded for one in pixels):
+    values, padded = without_padding([_pixels(one) for one in slices])
+    if padded:
         share = padded / values.size
         notes.append(f"{share:.1%} of its voxels are padding (PixelPaddingValue), taken for its darkest value")
-    image = sitk.GetImageFromArray(values)
+    image = sitk.GetImageFromArray(smallest_type(values))
     image.SetOrigin(_place(slices[0]).position.tolist())
     image.SetSpacing((*first.spacing[::-1].tolist(), step))
     image.SetDirection(np.stack([rows, columns, normal], axis=1).ravel().tolist())
@@ -463,8 +484,7 @@ def _could_be_volume(group: Sequence[_Image]) -> bool:
 
 
 def _same_examination(one: Sequence[_Image], other: Sequence[_Image]) -> bool:
-    keys = ("PatientID", "StudyInstanceUID")
-    return all(one[0].header.get(key) == other[0].header.get(key) for key in keys)
+    return all(one[0].header.get(key) == other[0].header.get(key) for key in EXAMINATION)
 
 
 def _describe(folder: Path, group: Sequence[_Image]) -> str:
@@ -547,7 +567,7 @@ def _of_another_acquisition(one: Dataset, other: Dataset) -> str:
 
     Anonymisation may give several series the same.
     """
-    for key in ("SeriesNumber", "SeriesDescription", "FrameOfReferenceUID", "EchoTime", "InversionTime"):
+    for key in ACQUISITION:
         values = [header.get(key) for header in (other, one)]
         if None in values or "" in values or values[0] == values[1]:
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +40,10 @@ LAYOUT = (
 
 
 class Pixels(NamedTuple):
-    """Values (rows, columns) of a slice, and how many of them were padding."""
+    """Values (rows, columns) of a slice, and which of them its header calls padding."""
 
     values: np.ndarray
-    padded: int
+    padding: np.ndarray
 
 
 class UnreadableError(Exception):
@@ -71,29 +72,37 @@ def pixels_of(stored: np.ndarray, header: Dataset, path: Path) -> Pixels:
     try:
         if said.get("RescaleSlope") == 0:
             raise ValueError("RescaleSlope 0, which would make all its values alike")
-        padding = _padding(stored, header)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            values = apply_modality_lut(np.where(padding, stored[~padding].min(), stored), said)
-        return Pixels(np.asarray(values), int(padding.sum()))
+            return Pixels(np.asarray(apply_modality_lut(stored, said)), _padding(stored, header))
     except Exception as error:  # of odd values, pydicom raises nearly anything
         raise unreadable(path, error) from error
 
 
 def _padding(stored: np.ndarray, header: Dataset) -> np.ndarray:
-    """Where pixels are what a scanner filled up with, far from all that is image: none of them is a signal."""
+    """Which stored pixels have the value, or one in the range, that a scanner filled up with."""
     limits = [header.get(key) for key in PADDING]
-    first = limits[0]
-    if first is None or first == "":
+    limits = [one for one in limits if isinstance(one, int)]
+    if header.get(PADDING[0]) not in limits:
         return np.zeros(stored.shape, bool)
     # Its type may be another one than the pixels': 63536 for -2000.
-    low, high = sorted(int(np.int64(first if one in (None, "") else one).astype(stored.dtype)) for one in limits)
-    padding = (stored >= low) & (stored <= high)
-    image = stored[~padding].astype(float)
-    if not image.size or not padding.any():
-        return np.zeros(stored.shape, bool)
-    is_far = low > image.max() or high < image.min() - FAR * (image.max() - image.min())
-    return padding if is_far else np.zeros(stored.shape, bool)
+    low, high = (int(np.int64(limit(limits)).astype(stored.dtype)) for limit in (min, max))
+    return (stored >= low) & (stored <= high)
+
+
+def without_padding(slices: Sequence[Pixels]) -> tuple[np.ndarray, int]:
+    """Values (slices, rows, columns) with padding that is no signal set to the darkest other value, and how much it is.
+
+    Only padding above all other values of the series, or FAR below them; any other is a dark background.
+    """
+    values, padding = (np.stack(parts) for parts in zip(*slices, strict=True))
+    filled, image = values[padding].astype(float), values[~padding].astype(float)
+    if not filled.size or not image.size:
+        return values, 0
+    low, high = image.min(), image.max()
+    if filled.min() <= high and filled.max() >= low - FAR * (high - low):
+        return values, 0
+    return np.where(padding, values[~padding].min(), values), int(padding.sum())
 
 
 def stored_values(path: Path) -> np.ndarray:
@@ -144,12 +153,7 @@ def _decompressed(dataset: Any) -> np.ndarray:
                 frames.append(sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))[0])
             except RuntimeError as error:
                 raise ValueError(f"GDCM does not decompress it: {plain.file_meta.TransferSyntaxUID.name}") from error
-    values = np.stack(frames)
-    half = 2 ** (dataset.BitsStored - 1)
-    low, high = (-half, half - 1) if dataset.PixelRepresentation else (0, 2 * half - 1)
-    if values.min() < low or values.max() > high:
-        raise ValueError(f"{values.min()} to {values.max()} in {dataset.BitsStored} bits: a damaged compressed stream")
-    return values
+    return np.stack(frames)
 
 
 def smallest_type(values: np.ndarray) -> np.ndarray:

@@ -93,8 +93,11 @@ def exit_on_signal(number: int, _frame: FrameType | None) -> None:
 def on_signal(
     number: signal.Signals, handler: Callable[[int, FrameType | None], None] | signal.Handlers
 ) -> Iterator[None]:
-    """Handle a signal in this way for a while. Only the main thread may do so; in others this does nothing."""
-    if threading.current_thread() is not threading.main_thread():
+    """Handle a signal in this way for a while. Only the main thread may do so; in others this does nothing.
+
+    Nor does it where the signal is ignored, as nohup and a script's background jobs have it.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) == signal.SIG_IGN:
         yield
         return
     previous = signal.signal(number, handler)

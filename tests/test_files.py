@@ -2,11 +2,13 @@
 
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from nnunetv2_cafr.files import try_lock, write_atomically
+from nnunetv2_cafr.files import lock, read_json, try_lock, write_atomically, write_json
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP])
@@ -53,3 +55,20 @@ def test_a_folder_that_knows_no_locks_keeps_nobody_out(error, tmp_path, monkeypa
     error = OSError(errno.EACCES, "denied")
     with pytest.raises(OSError, match="denied"):
         try_lock(tmp_path / ".lock")
+
+
+def test_who_waits_for_a_lock_gets_it_when_it_is_given_back(tmp_path):
+    held = lock(tmp_path / ".lock")
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(lambda: lock(tmp_path / ".lock").release())
+        time.sleep(0.3)
+        assert not waiting.done()
+        held.release()
+        waiting.result(30)
+
+
+def test_json_is_ascii_whatever_it_holds(tmp_path):
+    """nnU-Net reads it in the encoding of any locale."""
+    write_json(tmp_path / "file", {"Wirbels\u00e4ule": Path("L5")}, str)
+    assert (tmp_path / "file").read_bytes().isascii()
+    assert read_json(tmp_path / "file") == {"Wirbels\u00e4ule": "L5"}

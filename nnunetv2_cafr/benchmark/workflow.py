@@ -87,17 +87,22 @@ def _call(command: Sequence[str]) -> int:
     Raises:
         Signalled: after such a signal; trainings have saved by then.
     """
-    process = subprocess.Popen(command, env=_environment(), start_new_session=True)
     came: list[int] = []
+    groups: list[int] = []
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def pass_on(number: int, _frame: FrameType | None = None) -> None:
         came.append(number)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+        for group in groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, number)
 
     with contextlib.ExitStack() as handlers:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             handlers.enter_context(on_signal(number, pass_on))
+        process = subprocess.Popen(command, env=_environment(), start_new_session=True)
+        groups.append(process.pid)
+        if came:  # before there was anything to pass it on to
+            os.killpg(process.pid, came[0])
         status = process.wait()
     if came:
         raise Signalled(came[0])

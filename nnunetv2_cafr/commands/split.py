@@ -156,6 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not os.access(folder, os.W_OK):  # nnU-Net's trainings read the other one alone
             print(f"{folder} can't be written to: the splits go to {preprocessed} alone, from which nnU-Net trains")
             folders.remove(folder)
+    is_preprocessed = preprocessed in folders
     targets = [path / SPLITS_FILE for path in folders]
     written = write_splits(cross_validation(parts) if scheme == "folds" else one_fold(parts), targets)
     for path in targets:
@@ -164,8 +165,8 @@ def run(arguments: argparse.Namespace) -> int:
     if scheme == "holdout":
         print(textwrap.fill(f"Held out ({len(parts['held out'])}): {', '.join(parts['held out'])}", 120))
     which = "the only fold, 0" if scheme == "holdout" else f"folds 0 to {FOLDS - 1}"
-    print(f"Next, for {which}:" if len(folders) > 1 else "Next (planning takes the splits over):")
-    if len(folders) == 1:
+    print(f"Next, for {which}:" if is_preprocessed else "Next (planning takes the splits over):")
+    if not is_preprocessed:
         print(f"  nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d")
     print(f"  nnUNetv2_train {dataset_id} 2d 0 -tr nnUNetTrainer_CAFR")
     return 0

@@ -89,6 +89,10 @@ class Model:
         """
         with tempfile.TemporaryDirectory() as folder:
             images: Sequence[Image] = [image] if isinstance(image, Image) else image
+            if not isinstance(images, list | tuple) or not all(isinstance(one, Image) for one in images):
+                raise ValueError(
+                    f"a {type(image).__name__}; expected a SimpleITK image, an array, a path, or a list of these"
+                )
             names = self.description.channel_names
             if self.description.reads_volumes and len(images) != len(names):
                 given = counted(len(images), "image")
@@ -219,9 +223,16 @@ def _image_of(array: np.ndarray, spacing: Sequence[float] | None, voxel_order: s
             f"an array of shape {array.shape}, spacing {spacing}, voxel_order {voxel_order}; expected are (z, y, x), "
             "three distances in mm, and three letters such as PIR: without them nobody knows where up is"
         )
+    if not all(step > 0 for step in spacing):
+        raise ValueError(f"spacing {spacing}; expected three distances in mm, larger than 0")
+    if isinstance(array, np.ma.MaskedArray) or array.dtype.kind not in "iuf" or not array.size:
+        raise ValueError(
+            f"{type(array).__name__} of {array.dtype}, shape {array.shape}; expected numbers, without a mask"
+        )
     if not is_order(voxel_order):
         raise ValueError(f"voxel_order is {voxel_order!r}; expected three letters such as PIR, one of each axis")
-    image = sitk.GetImageFromArray(array)
+    real = np.float64 if array.dtype.itemsize > 4 else np.float32
+    image = sitk.GetImageFromArray(array.astype(real if array.dtype.kind == "f" else array.dtype.newbyteorder("=")))
     image.SetSpacing([float(step) for step in reversed(spacing)])
     image.SetDirection(sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation(voxel_order))
     return image

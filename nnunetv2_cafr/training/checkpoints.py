@@ -45,14 +45,14 @@ class Terminated(Exception):  # noqa: N818 - an exit, not an error
     """Leaves nnU-Net's epoch loop after SIGTERM or Ctrl-C, between two steps."""
 
 
-ENDING = (signal.SIGTERM, signal.SIGINT)
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 _reacts = False
 _fork = threading.local()
 
 
 @contextlib.contextmanager
 def on_end(react: Callable[[signal.Signals], None]) -> Iterator[None]:
-    """Calls `react` when this process gets SIGTERM or SIGINT (Ctrl-C); what it forks meanwhile ends by them as ever."""
+    """Calls `react` when this process gets a signal of ENDING; what it forks meanwhile ends by it as ever."""
     global _reacts
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows handlers in the main thread only
@@ -80,8 +80,9 @@ def _release_signals() -> None:
 def _release_signals_in_child() -> None:
     global _reacts
     if _reacts:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for ending in ENDING:
+            if signal.getsignal(ending) != signal.SIG_IGN:
+                signal.signal(ending, signal.SIG_DFL)
         _reacts = False
     _release_signals()
 
@@ -147,7 +148,7 @@ class SafeCheckpoints(nnUNetTrainer):
     - A checkpoint is written beside its name and renamed when it is on the disk.
     - Where it can't be written, the previous one stays, the log says so, and training goes on; only a final checkpoint
       that can't be written is an error.
-    - SIGTERM, as SLURM sends it before a time limit, and Ctrl-C end the training between two steps.
+    - SIGTERM, as SLURM sends it before a time limit, Ctrl-C and a closed terminal end the training between two steps.
       `checkpoint_latest` then holds the state at the start of the running epoch: `--c` repeats that epoch, so that a
       training in pieces has exactly as many iterations as one in a piece. A second Ctrl-C ends it at once.
     - `checkpoint_latest` is written every 10 epochs (ours; nnU-Net: 50).
@@ -290,12 +291,17 @@ class SafeCheckpoints(nnUNetTrainer):
         if self.local_rank != 0:
             raise Signalled(self._ended_by)
         ended = f"Terminated by {self._ended_by.name} in epoch {self.current_epoch}."
-        if self._epoch_start is None:
+        state = None if self._epoch_start is None else self._epoch_start.getvalue()
+        latest = Path(self.output_folder) / "checkpoint_latest.pth"
+        if state is not None:
+            self._write_checkpoint(latest, lambda partial: partial.write_bytes(state))
+        # As nnU-Net ends them; else their threads would have the last word, about processes that are gone.
+        for loader in (self.dataloader_train, self.dataloader_val):
+            with contextlib.suppress(Exception):
+                loader._finish()
+        if state is None:
             self.print_to_log_file(f"{ended} No checkpoint was written: checkpointing is off, or nothing was trained")
         else:
-            state = self._epoch_start.getvalue()
-            latest = Path(self.output_folder) / "checkpoint_latest.pth"
-            self._write_checkpoint(latest, lambda partial: partial.write_bytes(state))
             self.print_to_log_file(
                 f"{ended} {latest.name} holds the state at its start; go on with:\n{self.command_to_go_on()}"
             )

@@ -11,7 +11,6 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunetv2_cafr.errors import counted, shorten
-from nnunetv2_cafr.files import try_lock, write_bytes
+from nnunetv2_cafr.files import write_bytes
 from nnunetv2_cafr.training.checkpoints import read_values
 from nnunetv2_cafr.training.network_identity import bare, differences, identity_of, misfit
 from nnunetv2_cafr.training.preflight import refuse
@@ -34,7 +33,6 @@ from nnunetv2_cafr.training.record import (
 )
 
 FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
-LOCK = ".training.lock"
 BEST_VALIDATED = "predicted_by_checkpoint_best"  # in the folder of the validation
 EARLIER = "_of_earlier_training"
 # In words, where the name in the plans says too little.
@@ -64,7 +62,6 @@ class ContinuedTraining(RecordedTraining):
     - `--c` of a finished training says that it is finished, and validates.
     - Checkpoints that lie where a new training begins get another name, with a copy of their record and curves: `--c`
       would take the final one for this training's.
-    - A second training in the same folder is refused while the first one lives.
     - `--val_best` leaves a file in the folder of the validation, which nnU-Net fills for both checkpoints alike.
     """
 
@@ -109,25 +106,8 @@ class ContinuedTraining(RecordedTraining):
                 "follows is its validation."
             )
             return
-        with self._alone():
-            super().run_training()
+        super().run_training()
         self._loaded = None  # what validates next are the weights that this training ended with
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keeps a second training of this fold out while this one lives: both would write the same checkpoints."""
-        if self.local_rank != 0:
-            yield
-            return
-        file = Path(self.output_folder) / LOCK
-        held = try_lock(file)
-        if held is None:
-            refuse(self, f"another training writes into {self.output_folder}: wait for it, or end it first")
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
-            held.release()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         mark = Path(self.output_folder) / "validation" / BEST_VALIDATED

@@ -3,7 +3,7 @@
 import pytest
 from pydicom.dataset import Dataset
 
-from dataset_conversion.contrast import acquisition_of, doubt_about_contrast
+from dataset_conversion.contrast import acquisition_of, doubt_about_contrast, may_be_weighted
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,14 @@ from dataset_conversion.contrast import acquisition_of, doubt_about_contrast
         ({"AcquisitionContrast": "T1"}, "T2", "a T1-weighted series (its AcquisitionContrast is T1)"),
         ({"AcquisitionContrast": "PROTON_DENSITY"}, "T2", "the kind 'PD'"),
         ({"EchoPulseSequence": "SPIN", "EffectiveEchoTime": 9, "RepetitionTime": 600}, "T2", "a T1-weighted series"),
+        ({"SeriesDescription": "CORT1"}, "T2", "a T1-weighted series"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}, "T2", "the kind 'ADC'"),  # says more
+        (
+            {"FrameType": ["DERIVED", "PRIMARY", "DIXON", "FAT"], "ImageType": ["DERIVED", "PRIMARY", "M", "ND"]},
+            "T2",
+            "the kind 'fat'",
+        ),
+        ({"SeriesDescription": "sag t2", "AcquisitionContrast": "T1"}, "T2", None),
         ({}, "T2", None),
     ],
 )
@@ -58,3 +66,27 @@ def test_doubts(header, channel, doubt):
         setattr(dataset, name, value)
     found = doubt_about_contrast(acquisition_of(dataset), channel)
     assert found is None if doubt is None else doubt in (found or "")
+
+
+@pytest.mark.parametrize("name", ["t2*_gre_sag", "T2_star", "t2star"])
+def test_t2_star_is_no_t2(name):
+    dataset = Dataset()
+    dataset.SeriesDescription = name
+    assert (acquisition_of(dataset).weighting, acquisition_of(dataset).derived) == ("", "T2*")
+
+
+@pytest.mark.parametrize(
+    ("header", "may"),
+    [
+        ({}, True),
+        ({"ScanningSequence": "SE"}, True),
+        ({"ScanningSequence": "EP"}, False),
+        ({"ScanningSequence": ["SE", "EP"]}, False),
+        ({"ScanningSequence": "SE", "ImageType": ["DERIVED", "PRIMARY", "ADC"]}, False),
+    ],
+)
+def test_what_may_be_t1_or_t2_though_it_does_not_say_so(header, may):
+    dataset = Dataset()
+    for name, value in header.items():
+        setattr(dataset, name, value)
+    assert may_be_weighted(dataset) == may

@@ -275,6 +275,20 @@ def test_frames_are_rescaled_where_the_first_says_nothing(series: Path) -> None:
     assert np.count_nonzero(as_stored) == 1
 
 
+def test_an_enhanced_file_says_its_contrast_in_its_groups(series: Path) -> None:
+    file = enhanced_by_highdicom(series)
+    dataset = pydicom.dcmread(file)
+    kind, echo = pydicom.Dataset(), pydicom.Dataset()
+    kind.FrameType, kind.AcquisitionContrast = ["ORIGINAL", "PRIMARY", "FAT", "NONE"], "T1"
+    echo.EffectiveEchoTime = 9.0
+    dataset.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence = [kind]
+    dataset.SharedFunctionalGroupsSequence[0].MREchoSequence = [echo]
+    dataset.save_as(file)
+    volume, problems = read_volume(series)
+    assert problems == []
+    assert (volume.acquisition.weighting, volume.acquisition.derived) == ("T1", "fat")
+
+
 def drop_position(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"\x20\x00\x32\x00", b"\x20\x00\x33\x00"))
 
@@ -314,6 +328,10 @@ BAD = {
     "empty file": (lambda s: file_of(s, 1).write_bytes(b""), "cannot be read as DICOM"),
     "truncated": (lambda s: cut(file_of(s, 1), 1200), "cannot be read"),
     "packed slice": (lambda s: pack(file_of(s, 4)), "a packed file, named as the slices beside it"),
+    "half of it with inversion": (
+        lambda s: [edit(file_of(s, k), ScanningSequence="SE" if k % 2 else ["SE", "IR"]) for k in range(5)],
+        "ScanningSequence",
+    ),
     "slice that lost its beginning": (
         lambda s: [path.rename(s / f"scan{k}") for k, path in enumerate(sorted(s.iterdir()))]
         and (s / "scan4").write_bytes(b""),
@@ -363,8 +381,31 @@ def test_a_series_without_a_name_goes_on_in_another_folder(series: Path) -> None
     for path in (*series.iterdir(), *other.iterdir()):
         edit(path, SeriesInstanceUID=None)
     assert find_torn([series, other]) == (series, other)
-    edit(other / "next.dcm", PatientID="another")
+    for change in ({"PatientID": "another"}, {"PatientID": "Somebody", "SeriesDescription": "T1"}):
+        edit(other / "next.dcm", **change)
+        for path in series.iterdir():
+            edit(path, PatientID="Somebody", SeriesDescription="T2")
+        assert find_torn([series, other]) is None
+
+
+def test_nothing_is_torn_where_nothing_says_whose_it_is(series: Path) -> None:
+    other = series.with_name("other")
+    other.mkdir()
+    write_slice(other / "next.dcm", VOXELS[0], place(5), number=9)
+    for path in (*series.iterdir(), *other.iterdir()):
+        edit(path, SeriesInstanceUID=None, StudyInstanceUID=None)
+        dataset = pydicom.dcmread(path)
+        dataset.PatientID = ""
+        dataset.save_as(path)
     assert find_torn([series, other]) is None
+
+
+def test_an_enhanced_file_goes_on_in_another_folder(series: Path) -> None:
+    other = series.with_name("other")
+    shutil.copytree(series, other)
+    for file in (enhanced_by_highdicom(series, range(3)), enhanced_by_highdicom(other, (3, 4))):
+        edit(file, SeriesInstanceUID="1.2.3.4")
+    assert find_torn([series, other]) == (series, other)
 
 
 @pytest.mark.parametrize(
@@ -386,10 +427,42 @@ def test_padding_is_no_signal(series: Path, padding: int, limit: int | None, rep
     assert problems == []
     values = sitk.GetArrayFromImage(volume.image)
     np.testing.assert_array_equal(values[:, :, 2:], VOXELS[:, :, 2:])
-    np.testing.assert_array_equal(
-        values[:, :, :2], np.broadcast_to(values[:, :, 2:].min((1, 2))[:, None, None], (5, 32, 2))
-    )
+    assert (values[:, :, :2] == VOXELS[:, :, 2:].min()).all()
     assert volume.notes == ("8.3% of its voxels are padding (PixelPaddingValue), taken for its darkest value",)
+
+
+@pytest.mark.parametrize(("darkest", "limit", "padded"), [(-300, None, 2), (-50, None, 0), (-400, -300, 3)])
+def test_padding_is_all_of_its_range_that_lies_below_the_image(
+    series: Path, darkest: int, limit: int | None, padded: int
+) -> None:
+    """Far below it: by a tenth of the range of 0 to 1000. The first column is the darkest, the third 100 brighter."""
+    pixels = np.full((32, 24), 1000, np.int16)
+    pixels[:, 2:] = 0
+    pixels[:, 3] = 1000
+    pixels[:, :2] = darkest
+    pixels[:, 2] = darkest + 100 if limit is not None else 0
+    for k in range(5):
+        edit(file_of(series, k), PixelData=pixels.tobytes())
+        dataset = pydicom.dcmread(file_of(series, k))
+        for keyword, value in (("PixelPaddingValue", darkest), ("PixelPaddingRangeLimit", limit)):
+            if value is not None:
+                dataset.add_new(keyword, "SS", value)
+        dataset.save_as(file_of(series, k))
+    volume, _ = read_volume(series)
+    values = sitk.GetArrayFromImage(volume.image)
+    np.testing.assert_array_equal(values[0], np.where(np.arange(24) < padded, 0, pixels))
+
+
+def test_a_slice_of_padding_alone_is_as_dark_as_the_others(series: Path) -> None:
+    edit(file_of(series, 4), PixelData=np.full((32, 24), -2000, np.int16).tobytes())
+    for k in range(5):
+        dataset = pydicom.dcmread(file_of(series, k))
+        dataset.add_new("PixelPaddingValue", "SS", -2000)
+        dataset.save_as(file_of(series, k))
+    volume, problems = read_volume(series)
+    assert problems == []
+    assert (sitk.GetArrayFromImage(volume.image)[4] == VOXELS[:4].min()).all()
+    assert volume.notes[0].startswith("20.0% of its voxels are padding")
 
 
 def test_a_dark_background_stays_as_it_is(series: Path) -> None:
@@ -491,6 +564,10 @@ GOOD = {
         lambda s: [(s / name).write_bytes(b"?") for name in ("rest.zip", "scan.nii.gz")],
         ["no DICOM file, left out: rest.zip, scan.nii.gz"],
     ),
+    "packed copies": (
+        lambda s: (s / "IM1.dcm.gz").write_bytes(gzip.compress((s / "IM1.dcm").read_bytes())),
+        ["no DICOM file, left out: IM1.dcm.gz"],
+    ),
     "every second slice, by the numbers": (
         lambda s: [edit(file_of(s, k), InstanceNumber=2 * k + 1) for k in range(5)],
         ["the numbers of its slices go up by 2: slices between them may be missing"],
@@ -501,6 +578,14 @@ GOOD = {
     ),
     "slices that were not sent": (
         lambda s: [edit(file_of(s, k), ImagesInAcquisition=7) for k in range(5)], ["7 images were acquired"]),
+    "all slices that were acquired": (
+        lambda s: [edit(file_of(s, k), ImagesInAcquisition=5) for k in range(5)], []),
+    "inversions that were rounded": (
+        lambda s: [edit(file_of(s, k), InversionTime=150 + k % 2) for k in range(5)], []),
+    "what is named as slices in another folder": (
+        lambda s: [(s / "notes").mkdir(), (s / "notes" / "IM9.dcm.gz").write_bytes(b"?")],
+        ["no DICOM file, left out: notes/IM9.dcm.gz"],
+    ),
     "several acquisitions": (
         lambda s: [edit(file_of(s, k), AcquisitionNumber=k % 2 + 1) for k in range(5)], ["(AcquisitionNumber 1, 2)"]),
     "MONOCHROME1": (
@@ -555,6 +640,16 @@ def test_of_two_weightings_none_is_chosen_by_the_number_of_its_slices(series: Pa
     _, problems = read_volume(series)
     assert "2 series in one folder" in problems[0].found and "T1 tse sag" in problems[0].found
     assert "the only weighting" in problems[0].expected
+
+
+def test_an_echo_planar_or_gradient_echo_that_says_its_weighting_is_chosen(series: Path) -> None:
+    """Of another one that has the same, it has more slices."""
+    for k in range(5):
+        edit(file_of(series, k), ScanningSequence="GR", SeriesDescription="T2")
+    for k in (0, 1):
+        beside(series, f"t2/{k}.dcm", ImagePositionPatient=list(place(k)), SeriesDescription="T2 again")
+    volume, problems = read_volume(series)
+    assert problems == [] and volume.image.GetSize()[2] == 5
 
 
 def test_a_screen_captured_with_places_is_no_choice_beside_slices(series: Path) -> None:

@@ -89,6 +89,19 @@ def test_a_sacrum_of_two_labels_is_one_level(make_pairs: Callable[..., list[Case
     assert volumes["dice"].tolist() == [1, 0], "classes stay the labels that they are"
 
 
+def test_junctions_of_a_sacrum_of_two_labels(make_pairs: Callable[..., list[CasePair]], tmp_path: Path) -> None:
+    """The disc lies on S1, and the label that stands for both is the sacrum's."""
+    rows = np.repeat([0, 3, 2, 4, 1, 9, 0], (4, 12, 12, 4, 6, 6, 4))
+    reference = np.broadcast_to(rows[None, :, None], (3, len(rows), 8)) * (np.arange(8) > 2)
+    make_pairs({"a": (reference, reference)})
+    labels = {"sacrum": 9, "vertebrae_S1": 1, "vertebrae_L5": 2, "vertebrae_L4": 3, "disc_L5_S1": 4}
+    (tmp_path / "dataset.json").write_text(json.dumps({**DATASET, "labels": {"background": 0, **labels}}))
+    assert evaluate(tmp_path / "references", tmp_path / "predictions", "-o", tmp_path / "scores") == 0
+    classes = Evaluation.read(tmp_path / "scores").classes
+    junction = classes[(classes["view"] == "junctions") & (classes["name"] == "sacrum")]
+    assert (junction["reference_mm3"] > 0).all() and (junction["dice"] == 1).all()
+
+
 def test_means_that_are_printed(folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     references, predictions = folders
     Path(predictions, "b.nii.gz").unlink()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnunetv2_cafr.spine import level_names, read_spine
+from nnunetv2_cafr.spine import is_spine_table, level_names, position, read_spine
 
 
 def test_spinemri_and_other_tools_names():
@@ -75,3 +75,13 @@ def test_names_of_other_tools_by_level():
 def test_tables_without_order(labels, words):
     with pytest.raises(ValueError, match=words):
         read_spine(labels)
+
+
+def test_two_names_of_one_level_are_one_vertebra():
+    assert not is_spine_table(["vertebrae_S1", "sacrum", "vertebrae_L5"])
+    assert is_spine_table(["vertebrae_S1", "sacrum", "vertebrae_L5", "vertebrae_L4"])
+
+
+def test_a_numbered_disc_has_no_place_of_its_own():
+    assert position("disc_1") is None
+    assert position("L4/L5") == position("vertebrae_L5_L4") == position("L5") + 1

@@ -155,14 +155,15 @@ def test_terminated_and_continued_equals_uninterrupted(construct, exact):
         assert continued["_best_ema"] == uninterrupted["_best_ema"]
 
 
-def test_terminated_in_the_final_validation_says_that_only_this_is_left(construct, monkeypatch):
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_terminated_in_the_final_validation_says_that_only_this_is_left(by, construct, monkeypatch):
     trainer = construct(TRAINER)
     monkeypatch.setattr(
-        nnUNetTrainer, "perform_actual_validation", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5)
+        nnUNetTrainer, "perform_actual_validation", lambda *_: os.kill(os.getpid(), by) or time.sleep(5)
     )
     with pytest.raises(SystemExit) as ended:
         trainer.perform_actual_validation()
-    assert ended.value.code == 143
+    assert ended.value.code == 128 + by
     assert f"-tr {TRAINER} -p nnUNetPlans -device cpu --val" in Path(trainer.log_file).read_text()
 
 

@@ -10,7 +10,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_cafr.files import lock
+from nnunetv2_cafr.files import lock, try_lock
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.training.continuation import BEST_VALIDATED
 from nnunetv2_cafr.training.network_identity import differences, identity_of
@@ -200,6 +200,34 @@ def test_what_is_set_aside_stays_when_more_is(begun):
     assert begun.with_stem(begun.stem + aside).read_bytes() == old
     assert curves.with_stem(curves.stem + aside).read_text() == "of the first"
     assert begun.with_name(f"training_record{aside}.json").read_bytes() == record
+
+
+def test_a_record_without_checkpoints_is_not_set_aside(begun):
+    """Of a training that ended before its first checkpoint, nothing is left that could be used."""
+    begun.unlink()
+    make().on_train_start()
+    assert not list(begun.parent.glob("*_of_earlier_training*"))
+
+
+def test_a_training_keeps_others_out_as_long_as_it_lives(begun, monkeypatch):
+    file = begun.with_name(".training.lock")
+    held = []
+    monkeypatch.setattr(nnUNetTrainer, "run_training", lambda _: held.append(try_lock(file)))
+    trainer = make()
+    trainer.run_training()
+    assert held == [None] and not file.exists()
+    again = try_lock(file)
+    assert again is not None
+    again.release()
+
+
+def test_the_other_ranks_of_a_training_do_not_keep_each_other_out(begun, monkeypatch):
+    monkeypatch.setattr(nnUNetTrainer, "run_training", lambda _: None)
+    held = lock(begun.with_name(".training.lock"))
+    trainer = make()
+    trainer.local_rank = 1
+    trainer.run_training()
+    held.release()
 
 
 def test_a_second_training_in_the_same_folder_is_refused(begun):
