@@ -90,6 +90,22 @@ workflow.run([job(Path({str(tmp_path)!r}), "long", command={saves!r})], Path({st
     assert (tmp_path / "saved").is_file()
 
 
+def test_a_signal_that_is_ignored_ends_nothing(tmp_path):
+    """As under nohup, when its terminal is closed."""
+    script = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from nnunetv2_cafr.benchmark import workflow; "
+        f"open({str(tmp_path / 'ready')!r}, 'w').close(); raise SystemExit(workflow._call(['sleep', '2']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "ready").is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
+
+
 def test_each_job_has_a_gpu_of_its_own(tmp_path):
     # A job that finds another one on its GPU fails.
     alone = f"mkdir {tmp_path}/on$CUDA_VISIBLE_DEVICES && sleep 1 && rmdir {tmp_path}/on$CUDA_VISIBLE_DEVICES"
