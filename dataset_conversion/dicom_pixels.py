@@ -81,12 +81,12 @@ def pixels_of(stored: np.ndarray, header: Dataset, path: Path) -> Pixels:
 
 def _padding(stored: np.ndarray, header: Dataset) -> np.ndarray:
     """Which stored pixels have the value, or one in the range, that a scanner filled up with."""
-    limits = [header.get(key) for key in PADDING]
-    limits = [one for one in limits if isinstance(one, int)]
-    if header.get(PADDING[0]) not in limits:
+    first, limit = (header.get(key) for key in PADDING)
+    if not isinstance(first, int):
         return np.zeros(stored.shape, bool)
+    last = limit if isinstance(limit, int) else first
     # Its type may be another one than the pixels': 63536 for -2000.
-    low, high = (int(np.int64(limit(limits)).astype(stored.dtype)) for limit in (min, max))
+    low, high = sorted(int(np.int64(one).astype(stored.dtype)) for one in (first, last))
     return (stored >= low) & (stored <= high)
 
 
