@@ -64,6 +64,16 @@ def test_formats_and_names(root: Path, tmp_path: Path, read: Callable[[Path], np
         np.testing.assert_array_equal(read(target / f"labelsTr/{name}.nii.gz"), expected)
 
 
+def test_one_image_of_two_patients_is_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else the same voxels could train and validate; not where both are of one patient."""
+    shutil.copytree(root / "a 1", root / "c 1")
+    assert convert(root, LAYOUT, tmp_path / "raw") == 0
+    same = "a 1 and c 1 are of several patients, and have the same image"
+    assert same in capsys.readouterr().out
+    assert convert(root, LAYOUT | {"patient": ".*(.)"}, tmp_path / "other") == 0
+    assert same not in capsys.readouterr().out
+
+
 def test_patients_tests_and_ignored_values(root: Path, tmp_path: Path, read: Callable[[Path], np.ndarray]) -> None:
     layout = LAYOUT | {
         "images": "{id}/image.n*",
