@@ -10,9 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 
-from nnunetv2_cafr.deployment.export import describe
 from nnunetv2_cafr.deployment.training_cases import cases_of_training, heights_of, orders_of
 
 from .untrained import Models, nnunet_label_maps, nnunet_predictor, run_verb, write_image
@@ -20,7 +18,6 @@ from .untrained import Models, nnunet_label_maps, nnunet_predictor, run_verb, wr
 ORDERS = ["".join(order) for axes in permutations(("PA", "IS", "RL")) for order in product(*axes)]
 
 FILES = {"file_ending": ".nii.gz"}
-MIRRORING = "inference_allowed_mirroring_axes"
 
 
 @pytest.fixture(scope="module")
@@ -195,17 +192,3 @@ def test_orders_and_heights_of_training_from_whatever_is_there(models: Models, s
     )
     assert orders_of(cases()) == {"PIR": 1, "none": 1}
     assert heights_of(cases()) is None
-
-
-def test_no_mirroring_as_older_checkpoints_hold_it(models: Models, scan, tmp_path):
-    """Level-safe trainers wrote () where nnU-Net wants None."""
-    folder = models.make("Dataset907_Unmirrored", "nnUNetTrainer_LevelSafe", "2d")
-    file = folder / "fold_0" / "checkpoint_final.pth"
-    torch.save({**torch.load(file), "inference_allowed_mirroring_axes": ()}, file)
-    sitk.WriteImage(scan, tmp_path / "scan.nii.gz")
-    mirrored = (nnunet_predictor(folder, use_mirroring=use) for use in (True, False))
-    maps = [
-        nnunet_label_maps(p, {"scan": [tmp_path / "scan.nii.gz"]}, tmp_path / str(i)) for i, p in enumerate(mirrored)
-    ]
-    np.testing.assert_array_equal(*(sitk.GetArrayFromImage(found["scan"]) for found in maps))
-    assert describe(nnunet_predictor(folder), "2d", ["0"], "")[MIRRORING] == []

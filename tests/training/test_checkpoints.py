@@ -21,6 +21,14 @@ from nnunetv2_cafr.training.checkpoints import on_end, read_values
 TRAINER = "nnUNetTrainer_CAFR_budget2x2"
 
 
+@pytest.fixture(autouse=True)
+def hears_ctrl_c() -> Iterator[None]:
+    """Also where the tests run in a script's background, in which SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def exact(monkeypatch) -> Iterator[None]:
     """Loaders without background workers draw the same patches, and one thread adds up in the same order."""
