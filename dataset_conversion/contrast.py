@@ -77,7 +77,7 @@ def _derived(header: Dataset) -> str:
     kinds += [kind for kind, words in NAMED.items() if words.search(_name(header))]
     if weighting_in(_name(header)):  # of two echoes, one is PD; with a long inversion TIRM is T1
         kinds = [kind for kind in kinds if kind not in ("PD", "TIRM")]
-    return next(iter(sorted(filter(None, kinds), key=lambda kind: kind == "diffusion")), "")  # maps say more
+    return min(filter(None, kinds), key=lambda kind: kind == "diffusion", default="")  # maps say more
 
 
 def _name(header: Dataset) -> str:

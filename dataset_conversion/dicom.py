@@ -190,13 +190,14 @@ def find_torn(folders: Sequence[Path]) -> tuple[Path, Path] | None:
     slices: dict[tuple[object, ...], list[tuple[Path, _Image]]] = defaultdict(list)
     for folder, images in read.items():
         for one in _placed(images):
-            slices[_stack_of(one)].append((folder, one))
+            if stack := _stack_of(one):
+                slices[stack].append((folder, one))
     for folder, images in read.items():
         try:
             own = _placed(_choose(folder, images)[0])
         except UnreadableError:  # which reading it says
             own = []
-        for other, one in slices[_stack_of(own[0])] if own and any(_stack_of(own[0])) else ():
+        for other, one in slices[_stack_of(own[0])] if own else ():
             if other != folder and not _of_another_acquisition(one.header, own[0].header) and _goes_on(own, one):
                 return folder, other
     return None

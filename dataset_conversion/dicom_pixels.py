@@ -96,13 +96,13 @@ def without_padding(slices: Sequence[Pixels]) -> tuple[np.ndarray, int]:
     Only padding above all other values of the series, or FAR below them; any other is a dark background.
     """
     values, padding = (np.stack(parts) for parts in zip(*slices, strict=True))
-    filled, image = values[padding].astype(float), values[~padding].astype(float)
-    if not filled.size or not image.size:
+    if not padding.any() or padding.all():
         return values, 0
-    low, high = image.min(), image.max()
+    filled, image = values[padding], values[~padding]
+    low, high = float(image.min()), float(image.max())
     if filled.min() <= high and filled.max() >= low - FAR * (high - low):
         return values, 0
-    return np.where(padding, values[~padding].min(), values), int(padding.sum())
+    return np.where(padding, image.min(), values), len(filled)
 
 
 def stored_values(path: Path) -> np.ndarray:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ def job(folder: Path, name: str, inputs: tuple[Path, ...] = (), command: str = "
 
 def diary(folder: Path) -> list[str]:
     return [line.split()[0] for line in (folder / "diary").read_text().splitlines()]
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_rerun_does_what_is_left_and_a_new_arm_its_own_jobs(tmp_path, capfd):
@@ -57,10 +65,7 @@ with workflow.hold(folder):
 """
     run = [sys.executable, "-c", script]
     process = subprocess.Popen(run, env={**os.environ, "SLEEP": "60"}, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "diary").is_file() or len(diary(tmp_path)) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: (tmp_path / "diary").is_file() and len(diary(tmp_path)) >= 2)
     second = subprocess.run(run, capture_output=True, encoding="utf-8")
     assert "Another benchmark is at work" in second.stderr
     os.killpg(process.pid, signal.SIGKILL)
@@ -80,10 +85,7 @@ from test_workflow import job, workflow
 workflow.run([job(Path({str(tmp_path)!r}), "long", command={saves!r})], Path({str(tmp_path)!r}), 1, [], [])
 """
     process = subprocess.Popen([sys.executable, "-c", script])
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "diary").is_file():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until((tmp_path / "diary").is_file)
     time.sleep(0.5)
     process.terminate()
     assert process.wait(120) == 128 + signal.SIGTERM
@@ -97,10 +99,7 @@ def test_a_signal_that_is_ignored_ends_nothing(tmp_path):
         f"open({str(tmp_path / 'ready')!r}, 'w').close(); raise SystemExit(workflow._call(['sleep', '2']))"
     )
     process = subprocess.Popen([sys.executable, "-c", script])
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "ready").is_file():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until((tmp_path / "ready").is_file)
     time.sleep(0.5)
     process.send_signal(signal.SIGHUP)
     assert process.wait(60) == 0
