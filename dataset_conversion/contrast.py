@@ -25,10 +25,11 @@ MAPS = {
     **dict.fromkeys(("R", "REAL", "I", "IMAGINARY"), "real or imaginary part"),
     **dict.fromkeys(("SUBTRACTION", "SUBTRACT"), "subtraction"),
     **dict.fromkeys(("DIFFUSION", "TRACEW"), "diffusion"),
-    **dict.fromkeys(("OPP_PHASE", "OUT_PHASE"), "opposed phase"),
+    **dict.fromkeys(("OPP_PHASE", "OUT_PHASE", "OP"), "opposed phase"),
     **dict.fromkeys(("T1 MAP", "T1_MAP"), "T1 map"),
     **dict.fromkeys(("T2 MAP", "T2_MAP"), "T2 map"),
-    **{"ADC": "ADC", "FA": "FA", "FAT": "fat"},
+    **dict.fromkeys(("FAT", "F"), "fat"),
+    **{"ADC": "ADC", "FA": "FA"},
 }
 # Neither plain T1 nor plain T2, by AcquisitionContrast and by parts of a series' name.
 CONTRASTS = {
@@ -75,8 +76,10 @@ def _derived(header: Dataset) -> str:
     kinds = [MAPS[value] for value in values[2:] if value in MAPS]
     kinds += [CONTRASTS.get(str(header.get("AcquisitionContrast") or ""), "")]
     kinds += [kind for kind, words in NAMED.items() if words.search(_name(header))]
-    if weighting_in(_name(header)):  # of two echoes, one is PD; with a long inversion TIRM is T1
+    if weighting := weighting_in(_name(header)):  # of two echoes, one is PD; with a long inversion TIRM is T1
         kinds = [kind for kind in kinds if kind not in ("PD", "TIRM")]
+    if weighting == "T2" and "GR" in (sequences := _sequences(header)) and "SE" not in sequences:
+        kinds.append("gradient echo")  # MEDIC, MERGE, mFFE and DESS, which weigh by T2*
     return min(filter(None, kinds), key=lambda kind: kind == "diffusion", default="")  # maps say more
 
 
@@ -109,8 +112,12 @@ def _weighted(header: Dataset) -> Acquisition:
 
 def may_be_weighted(header: Dataset) -> bool:
     """Whether a series may be T1 or T2, though it does not say so: it is no map, gradient echo or echo planar image."""
-    sequence = header.get("ScanningSequence") or ()
-    return not _derived(header) and not {"GR", "EP"} & set([sequence] if isinstance(sequence, str) else sequence)
+    return not _derived(header) and not {"GR", "EP"} & _sequences(header)
+
+
+def _sequences(header: Dataset) -> set[str]:
+    values = header.get("ScanningSequence") or ()
+    return {values} if isinstance(values, str) else set(values)
 
 
 def weighting_in(name: str) -> str:
