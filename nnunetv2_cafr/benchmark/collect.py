@@ -245,10 +245,10 @@ def _files(matrix: Matrix, arm: str, ending: str) -> Iterator[tuple[str, CaseFil
     images = find_dataset(matrix.dataset) / "imagesTr"
     for training in _trainings(matrix, arm):
         if training.seed == matrix.seeds[0]:
-            for prediction in sorted((matrix.fold_folder(training) / "validation").glob(f"*{ending}")):
-                case = prediction.name.removesuffix(ending)
-                reference = references_of(matrix) / prediction.name
-                yield case, CaseFiles(images / f"{case}_0000{ending}", reference, prediction)
+            predictions = matrix.fold_folder(training) / "validation"
+            for case in fairness.records_of(matrix, training)[-1]["split"]["val"]:
+                name = f"{case}{ending}"
+                yield case, CaseFiles(images / f"{case}_0000{ending}", references_of(matrix) / name, predictions / name)
 
 
 def _costs(file: Path) -> tuple[dict[str, Cost], str]:

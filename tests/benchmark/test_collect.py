@@ -207,3 +207,8 @@ def test_maps_of_the_best_checkpoint_are_not_reported_as_the_final_one_s(folder)
     (predictions / BEST_VALIDATED).touch()
     with pytest.raises(SystemExit, match="best checkpoint"):
         collect.report(folder, "the command")
+
+
+def test_a_prediction_that_was_deleted_stays_among_the_cases_to_draw(folder):
+    """So that the page names it, and no other case is called the worst."""
+    assert [case for case, _ in collect._files(Matrix.read(folder), "CAFR", ".nii.gz")] == SPLIT["val"]
