@@ -29,9 +29,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nnunetv2_cafr.loss import DeepSupervisionCLRLoss, PixelInfoNCE
-from nnunetv2_cafr.measuring import machine
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import NUM_HALVINGS, Pyramid
+from nnunetv2_cafr.network_cost import machine
 from nnunetv2_cafr.planning import GB
 from nnunetv2_cafr.planning.architecture import cafr_architecture, token_size
 from nnunetv2_cafr.planning.memory import traced_peak, training_memory

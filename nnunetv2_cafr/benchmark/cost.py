@@ -24,7 +24,7 @@ from nnunetv2_cafr.benchmark.jobs import COST_FILE
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.benchmark.stepping import SteppingArm, in_scratch_folder, percentiles
 from nnunetv2_cafr.files import write_json
-from nnunetv2_cafr.measuring import count_macs, in_turns, machine
+from nnunetv2_cafr.network_cost import count_macs, in_turns, machine
 from nnunetv2_cafr.planning.memory import LiveStorages
 from nnunetv2_cafr.report.study import Cost
 

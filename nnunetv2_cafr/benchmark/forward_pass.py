@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.measuring import count_macs, in_turns, infer
+from nnunetv2_cafr.network_cost import count_macs, in_turns, infer
 from nnunetv2_cafr.raw_dataset import name_of_dataset, require_folders
 from nnunetv2_cafr.training import nnUNetTrainer_CAFR
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from nnunetv2_cafr.benchmark.clock import Measurement
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.files import write_json
-from nnunetv2_cafr.measuring import in_turns, machine
+from nnunetv2_cafr.network_cost import in_turns, machine
 from nnunetv2_cafr.training.record import code_digest
 
 ROUNDS, WARM_UP = 20, 2

@@ -56,9 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from nnunetv2_cafr.benchmark.forward_pass import measure, networks_from_plans, plain_conv_unet, table
-    from nnunetv2_cafr.measuring import machine
     from nnunetv2_cafr.network import CAFRNet
     from nnunetv2_cafr.network.convolution import strides_of_tokens
+    from nnunetv2_cafr.network_cost import machine
 
     of_data = {"-c": arguments.c, "-p": arguments.p}
     of_input = {"--size": arguments.size, "--channels": arguments.channels, "--classes": arguments.classes}

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from nnunetv2_cafr.benchmark.forward_pass import plain_conv_unet
-from nnunetv2_cafr.measuring import count_macs
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import Pyramid, strides_of_tokens
 from nnunetv2_cafr.network.decoder import Head
@@ -17,6 +16,7 @@ from nnunetv2_cafr.network.hierarchy import Fusion
 from nnunetv2_cafr.network.lafr import LAFR
 from nnunetv2_cafr.network.normalization import InstanceNorm
 from nnunetv2_cafr.network.transformer import TransformerLayer, sine_cosine_positions
+from nnunetv2_cafr.network_cost import count_macs
 
 SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "channels": [4, 8, 16, 16, 32], "tap_channels": 16}
 
