@@ -1,9 +1,9 @@
 """One training of a network alone, outside of nnU-Net, in minutes on a CPU: what chose CAFR-Net's widths and recipe.
 
-    python benchmarks/recipe_search.py ../shared/data/SPIDER_slices --rows 96
-    python benchmarks/recipe_search.py ../shared/data/SPIDER_slices --rows 96 --set '{"ffn_dim": 768}'
-    python benchmarks/recipe_search.py ../shared/data/SPIDER_slices --rows 96 --network PlainConvUNet --rate 1e-3
-    python benchmarks/recipe_search.py ../shared/data/SPIDER_slices --set '{"deep_supervision": true}' --partial 0.33
+    python benchmarks/recipe_search.py DATA/SPIDER_slices --rows 96
+    python benchmarks/recipe_search.py DATA/SPIDER_slices --rows 96 --set '{"ffn_dim": 768}'
+    python benchmarks/recipe_search.py DATA/SPIDER_slices --rows 96 --network PlainConvUNet --rate 1e-3
+    python benchmarks/recipe_search.py DATA/SPIDER_slices --set '{"deep_supervision": true}' --partial 0.33
 
 Reads a folder in SpineMRI's layout, resamples its slices to --rows, holds out every fourth patient, trains with Dice +
 CE (+ InfoNCE) under light augmentation, and prints Dice and level accuracy of the held-out patients a few times, whole

@@ -2,7 +2,7 @@
 # From the files of a small set to its tables, on a CPU: one line a set.
 #
 #   bash benchmarks/small_sets.sh SET DATA [options of nnUNetv2_cafr benchmark]
-#   bash benchmarks/small_sets.sh SPIDER_slices ../shared/data --budget 80x50 --seeds 0 1 2
+#   bash benchmarks/small_sets.sh SPIDER_slices DATA --budget 80x50 --seeds 0 1 2
 #
 # SET is SPIDER_slices, WaterFat or Dataset004_Hippocampus, DATA the folder that holds it. nnU-Net's three variables are
 # set, as for every command of it. What is there already is kept: the same line goes on after a kill.

@@ -2,7 +2,7 @@
 # A model of SPIDER's slices that can be handed over, in one line: trained, scored on held-out patients, with its card.
 #
 #   bash benchmarks/spider_model.sh DATA OUT [EPOCHSxITERATIONS] [-device cpu]
-#   bash benchmarks/spider_model.sh ../shared/data spider_model 100x250 -device cuda
+#   bash benchmarks/spider_model.sh DATA spider_model 100x250 -device cuda
 #
 # DATA holds SPIDER_slices, OUT is a new folder. Data, plans and the held-out patients are those of small_sets.sh. What is
 # there already is kept: the same line goes on after a kill. OUT/spider_slices.zip is the model, its SHA-256 is printed.

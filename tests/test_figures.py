@@ -46,10 +46,10 @@ def test_dice_on_held_out_patients():
             assert of_seeds(cell) == pytest.approx(means, abs=0.051)
 
 
-def test_levels_and_dice_on_another_hospital():
+def test_levels_and_dice_on_another_collection():
     short = pd.read_csv(RESULTS / "structure_brightness" / "level_shifts_up_to_3.csv")
-    short = short[short["scans"] == "another hospital"]
-    long = pd.read_csv(RESULTS / "another_hospital" / "level_shifts_long.csv")
+    short = short[short["scans"] == "another collection"]
+    long = pd.read_csv(RESULTS / "another_collection" / "level_shifts_long.csv")
     found = long["trainer"].str.extract(r"(?P<trainer>.*)_seed(?P<seed>\d)_budget(?P<epochs>\d+)x50")
     long = long.assign(trainer=found["trainer"], seed=found["seed"].astype(int), steps=50 * found["epochs"].astype(int))
     short = short.assign(steps=short["trainer"].map({"nnUNetTrainer_CAFR": 1000, "nnUNetTrainer_LevelSafe_AdamW": 450}))
