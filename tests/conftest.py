@@ -207,7 +207,7 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
             ],
             capture_output=True,
             encoding="utf-8",
-            timeout=120,
+            timeout=300,
             check=True,
         )
         assert "CONSOLE" not in result.stderr, result.stderr

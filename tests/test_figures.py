@@ -5,6 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nnunetv2_cafr.report.statistics import compare
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SEEDS = (0, 1, 2)
@@ -14,7 +16,7 @@ SHIFTS = ["-2", "-1", "0", "+1", "+2", "farther", "missed"]
 def table(first_cell: str) -> list[list[str]]:
     """Cells of the rows of the README's table that begins with this cell; an empty first one repeats that above."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first_cell} |"))
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first_cell}".rstrip() + " |"))
     rows: list[list[str]] = []
     for line in lines[start + 2 :]:
         if not line.startswith("|"):
@@ -68,3 +70,23 @@ def test_seconds_are_steps_by_the_measured_step():
     of_step = {arm: float(seconds) for _, arm, seconds, *_ in table("set (patch; patients to train, held out)")[:2]}
     for arm, steps, seconds, *_ in table("arm"):
         assert int(seconds) == pytest.approx(of_step[arm] * int(steps), abs=1)
+
+
+def test_differences_with_their_intervals():
+    dice = pd.read_csv(RESULTS / "structure_brightness" / "dice_up_to_3.csv")
+    steps = {("SPIDER", "CAFR"): 20, ("WaterFat", "CAFR"): 16}  # of 50 each; nnU-Net's network: 9
+    rows = table("")
+    assert len(rows) == 3
+    for name, difference, bootstrap, _, ahead, p in rows:
+        of_set, structures = name.split(", ")
+        means = {}
+        for arm in ("CAFR", "LevelSafe_AdamW"):
+            names = [f"nnUNetTrainer_{arm}_seed{seed}_budget{steps.get((of_set, arm), 9)}x50" for seed in SEEDS]
+            rows_of_arm = dice[dice["set"].str.startswith(of_set) & dice["trainer"].isin(names)]
+            means[arm] = rows_of_arm.groupby("case")[f"dice_{structures}"].mean()
+        found = compare(100 * means["CAFR"], 100 * means["LevelSafe_AdamW"])
+        interval = [float(value) for value in bootstrap.split(" to ")]
+        assert float(difference) == pytest.approx(found.difference.mean, abs=0.051)
+        assert interval == pytest.approx([found.difference.low, found.difference.high], abs=0.051)
+        assert ahead == f"{found.higher} of {found.patients}"
+        assert float(p) == pytest.approx(found.p, abs=0.00051)
