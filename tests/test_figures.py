@@ -13,10 +13,10 @@ SEEDS = (0, 1, 2)
 SHIFTS = ["-2", "-1", "0", "+1", "+2", "farther", "missed"]
 
 
-def table(first_cell: str) -> list[list[str]]:
-    """Cells of the rows of the README's table that begins with this cell; an empty first one repeats that above."""
+def table(header: str) -> list[list[str]]:
+    """Cells of the rows of the README's table whose header begins so; an empty first cell repeats that above."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first_cell}".rstrip() + " |"))
+    start = next(number for number, line in enumerate(lines) if line.startswith(header))
     rows: list[list[str]] = []
     for line in lines[start + 2 :]:
         if not line.startswith("|"):
@@ -33,7 +33,7 @@ def of_seeds(cell: str) -> list[float]:
 
 def test_dice_on_held_out_patients():
     dice = pd.read_csv(RESULTS / "structure_brightness" / "dice_up_to_3.csv")
-    rows = table("set (patch; patients to train, held out)")
+    rows = table("| set (patch;")
     assert len(rows) == 4
     for name, arm, _, steps, *cells in rows:
         of_set = dice[dice["set"] == name.split()[0]]
@@ -56,7 +56,7 @@ def test_levels_and_dice_on_another_collection():
     long = long.assign(trainer=found["trainer"], seed=found["seed"].astype(int), steps=50 * found["epochs"].astype(int))
     short = short.assign(steps=short["trainer"].map({"nnUNetTrainer_CAFR": 1000, "nnUNetTrainer_LevelSafe_AdamW": 450}))
     both = pd.concat([short, long])
-    for arm, steps, _, *cells in table("arm"):
+    for arm, steps, _, *cells in table("| arm |"):
         rows = both[(both["trainer"] == f"nnUNetTrainer_{arm.replace('-', '_')}") & (both["steps"] == int(steps))]
         printed = dict(zip(("levels", "dice", "levels decoded", "dice decoded"), map(of_seeds, cells), strict=True))
         for label_maps, suffix in (("as predicted", ""), ("level-consistent", " decoded")):
@@ -67,15 +67,15 @@ def test_levels_and_dice_on_another_collection():
 
 
 def test_seconds_are_steps_by_the_measured_step():
-    of_step = {arm: float(seconds) for _, arm, seconds, *_ in table("set (patch; patients to train, held out)")[:2]}
-    for arm, steps, seconds, *_ in table("arm"):
+    of_step = {arm: float(seconds) for _, arm, seconds, *_ in table("| set (patch;")[:2]}
+    for arm, steps, seconds, *_ in table("| arm |"):
         assert int(seconds) == pytest.approx(of_step[arm] * int(steps), abs=1)
 
 
 def test_differences_with_their_intervals():
     dice = pd.read_csv(RESULTS / "structure_brightness" / "dice_up_to_3.csv")
     steps = {("SPIDER", "CAFR"): 20, ("WaterFat", "CAFR"): 16}  # of 50 each; nnU-Net's network: 9
-    rows = table("")
+    rows = table("| | difference |")
     assert len(rows) == 3
     for name, difference, bootstrap, _, ahead, p in rows:
         of_set, structures = name.split(", ")
