@@ -14,6 +14,11 @@ AXES = [0, 1, 2]
 RESAMPLING = ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities")
 
 
+def channels_of(description: Mapping[str, Any]) -> Any:
+    """Names of the channels in the content of a dataset.json, also of nnU-Net v1's; None without any."""
+    return description.get("channel_names", description.get("modality"))
+
+
 def faults_of(plans: Any, configuration: str, dataset_json: Any) -> Iterator[str]:
     """What is wrong with the contents of plans.json, for one configuration, and of dataset.json; a line each."""
     yield from description_faults(dataset_json)
@@ -48,9 +53,7 @@ def faults_of(plans: Any, configuration: str, dataset_json: Any) -> Iterator[str
     except ValueError as error:
         yield str(error)
         return
-    names = (
-        dataset_json.get("channel_names", dataset_json.get("modality")) if isinstance(dataset_json, Mapping) else None
-    )
+    names = channels_of(dataset_json) if isinstance(dataset_json, Mapping) else None
     yield from _configuration_faults(settings, len(names) if isinstance(names, Mapping) and names else None)
 
 
@@ -136,7 +139,7 @@ def description_faults(description: Any) -> Iterator[str]:
     order = description.get("regions_class_order")
     if order is not None and not (isinstance(order, list | tuple) and all(map(_is_label_value, order))):
         yield f"regions_class_order is {order!r}; expected a list of labels"
-    channels = description.get("channel_names", description.get("modality"))
+    channels = channels_of(description)
     if not isinstance(channels, Mapping) or not channels:
         yield f"channel_names is {channels!r}; expected a name for each channel"
     elif odd := [name for name in channels.values() if not isinstance(name, str)]:

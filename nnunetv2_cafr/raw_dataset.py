@@ -22,6 +22,7 @@ from dataset_conversion.reading import PICTURE_ENDINGS
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.label_reading import read_label_file
+from nnunetv2_cafr.plans_fields import channels_of
 from nnunetv2_cafr.processes import in_processes
 from nnunetv2_cafr.spine import BACKGROUND, IGNORE
 
@@ -167,7 +168,7 @@ def case_files(folder: Path, description: dict[str, Any]) -> dict[str, tuple[tup
         }
     images, masks = folder / "imagesTr", folder / "labelsTr"
     identifiers = [str(name) for name in get_identifiers_from_splitted_dataset_folder(str(images), ending)]
-    channels = range(len(description["channel_names"]))
+    channels = range(len(channels_of(description)))
     files = {}
     for identifier in identifiers:
         of_case = tuple(images / f"{identifier}_{channel:04d}{ending}" for channel in channels)

@@ -19,7 +19,7 @@ from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json, read_json_list, sha256
-from nnunetv2_cafr.plans_fields import faults_of, resolved
+from nnunetv2_cafr.plans_fields import channels_of, faults_of, resolved
 from nnunetv2_cafr.raw_dataset import case_files, find_dataset, patients_of
 from nnunetv2_cafr.splits import FOLDS
 from nnunetv2_cafr.splits.few_cases import few_cases
@@ -188,6 +188,10 @@ def _lack_of_configuration(matrix: Matrix, plans: str) -> str | None:
     file = matrix.plans_file(plans)
     found = read_json(file)["configurations"]
     if matrix.configuration in found:
+        if stage := resolved(found, matrix.configuration).get("previous_stage"):
+            return (
+                f"{matrix.configuration} of {file} refines what {stage} predicts, which no arm makes: give -c {stage}"
+            )
         return None
     remedy = (
         "give one of these by -c"
@@ -214,6 +218,9 @@ def _wrong_plans(matrix: Matrix) -> Iterator[str]:
         elif lack := _lack_of_configuration(matrix, plans):
             yield lack
         else:
+            # nnU-Net names the folders of trainings by it.
+            if (name := read_json(file).get("plans_name", plans)) != plans:
+                yield f"{file} calls itself {name!r}, and would train in its folders: set its plans_name to {plans!r}"
             configuration = _configuration(matrix, plans)
             identifiers[configuration["data_identifier"]].append(plans)
             folder = matrix.preprocessed / configuration["data_identifier"]
@@ -328,8 +335,8 @@ def _wrong_externals(matrix: Matrix) -> Iterator[str]:
             yield f"--external {dataset} is the data set that the arms train on"
         if other["labels"] != own["labels"]:
             yield f"{folder}/dataset.json has other labels than {matrix.dataset}: {other['labels']}, {own['labels']}"
-        if len(other["channel_names"]) != len(own["channel_names"]):
-            yield f"{folder}/dataset.json has {len(other['channel_names'])} channels, not {len(own['channel_names'])}"
+        if (channels := len(channels_of(other))) != (wanted := len(channels_of(own))):
+            yield f"{folder}/dataset.json has {channels} channels, not {wanted}"
         if other["file_ending"] != own["file_ending"]:
             yield (
                 f"{folder} holds {other['file_ending']} files, {matrix.dataset} {own['file_ending']}: nnUNetv2_predict "

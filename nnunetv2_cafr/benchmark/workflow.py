@@ -11,6 +11,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -23,6 +25,7 @@ from nnunetv2_cafr.files import try_lock, write_json
 from nnunetv2_cafr.processes import on_signal
 
 LOCK = ".lock"
+BENCHMARK = "NNUNETV2_CAFR_BENCHMARK"  # variable that tells Snakemake the process that began it
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOG_LINES = 15
 # Set to 1 by Snakemake for every job, which would make a training on CPUs slow and its measured cost no user's.
@@ -99,7 +102,8 @@ def _call(command: Sequence[str]) -> int:
     with contextlib.ExitStack() as handlers:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             handlers.enter_context(on_signal(number, pass_on))
-        process = subprocess.Popen(command, env=_environment(), start_new_session=True)
+        environment = {**_environment(), BENCHMARK: str(os.getpid())}
+        process = subprocess.Popen(command, env=environment, start_new_session=True)
         groups.append(process.pid)
         if came:  # before there was anything to pass it on to
             os.killpg(process.pid, came[0])
@@ -107,6 +111,21 @@ def _call(command: Sequence[str]) -> int:
     if came:
         raise Signalled(came[0])
     return status
+
+
+def end_with_benchmark() -> None:
+    """In Snakemake's process: ends it and its jobs, which save first, once the benchmark that began it is gone."""
+    benchmark = os.getppid()
+    if os.environ.get(BENCHMARK) != str(benchmark):
+        return  # a job of it, maybe on another computer
+
+    def watch() -> None:
+        while os.getppid() == benchmark:
+            time.sleep(1)
+        # Nobody else will after a SIGKILL, and the same line would train beside these jobs.
+        os.killpg(0, signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _entry(job: Job, folder: Path, gpus: Sequence[str]) -> dict[str, object]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nnunetv2_cafr.deployment.card import card_faults
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import sha256
-from nnunetv2_cafr.plans_fields import faults_of
+from nnunetv2_cafr.plans_fields import channels_of, faults_of
 from nnunetv2_cafr.spine import Spine, read_spine
 from nnunetv2_cafr.voxel_order import is_order
 
@@ -143,7 +143,7 @@ def _faults(content: dict[str, Any]) -> Iterator[str]:
         return
     yield from faults_of(content.get("plans"), configuration, content.get("dataset_json"))
     described = content.get("dataset_json")
-    expected = described.get("channel_names", described.get("modality")) if isinstance(described, dict) else None
+    expected = channels_of(described) if isinstance(described, dict) else None
     if names != expected:
         yield f"channel_names is {names!r}; expected those of its dataset_json, {expected!r}"
     axes = content.get("inference_allowed_mirroring_axes", "not there")

@@ -30,6 +30,7 @@ from nnunetv2_cafr.deployment.training_cases import cases_of_training, heights_o
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import check_place, sha256
 from nnunetv2_cafr.network.convolution import crop_to
+from nnunetv2_cafr.plans_fields import channels_of
 from nnunetv2_cafr.training.checkpoints import OF_PREDICTION, read_checkpoint
 
 TOLERANCE = 1e-4  # largest error that may come from the order of sums, as a share of the largest logit; ours
@@ -166,7 +167,7 @@ def describe(predictor: nnUNetPredictor, configuration: str, folds: Sequence[str
         "trainer": predictor.trainer_name,
         "folds": list(folds),
         "checkpoint": checkpoint,
-        "channel_names": dataset_json.get("channel_names", dataset_json.get("modality")),
+        "channel_names": channels_of(dataset_json),
         "labels": dataset_json["labels"],
         "regions_class_order": dataset_json.get("regions_class_order"),
         "patch_size": settings.patch_size,

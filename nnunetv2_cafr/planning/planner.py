@@ -21,6 +21,7 @@ from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.planning import CONTEXT_BYTES, GB
 from nnunetv2_cafr.planning.architecture import cafr_architecture, token_size
 from nnunetv2_cafr.planning.memory import TrainingMemory, training_memory
+from nnunetv2_cafr.plans_fields import channels_of
 
 STOCK_PLANS, OWN_PLANS = "nnUNetPlans", "nnUNetCAFRPlans"
 # Two configurations that agree in these are preprocessed to the same files.
@@ -111,7 +112,7 @@ class CAFRPlanner(ExperimentPlanner):
         # Every map is a whole number of cells per token, so patches of as many tokens take the same.
         key = (*tokens, math.prod(patch_size) // math.prod(tokens), fused_attention)
         if key not in self._memory:
-            channels = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
+            channels = channels_of(self.dataset_json)
             self._memory[key] = training_memory(
                 patch_size,
                 cafr_architecture(spacing),

@@ -169,6 +169,7 @@ class SafeCheckpoints(nnUNetTrainer):
     _told_of_fsync = False
     _ended_by: signal.Signals | None = None
     _ended_at_once = False
+    _epochs_began = False
     _epoch_start: io.BytesIO | None = None
 
     def initialize(self) -> None:
@@ -214,6 +215,7 @@ class SafeCheckpoints(nnUNetTrainer):
         super().load_checkpoint(filename_or_checkpoint)
 
     def on_epoch_start(self) -> None:
+        self._epochs_began = True
         self.best_is_trustworthy = True
         self._remember_epoch_start()
         self._end_if_terminated()
@@ -274,6 +276,8 @@ class SafeCheckpoints(nnUNetTrainer):
             self.current_epoch += 1
 
     def _request_termination(self, by: signal.Signals) -> None:
+        if not self._epochs_began:  # nothing to save, and the start may wait for processes that the signal has ended
+            raise Signalled(by)
         if by == self._ended_by == signal.SIGINT:
             self._ended_at_once = True
             raise KeyboardInterrupt

@@ -33,6 +33,7 @@ from nnunetv2_cafr.training.record import (
 )
 
 FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
+VALIDATION = "validation"  # nnU-Net's folder
 BEST_VALIDATED = "predicted_by_checkpoint_best"  # in the folder of the validation
 EARLIER = "_of_earlier_training"
 # In words, where the name in the plans says too little.
@@ -60,8 +61,8 @@ class ContinuedTraining(RecordedTraining):
     - `--val` is refused where plans, split or network are others.
     - Weights that do not fit the network are refused with the version that trained them, also in prediction.
     - `--c` of a finished training says that it is finished, and validates.
-    - Checkpoints that lie where a new training begins get another name, with a copy of their record and curves: `--c`
-      would take the final one for this training's.
+    - Checkpoints, curves and validation that lie where a new training begins get another name, with a copy of their
+      record: `--c` would take the final one for this training's, and a benchmark its validation.
     - `--val_best` leaves a file in the folder of the validation, which nnU-Net fills for both checkpoints alike.
     """
 
@@ -81,22 +82,22 @@ class ContinuedTraining(RecordedTraining):
 
     def on_train_start(self) -> None:
         folder = Path(self.output_folder)
-        told = {name: (folder / name).read_bytes() for name in (RECORD_FILE, CURVES_FILE) if (folder / name).is_file()}
+        record = (folder / RECORD_FILE).read_bytes() if (folder / RECORD_FILE).is_file() else None
         super().on_train_start()
         if self._loaded is None and self.local_rank == 0 and not self.disable_checkpointing:
-            self._set_aside(folder, told)
+            self._set_aside(folder, record)
 
-    def _set_aside(self, folder: Path, told: Mapping[str, bytes]) -> None:
-        """Gives the checkpoints of an earlier training other names, and a copy of its record and curves with them."""
-        there = [file for name in (FINAL, LATEST, BEST) if (file := folder / name).is_file()]
+    def _set_aside(self, folder: Path, record: bytes | None) -> None:
+        """Gives what an earlier training left other names, and writes its record again beside it."""
+        there = [path for name in (FINAL, LATEST, BEST, CURVES_FILE, VALIDATION) if (path := folder / name).exists()]
         taken = {path.stem for path in folder.glob(f"*{EARLIER}*")}
         endings = (f"{EARLIER}{f'_{number}' if number > 1 else ''}" for number in itertools.count(1))
         ending = next(one for one in endings if not any(stem.endswith(one) for stem in taken))
-        for file in there:
-            aside = file.replace(file.with_stem(file.stem + ending))
-            self.print_to_log_file(f"{file.name} of an earlier training is {aside.name} now")
-        for name, content in told.items() if there else ():
-            write_bytes((folder / name).with_stem(Path(name).stem + ending), content)
+        for path in there:
+            aside = path.replace(path.with_stem(path.stem + ending))
+            self.print_to_log_file(f"{path.name} of an earlier training is {aside.name} now")
+        if there and record is not None:
+            write_bytes((folder / RECORD_FILE).with_stem(Path(RECORD_FILE).stem + ending), record)
 
     def run_training(self) -> None:
         final = Path(self.output_folder) / FINAL
@@ -110,7 +111,7 @@ class ContinuedTraining(RecordedTraining):
         self._loaded = None  # what validates next are the weights that this training ended with
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        mark = Path(self.output_folder) / "validation" / BEST_VALIDATED
+        mark = Path(self.output_folder) / VALIDATION / BEST_VALIDATED
         if self.local_rank == 0:
             if self._loaded is not None and self._loaded.name == BEST:
                 mark.parent.mkdir(exist_ok=True)

@@ -15,10 +15,10 @@ import numpy as np
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from dataset_conversion.reading import lacks_orientation
 from nnunetv2_cafr.errors import counted, shorten
+from nnunetv2_cafr.raw_dataset import case_files
 from nnunetv2_cafr.voxel_order import (
     RECOMMENDED_READER,
     REORIENTING_READERS,
@@ -61,8 +61,12 @@ def unoriented_cases(dataset: str, description: Mapping[str, Any]) -> frozenset[
     folder = Path(nnUNet_raw.get(), dataset) if nnUNet_raw.is_set() else None
     if folder is None or not ("dataset" in description or (folder / "imagesTr").is_dir()):
         return frozenset()
-    files = get_filenames_of_train_images_and_targets(str(folder), deepcopy(dict(description)))
-    return frozenset(case for case, entry in files.items() if any(lacks_orientation(Path(f)) for f in entry["images"]))
+    files = case_files(folder, deepcopy(dict(description)))
+    return frozenset(
+        case
+        for case, (images, _) in files.items()
+        if any(lacks_orientation(image) for image in images if image.is_file())
+    )
 
 
 class Orientation(NamedTuple):

@@ -47,7 +47,7 @@ def matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
         (tmp_path / "raw" / name / "dataset.json").write_text(json.dumps({**dataset, **labels}))
     (made.preprocessed / "nnUNetPlans_2d").mkdir(parents=True)
     for plans, batch in (("nnUNetPlans", 9), ("nnUNetResEncUNetMPlans", 7)):
-        own = {"configurations": {"2d": {**PLANS, "batch_size": batch}}}
+        own = {"plans_name": plans, "configurations": {"2d": {**PLANS, "batch_size": batch}}}
         made.plans_file(plans).write_text(json.dumps(own))
     (made.preprocessed / "splits_final.json").write_text(json.dumps(SPLITS))
     for training in made.trainings():
@@ -270,3 +270,27 @@ def test_all_problems_are_said_before_anything_starts(matrix):
         fairness.check_before(wanted)
     assert "has no configuration '2d'" in str(error.value)
     assert "other labels" in str(error.value)
+
+
+def test_plans_that_call_themselves_otherwise_are_refused(matrix):
+    """A copied and edited plans file would train in the folders of its original, as that."""
+    file = matrix.plans_file("nnUNetPlans")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "plans_name": "others"}))
+    with pytest.raises(SystemExit, match=r"nnUNetPlans\.json calls itself 'others'"):
+        fairness.check_before(matrix)
+
+
+def test_a_cascade_is_refused(matrix):
+    file = matrix.plans_file("nnUNetPlans")
+    configurations = {"2d": {"inherits_from": "base"}, "base": {**PLANS, "previous_stage": "3d_lowres"}}
+    file.write_text(json.dumps({"plans_name": "nnUNetPlans", "configurations": configurations}))
+    assert "refines what 3d_lowres predicts" in fairness.impossible_configuration(matrix)
+
+
+def test_channels_of_an_external_set_may_be_called_modality(matrix):
+    folder = matrix.raw.with_name("Dataset003_Z")
+    folder.mkdir()
+    content = json.loads((matrix.raw / "dataset.json").read_text())
+    content["modality"] = content.pop("channel_names")
+    (folder / "dataset.json").write_text(json.dumps(content))
+    fairness.check_before(dataclasses.replace(matrix, externals=("Dataset003_Z",)))

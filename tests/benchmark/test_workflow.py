@@ -74,8 +74,11 @@ with workflow.hold(folder):
     assert diary(tmp_path) == ["first", "long", "long"]
 
 
-def test_its_jobs_end_with_a_benchmark_that_is_told_to(tmp_path):
-    """SIGTERM to the parent alone, as a scheduler or a timeout sends it: trainings save before it is gone."""
+@pytest.mark.parametrize(
+    ("ending", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_jobs_end_with_their_benchmark(tmp_path, ending, status):
+    """Signals to the parent alone, as a scheduler, a timeout or a lack of memory sends them: trainings save."""
     saves = f"trap 'echo x > {tmp_path / 'saved'}; exit 1' TERM; sleep 60 & wait"
     script = f"""
 import sys
@@ -87,8 +90,10 @@ workflow.run([job(Path({str(tmp_path)!r}), "long", command={saves!r})], Path({st
     process = subprocess.Popen([sys.executable, "-c", script])
     wait_until((tmp_path / "diary").is_file)
     time.sleep(0.5)
-    process.terminate()
-    assert process.wait(120) == 128 + signal.SIGTERM
+    process.send_signal(ending)
+    assert process.wait(120) == status
+    if ending == signal.SIGKILL:  # nobody waits for the jobs
+        wait_until((tmp_path / "saved").is_file)
     assert (tmp_path / "saved").is_file()
 
 

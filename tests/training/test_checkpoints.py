@@ -175,6 +175,16 @@ def test_terminated_in_the_final_validation_says_that_only_this_is_left(by, cons
     assert f"-tr {TRAINER} -p nnUNetPlans -device cpu --val" in Path(trainer.log_file).read_text()
 
 
+def test_a_signal_before_the_first_epoch_ends_a_training_at_once(construct, monkeypatch):
+    """There is nothing to save, and the start may wait for processes that the same signal has ended."""
+    trainer = construct(TRAINER)
+    monkeypatch.setattr(trainer, "on_train_start", lambda: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(60))
+    before = time.monotonic()
+    with pytest.raises(SystemExit) as ended:
+        trainer.run_training()
+    assert ended.value.code == 128 + signal.SIGTERM and time.monotonic() - before < 50
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_forked_processes_end_by_sigterm(at_once):
     """nnU-Net ends its pools and data loading by SIGTERM, at once where they had nothing to do: none may miss it."""

@@ -184,9 +184,9 @@ def test_what_is_set_aside_stays_when_more_is(begun):
     """Two starts without --c, as of a job that is requeued, with the record and the curves of each."""
     old = begun.read_bytes()
     curves = begun.with_name("training_curves.json")
-    curves.write_text("of the first")
     record = begun.with_name("training_record.json").read_bytes()
-    for _ in range(2):
+    for words in ("of the first", "of the second"):
+        curves.write_text(words)
         trainer = make()
         trainer.on_train_start()
         trainer.save_checkpoint(str(begun))
@@ -200,6 +200,18 @@ def test_what_is_set_aside_stays_when_more_is(begun):
     assert begun.with_stem(begun.stem + aside).read_bytes() == old
     assert curves.with_stem(curves.stem + aside).read_text() == "of the first"
     assert begun.with_name(f"training_record{aside}.json").read_bytes() == record
+
+
+def test_a_new_training_is_not_finished_by_the_validation_of_an_earlier_one(begun):
+    """A benchmark takes summary.json and the length of the curves for the end of the training that the record is of."""
+    summary = begun.parent / "validation" / "summary.json"
+    summary.parent.mkdir()
+    summary.write_text("of the first")
+    curves = begun.with_name("training_curves.json")
+    curves.write_text("of the first")
+    make().on_train_start()
+    assert not summary.exists() and not curves.exists()
+    assert (begun.parent / "validation_of_earlier_training" / "summary.json").read_text() == "of the first"
 
 
 def test_a_record_without_checkpoints_is_not_set_aside(begun):
