@@ -126,7 +126,22 @@ class CheckedTraining(nnUNetTrainer):
                 f"Preprocess them: nnUNetv2_preprocess -d {self.plans_manager.dataset_name} -plans_name "
                 f"{self.plans_manager.plans_name} -c {self.configuration_name}; or take them out of the split",
             )
+        self._require_previous_stage(cases["train"] + cases["val"])
         return train, validation
+
+    def _require_previous_stage(self, cases: Sequence[str]) -> None:
+        """Of a cascade: nnU-Net's validation of the stage before writes what this one refines."""
+        if not self.is_cascaded:
+            return
+        folder = Path(self.folder_with_segs_from_previous_stage)
+        there = {file.stem for file in folder.iterdir()} if folder.is_dir() else set()
+        if lacking := sorted(set(cases) - there):
+            stage = self.configuration_manager.previous_stage_name
+            refuse(
+                self,
+                f"{folder} holds no prediction of {len(lacking)} cases ({shorten(lacking)}). Train {stage} first, by "
+                f"the same trainer and plans: each fold predicts the cases that it validates",
+            )
 
     def on_train_start(self) -> None:
         if not self.was_initialized:

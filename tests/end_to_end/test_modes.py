@@ -192,6 +192,11 @@ def test_thick_slices_in_3d(trained):
         np.testing.assert_array_equal(stored["probabilities"].argmax(0), validated)
 
 
+def test_a_cascade_without_its_low_resolution_is_refused(in_process):
+    with pytest.raises(SystemExit, match=r"holds no prediction of \d cases .* Train 3d_lowres first"):
+        in_process(THICK, "3d_cascade_fullres").get_tr_and_val_datasets()
+
+
 def test_low_resolution_of_fold_all_feeds_the_cascade(trained, tmp_path):
     low = fold_folder(trained, THICK, "3d_lowres", "all")
     # a spine four pixels wide fills hardly a cell
