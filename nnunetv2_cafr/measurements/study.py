@@ -232,13 +232,25 @@ def _check_size(structures: Sequence[_Structure]) -> None:
     Raises:
         ValueError: if the vertebrae are smaller than a newborn's or larger than anybody's, the median of them.
     """
-    heights = [one.mask.shape[0] * one.spacing[0] for one in structures if one.level.kind == "vertebra"]
-    if heights and not VERTEBRA_MM[0] <= (height := float(np.median(heights))) <= VERTEBRA_MM[1]:
-        low, high = VERTEBRA_MM
+    if not (vertebrae := [one for one in structures if one.level.kind == "vertebra"]):
+        return
+    low, high = VERTEBRA_MM
+    if not low <= (height := _median_height([one.mask for one in vertebrae], vertebrae)) <= high:
+        if low <= _median_height([largest_part(one.mask) for one in vertebrae], vertebrae) <= high:
+            raise ValueError(
+                f"labels of vertebrae that are scattered over {height:.3g} mm from top to bottom, expected are {low:g} "
+                f"to {high:g}: look at the label map"
+            )
         raise ValueError(
             f"vertebrae of {height:.3g} mm from top to bottom, expected are {low:g} to {high:g}; is the spacing in the "
             "header in mm, and of this image? Correct it"
         )
+
+
+def _median_height(masks: Sequence[np.ndarray], structures: Sequence[_Structure]) -> float:
+    """Of these parts of the structures, in mm from top to bottom."""
+    extents = [np.ptp(np.nonzero(mask)[0]) + 1 for mask in masks]
+    return float(np.median([extent * one.spacing[0] for extent, one in zip(extents, structures, strict=True)]))
 
 
 def _measure_volume(one: _Structure) -> None:

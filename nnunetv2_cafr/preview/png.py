@@ -27,18 +27,16 @@ def png_of(picture: Picture, name: str) -> bytes:
     with Image.open(io.BytesIO(base64.b64decode(picture.jpeg))) as slice_:
         canvas = slice_.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     pen, letter = ImageDraw.Draw(canvas), picture.letter * per_mm
-    for width, dark in ((HALO, True), (LINE, False)):
+    for width, is_halo in ((HALO, True), (LINE, False)):
         for one in picture.outlines:
             for line in one.lines:
                 points = [(float(x), float(y)) for x, y in line * per_mm]
-                pen.line(points, "black" if dark else one.colour, round(width * letter), joint="curve")
+                pen.line(points, one.halo if is_halo else one.colour, round(width * letter), joint="curve")
     font = ImageFont.load_default(letter)
     for one in picture.outlines:
-        x, y, anchor = one.name_place(picture.letter)
-        stroke = round(letter / 10)
-        right = x * per_mm if anchor == "middle" else max(x * per_mm, font.getlength(one.name) + 2 * stroke)
-        inside = min(max(y * per_mm, 0.7 * letter), size[1] - 0.7 * letter)
-        pen.text((right, inside), one.name, "white", font, ANCHORS[anchor], stroke_width=stroke, stroke_fill="black")
+        for x, y, anchor in picture.name_places(one):
+            place, stroke = (x * per_mm, y * per_mm), round(letter / 10)
+            pen.text(place, one.name, "white", font, ANCHORS[anchor], stroke_width=stroke, stroke_fill="black")
     canvas = canvas.resize((size[0] // FINER, size[1] // FINER), Image.Resampling.LANCZOS)
     about = PngInfo()
     about.add_itxt("Title", name.encode("utf-8", "backslashreplace").decode())

@@ -5,11 +5,12 @@ Contours are vectors, not pixels: they stay sharp, can be switched off, and are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
+from skimage import measure
 
 from dataset_conversion.geometry import orient, orientation_of
 from nnunetv2_cafr.quality.measures import grey_values
@@ -18,17 +19,22 @@ from nnunetv2_cafr.spine import colour_of, disc_of
 
 WIDEST, HIGHEST = 440, 480  # pixels on a page, in the proportions of the patient
 LETTERS = 44  # a name's letters are so many times smaller than the longer side
+LETTER = 0.6  # width of one, of its height
+DARK = 0.2  # luminance of lines that a black halo would not part from bone
 
 
 @dataclass(frozen=True)
 class Outline:
-    """Contour of a structure in the picture. Points and boxes are (x, y) in mm from the upper left corner."""
+    """Contour of a structure in the picture, in mm from the upper left corner.
+
+    Args:
+        pieces: left end and centre (x, y) of those that are named, of at least half the largest one's area.
+    """
 
     label: int
     name: str
     lines: tuple[np.ndarray, ...]  # closed, (n, 2)
-    box: tuple[float, float, float, float]  # left, top, right, bottom
-    centre: tuple[float, float]
+    pieces: tuple[tuple[float, float, float], ...]
 
     @property
     def path(self) -> str:
@@ -39,14 +45,11 @@ class Outline:
     def colour(self) -> tuple[int, int, int]:
         return colour_of(self.name, self.label)
 
-    def name_place(self, letter: float) -> tuple[float, float, str]:
-        """Where the name stands, x and y, and its text-anchor: in the structure, or in front of a disc, which is flat.
-
-        Args:
-            letter: height of its letters in mm.
-        """
-        x, y = self.centre
-        return (x, y, "middle") if disc_of(self.name) is None else (self.box[0] - letter / 3, y, "end")
+    @property
+    def halo(self) -> str:
+        """Colour beside the line, which bone would hide."""
+        red, green, blue = ((value / 255) ** 2.2 for value in self.colour)
+        return "white" if 0.21 * red + 0.72 * green + 0.07 * blue < DARK else "black"
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,18 @@ class Picture:
     def letter(self) -> float:
         """Height of the names' letters in mm."""
         return max(self.width, self.height) / LETTERS
+
+    def name_places(self, outline: Outline) -> Iterator[tuple[float, float, str]]:
+        """Where its name stands, x and y, and the text-anchor: in each piece, or in front of a disc's, which are flat.
+
+        All of it is inside the picture.
+        """
+        for left, x, y in outline.pieces:
+            inside = min(max(y, 0.7 * self.letter), self.height - 0.7 * self.letter)
+            if disc_of(outline.name) is None:
+                yield x, inside, "middle"
+            else:
+                yield max(left - self.letter / 3, len(outline.name) * LETTER * self.letter), inside, "end"
 
 
 def draw(
@@ -118,15 +133,16 @@ def _across_thickest(image: sitk.Image) -> sitk.Image:
 
 def _outlines(labels: np.ndarray, names: Mapping[int, str], column: float, row: float) -> list[Outline]:
     outlines = []
-    scale = np.array([row, column])
     tolerance = max(0.3 * min(row, column), 0.001 * max(labels.shape[0] * row, labels.shape[1] * column))
     for label, name in names.items():
-        places = np.argwhere(labels == label)
-        if not len(places):
+        parts = measure.regionprops(measure.label(labels == label, connectivity=2))
+        if not parts:
             continue
-        (top, left), (bottom, right) = places.min(0), places.max(0)
-        lines = contours_of(labels == label, row, column, tolerance)
-        y, x = (places.mean(0) + 0.5) * scale
-        box = (float(left * column), float(top * row), float((right + 1) * column), float((bottom + 1) * row))
-        outlines.append(Outline(label, name, lines, box, (float(x), float(y))))
+        least = max(part.area for part in parts) / 2
+        pieces = tuple(
+            (part.bbox[1] * column, (part.centroid[1] + 0.5) * column, (part.centroid[0] + 0.5) * row)
+            for part in parts
+            if part.area >= least
+        )
+        outlines.append(Outline(label, name, contours_of(labels == label, row, column, tolerance), pieces))
     return outlines

@@ -3,9 +3,10 @@
 Names of levels stand in the structures, or beside the vertebrae.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +17,7 @@ from skimage import measure
 
 from dataset_conversion.geometry import orient, orientation_of
 from nnunetv2_cafr.slices import contours_of, jpeg_of, svg_path
-from nnunetv2_cafr.spine import IGNORE, colour_of, vertebra_of
+from nnunetv2_cafr.spine import IGNORE, colour_of, disc_of, vertebra_of
 
 PICTURE_SIZE = 420  # pixels of the longer side, at most
 LINES = 26  # of text in the height of an outlined slice
@@ -130,7 +131,7 @@ def outlined_slice(image: Path, reference: Path, prediction: Path, label_names: 
         height=height,
         reference=_outlines(truth[index], row, column),
         prediction=_outlines(guess[index], row, column),
-        names=list(_mistaken(truth[index], guess[index], label_names, row, column)),
+        names=_mistaken(truth[index], guess[index], label_names, row, column),
         what=which if flat else f"{which}: {reason}",
     )
 
@@ -159,7 +160,7 @@ def named_slices(
                 height=height,
                 reference=lines if labels is truth else "",
                 prediction="" if labels is truth else lines,
-                names=list(_beside(labels[index], truth[index], label_names, row, column)),
+                names=_beside(labels[index], truth[index], label_names, row, column),
                 what=_which(index, values, flat),
             )
         )
@@ -198,35 +199,53 @@ def _which(index: int, values: np.ndarray, flat: bool) -> str:
 
 def _beside(
     labels: np.ndarray, truth: np.ndarray, names: Mapping[int, str], row: float, column: float
-) -> Iterator[tuple[str, float, float]]:
-    """Names in front of the vertebrae or behind them, where the slice has more room."""
+) -> list[tuple[str, float, float]]:
+    """Names of the vertebrae."""
     vertebrae = [one for one, name in names.items() if vertebra_of(name)]
-    parts = measure.regionprops(measure.label(np.where(np.isin(labels, vertebrae), labels, 0), connectivity=2))
+    parts = _parts(np.where(np.isin(labels, vertebrae), labels, 0))
     if not parts:
-        return
+        return []
     largest: dict[int, float] = {}
     for part in parts:
         found = int(labels[tuple(part.coords[0])])
         largest[found] = max(largest.get(found, 0), part.area)
     median = np.median(list(largest.values()))
-    parts = [
-        part
-        for part in parts
-        if part.area >= (CRUMB if part.area == largest[int(labels[tuple(part.coords[0])])] else PIECE) * median
-    ]
-    height, width = labels.shape[0] * row, labels.shape[1] * column
-    left, right = min(part.bbox[1] for part in parts), max(part.bbox[3] for part in parts)
-    in_front = left >= labels.shape[1] - right
+    named = []
     for part in parts:
         found = int(labels[tuple(part.coords[0])])
-        true = int(np.bincount(truth[tuple(part.coords.T)].astype(int)).argmax())
-        text = names[found] + ("" if true == found else f" ({names.get(true, true) if true else 'nothing'})")
-        size = height / LINES
+        if part.area >= (CRUMB if part.area == largest[found] else PIECE) * median:
+            true = int(np.bincount(truth[tuple(part.coords.T)].astype(int)).argmax())
+            missing = f" ({names.get(true, true) if true else 'nothing'})"
+            named.append((names[found] + ("" if true == found else missing), part))
+    return _aside(named, labels.shape, row, column)
+
+
+def _parts(labels: np.ndarray) -> list[Any]:
+    return measure.regionprops(measure.label(labels, connectivity=2))
+
+
+def _aside(
+    named: Sequence[tuple[str, Any]], shape: tuple[int, ...], row: float, column: float
+) -> list[tuple[str, float, float]]:
+    """Text and its centre, in front of the parts or behind them, where the slice has more room; none over another."""
+    if not named:
+        return []
+    height, width, size = shape[0] * row, shape[1] * column, shape[0] * row / LINES
+    left, right = min(part.bbox[1] for _, part in named), max(part.bbox[3] for _, part in named)
+    in_front = left >= shape[1] - right
+    placed: list[tuple[str, float, float]] = []
+    above = -np.inf
+    for text, part in sorted(named, key=lambda one: one[1].centroid[0]):
         half = (len(text) + 1) * LETTER * size / 2
         x = part.bbox[1] * column - half if in_front else part.bbox[3] * column + half
-        y = (part.centroid[0] + 0.5) * row
-        x, y = np.clip(x, half, max(half, width - half)), np.clip(y, size / 2, height - size / 2)
-        yield text, float(x), float(y)
+        above = max((part.centroid[0] + 0.5) * row, above + size, size / 2)
+        placed.append((text, float(np.clip(x, half, max(half, width - half))), above))
+    below = height + size / 2
+    for index in reversed(range(len(placed))):
+        text, x, y = placed[index]
+        below = min(y, below - size)
+        placed[index] = text, x, float(below)
+    return placed
 
 
 def _outlines(labels: np.ndarray, row: float, column: float) -> str:
@@ -238,11 +257,16 @@ def _outlines(labels: np.ndarray, row: float, column: float) -> str:
 
 def _mistaken(
     truth: np.ndarray, guess: np.ndarray, names: Mapping[int, str], row: float, column: float
-) -> Iterator[tuple[str, float, float]]:
+) -> list[tuple[str, float, float]]:
+    """What structures of the reference are called that carry another label; of discs, those beside no such vertebra."""
+    wrong = {}
     for label in np.unique(truth[truth > 0]):
-        place = truth == label
-        found = int(np.bincount(guess[place].astype(int)).argmax())
+        found = int(np.bincount(guess[truth == label].astype(int)).argmax())
         if found != label:
-            y, x = np.argwhere(place).mean(0) + 0.5
             text = f"{names.get(int(label), int(label))} \u2192 {names.get(found, found) if found else 'missed'}"
-            yield text, float(x * column), float(y * row)
+            largest = max(_parts(truth == label), key=lambda part: part.area)
+            wrong[names.get(int(label), str(label))] = text, largest
+    vertebrae = {vertebra_of(name) for name in wrong}
+    return _aside(
+        [one for name, one in wrong.items() if not vertebrae & set(disc_of(name) or ())], truth.shape, row, column
+    )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from matplotlib import style
 from matplotlib.figure import Figure
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.collate_outputs import collate_outputs
@@ -20,7 +21,7 @@ from nnunetv2_cafr.loss import DeepSupervisionCLRLoss, DiceCECLRLoss, PixelInfoN
 from nnunetv2_cafr.spine import Spine, has_regions, read_spine
 from nnunetv2_cafr.training.preflight import CheckedTraining
 
-TERMS = ("dice", "ce", "clr")
+TERMS = {"dice": "minus soft Dice", "ce": "cross-entropy", "clr": "contrastive loss"}
 
 
 class ContrastiveTraining(CheckedTraining):
@@ -149,16 +150,17 @@ class ContrastiveTraining(CheckedTraining):
             logging.setdefault(key, [])
 
     def _plot_loss_terms(self) -> None:
-        figure = Figure(figsize=(8, 8), layout="tight")  # not pyplot's, which would keep one that cannot be saved
-        axes = figure.subplots(len(TERMS), 1, sharex=True)
-        for axis, term in zip(axes, TERMS, strict=True):
-            axis.plot(self.logger.get_value(f"train_{term}", step=None))
-            axis.set_ylabel(f"train {term}")
-        weight = axes[-1].twinx()
-        weight.plot(self.logger.get_value("clr_weight", step=None), color="grey", linestyle="dotted")
-        weight.set_ylabel("weight of clr (dotted)")
-        axes[-1].set_xlabel("epoch")
-        figure.savefig(Path(self.output_folder) / "loss_terms.png")
+        with style.context("default"):  # progress.png leaves the letters of a larger page behind
+            figure = Figure(figsize=(8, 8), layout="tight")  # not pyplot's, which would keep one that cannot be saved
+            axes = figure.subplots(len(TERMS), 1, sharex=True)
+            for axis, (term, words) in zip(axes, TERMS.items(), strict=True):
+                axis.plot(self.logger.get_value(f"train_{term}", step=None))
+                axis.set_ylabel(words)
+            weight = axes[-1].twinx()
+            weight.plot(self.logger.get_value("clr_weight", step=None), color="grey", linestyle="dotted")
+            weight.set_ylabel("its weight (dotted)")
+            axes[-1].set_xlabel("epoch")
+            figure.savefig(Path(self.output_folder) / "loss_terms.png")
 
 
 def level_distance(spine: Spine, num_classes: int) -> torch.Tensor:

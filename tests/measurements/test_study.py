@@ -179,6 +179,18 @@ def test_vertebrae_of_no_size_that_there_is_are_refused(factor, said):
         measured(image)
 
 
+def test_scattered_labels_are_no_matter_of_the_spacing():
+    image = draw()
+    labels = sitk.GetArrayFromImage(image)
+    middle = labels.shape[2] // 2
+    for place, name in enumerate(("L5", "L4", "L3", "L2", "L1")):
+        labels[[0, -1], place, middle] = LABELS[name]
+    scattered = sitk.GetImageFromArray(labels)
+    scattered.CopyInformation(image)
+    with pytest.raises(ValueError, match=r"scattered over .* look at the label map"):
+        measured(scattered)
+
+
 def test_levels_counted_from_the_bottom():
     """SPIDER's names: no level is known, so there is no lordosis; discs are still held against their bodies."""
     names = {"S": "sacrum", "L5/S": "disc_1", "L5": "vertebra_1", "L4/L5": "disc_2", "L4": "vertebra_2"}

@@ -118,6 +118,17 @@ def test_a_picture_of_each_study(measured):
             assert (np.abs(pixels - np.array(colour_of(name, 0))).max(1) < 9).sum() > 200, name
 
 
+def test_each_large_piece_of_a_structure_is_named_where_it_lies():
+    """A person should look at a broken label: its name does not stand between the pieces, in another structure."""
+    labels = sitk.GetArrayFromImage(spine())
+    labels[labels == LABELS["L3"]] = LABELS["L4"]
+    labels[0, 0, :] = LABELS["L4"]
+    mask = sitk.GetImageFromArray(labels)
+    picture = preview("a", mask, None, Labels.of({"labels": LABELS})).picture
+    outline = next(one for one in picture.outlines if one.name == "L4")
+    assert sorted(y for _, y, _ in picture.name_places(outline)) == pytest.approx([60 - 42, 60 - 28])
+
+
 def test_a_picture_that_fails_leaves_the_measures(monkeypatch):
     monkeypatch.setattr("nnunetv2_cafr.preview.study.draw", lambda *_: 1 / 0)
     one = preview("a", spine(), None, Labels.of({"labels": LABELS}))
