@@ -347,7 +347,7 @@ class Demo:
         }
         rows = [
             PictureRow(
-                title=f"{case}: Dice {foreground:.2f} / {by_level:.2f}",
+                title=f"{case}\nDice: foreground {foreground:.2f}, levels {by_level:.2f}",
                 image=self.held_out / "imagesTr" / f"{case}_0000{ENDING}",
                 label_maps={title: folder / f"{case}{ENDING}" for title, folder in folders.items()},
             )
