@@ -96,7 +96,7 @@ class Decoding:
     """A study's label map (z, y, x) and what is to be said about it.
 
     Args:
-        confidence: 0 to 1, by how much the second-best shift is worse; NaN where there is no row.
+        confidence: at most 1, by how much the votes fit any other shift worse; NaN where there is no row.
         flags: kinds, and the reason of each.
         levels: structures from the bottom upwards.
         islands: fragments that were taken out.

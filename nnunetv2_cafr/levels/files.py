@@ -43,8 +43,8 @@ COLUMNS = ("case", "confidence", "flags", "vertebrae", "discs", "relabelled", "i
 AGREEMENT = 0.9  # of labelled voxels, at least, whose label is that of the highest probability
 TOOLS = ("nnunetv2-cafr", "numpy", "connected-components-3d")
 DEFINITIONS = {
-    "confidence": "0 to 1: by how much the second-best shift of the whole row of structures fits worse than the best; "
-    "empty where there is no row",
+    "confidence": "at most 1: by how much the votes fit any other shift of the whole row of structures worse, below 0 "
+    "better; empty where there is no row",
     UNCERTAIN: f"confidence below {THRESHOLD:g}, or no row that could be judged; the label map is left as predicted",
     TRANSITIONAL: "one vertebra more or less (L6, T13, sacralised L5) fits better; where the labels do not provide for "
     "it, the label map is left as predicted",

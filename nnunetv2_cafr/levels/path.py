@@ -79,9 +79,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Path:
-    """Slots (n,) of a row's structures in a column, the score, and by how much any other shift of it is worse (0 to 1).
+    """Slots (n,) of a row's structures in a column, the score, and by how much the votes fit any other shift worse.
 
-    A margin of 1: every structure votes for its slot with certainty. 0: another shift is as good.
+    A margin of 1, the most: every structure votes for its slot with certainty. 0: another shift is as good; below, it
+    is better but for the prices of steps.
     """
 
     column: Column

@@ -64,7 +64,7 @@ class StudyPreview:
 
     Args:
         doubts: why to look at it, by what they are of.
-        confidence: of its levels, 0 to 1, where they were decoded.
+        confidence: of its levels, at most 1, where they were decoded.
         source: by which a later call knows whether the label map is still the same.
         png: content of a larger picture's file; empty where none was asked for.
     """
