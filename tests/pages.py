@@ -1,6 +1,7 @@
 """Pages as their elements."""
 
 from html.parser import HTMLParser
+from pathlib import Path
 
 
 class Elements(HTMLParser):
@@ -17,3 +18,20 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.all.append((tag, dict(attrs)))
+
+
+def on_a_phone(page: Path, folder: Path) -> Path:
+    """`page` in a frame of 420 pixels, less than a window has; `data-excess` is how far it is wider than that."""
+    measured = """<style>.card { content-visibility: visible !important; }</style>
+      <script>
+        const page = document.documentElement;
+        parent.postMessage(page.scrollWidth - page.clientWidth, "*");
+      </script></body>"""
+    (folder / "measured.html").write_text(
+        page.read_text(encoding="utf-8").replace("</body>", measured), encoding="utf-8"
+    )
+    frame = folder / "frame.html"
+    frame.write_text("""<!DOCTYPE html><body>
+      <script>onmessage = event => { document.body.dataset.excess = event.data; };</script>
+      <iframe src="measured.html" width="420" height="900" style="border: 0"></iframe></body>""")
+    return frame

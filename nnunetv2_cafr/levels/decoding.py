@@ -258,7 +258,7 @@ def _vote(votes: np.ndarray, counted: np.ndarray, anatomy: Anatomy, evidence: Ev
 def _flags(path: Path, best: Path, row: Row, anatomy: Anatomy, spine: Spine, threshold: float) -> dict[str, str]:
     flags = {}
     if path.margin < threshold:
-        flags[UNCERTAIN] = f"confidence {path.margin:.2f}, below {threshold:g}: another shift fits nearly as well"
+        flags[UNCERTAIN] = f"confidence {path.margin:.2f}, below {threshold:g}: another shift fits as well, or nearly"
     elif (reason := next(_contradictions(path, row, anatomy, spine), None)) is not None:
         flags[UNCERTAIN] = reason
     if best.column.anomaly:

@@ -82,7 +82,7 @@ class Path:
     """Slots (n,) of a row's structures in a column, the score, and by how much the votes fit any other shift worse.
 
     A margin of 1, the most: every structure votes for its slot with certainty. 0: another shift is as good; below, it
-    is better but for the prices of steps.
+    would be better, but leads beyond the column's end.
     """
 
     column: Column

@@ -38,6 +38,8 @@ from nnunetv2_cafr.preview.study import (
 )
 from nnunetv2_cafr.spine import colour_of
 
+from ..pages import on_a_phone
+
 LABELS = {"background": 0, "S": 1, "L5": 2, "L4": 3, "L3": 4, "L4/L5": 5, "L3/L4": 6}
 NASTY = "<img src=x onerror=alert(1)>--><!--end-->"
 
@@ -86,6 +88,10 @@ def test_opens_sorts_and_filters(measured, browse):
     assert 'data-ready="yes"' in elements and "3 of 3 studies shown" in elements
     assert rows(elements) == ["unsure", "gap", str(escape(NASTY))]  # two doubts, one, none
     assert rows(browse(page, "?show=doubtful&sort=0")) == ["gap", "unsure"]
+
+
+def test_fits_a_phone(measured, browse, tmp_path):
+    assert 'data-excess="0"' in browse(on_a_phone(measured / "preview.html", tmp_path))
 
 
 def test_holds_everything_and_escapes_names(measured):

@@ -12,7 +12,7 @@ from nnunetv2_cafr.quality.checking import check_dataset
 from nnunetv2_cafr.quality.page import render
 from nnunetv2_cafr.quality.picture import draw
 
-from ..pages import Elements
+from ..pages import Elements, on_a_phone
 from .conftest import VALUES, Copy
 
 NASTY = '<b onmouseover="alert(1)">L9\'</b>'
@@ -77,6 +77,10 @@ def test_a_person_clicks(page, browse, tmp_path):
     assert 'aria-sort="descending"' in elements and 'class="plain"' in elements
     assert order_of_rows(elements) == [names[1]]
     assert f"1 of {len(names)} cases shown" in elements
+
+
+def test_fits_a_phone(page, browse, tmp_path):
+    assert 'data-excess="0"' in browse(on_a_phone(page[0], tmp_path))
 
 
 def test_holds_everything_and_escapes_names(page):

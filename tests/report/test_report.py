@@ -17,7 +17,7 @@ from nnunetv2_cafr.report.patients import DICE, patient_values
 from nnunetv2_cafr.report.pictures import LINES, _mistaken, named_slices, outlined_slice
 from nnunetv2_cafr.report.study import CaseFiles, Section, Study
 
-from ..pages import Elements
+from ..pages import Elements, on_a_phone
 from .synthetic_study import ARMS, NAMES, arm, evaluation, full_study, write_files
 
 NASTY = '<b onmouseover="alert(1)">U\'</b>'
@@ -78,6 +78,10 @@ def test_what_is_missing_sorts_last(page: Path, browse: Callable[..., str], tmp_
         names = first_column(browse(clicked), "paper_table_3")[""]
         assert names[-2:] == ["Attention U-Net", "Attention U-Net"]
         assert (names[0] == "CAFR-Net") == (clicks == 1)
+
+
+def test_fits_a_phone(page: Path, browse: Callable[..., str], tmp_path: Path) -> None:
+    assert 'data-excess="0"' in browse(on_a_phone(page, tmp_path))
 
 
 def words_of(text: str) -> str:
