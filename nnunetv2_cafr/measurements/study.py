@@ -239,7 +239,7 @@ def _check_size(structures: Sequence[_Structure]) -> None:
         if low <= _median_height([largest_part(one.mask) for one in vertebrae], vertebrae) <= high:
             raise ValueError(
                 f"labels of vertebrae that are scattered over {height:.3g} mm from top to bottom, expected are {low:g} "
-                f"to {high:g}: look at the label map"
+                f"to {high:g}: look at the label map; nnUNetv2_cafr relabel takes islands away"
             )
         raise ValueError(
             f"vertebrae of {height:.3g} mm from top to bottom, expected are {low:g} to {high:g}; is the spacing in the "
