@@ -9,6 +9,7 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 JPEG_QUALITY = 82
+LETTER = 0.6  # width of one, of its height, in names over a slice
 
 
 def jpeg_of(values: np.ndarray, row: float, column: float, size: int) -> str:

@@ -184,7 +184,7 @@ def _plans(matrix: Matrix) -> list[str]:
 
 
 def _lack_of_configuration(matrix: Matrix, plans: str) -> str | None:
-    """What to do about a plans file without the configuration; None if it has it."""
+    """What to do about a plans file without the configuration, or with one that no arm can train; None if it has it."""
     file = matrix.plans_file(plans)
     found = read_json(file)["configurations"]
     if matrix.configuration in found:
@@ -218,10 +218,11 @@ def _wrong_plans(matrix: Matrix) -> Iterator[str]:
         elif lack := _lack_of_configuration(matrix, plans):
             yield lack
         else:
+            content = read_json(file)
             # nnU-Net names the folders of trainings by it.
-            if (name := read_json(file).get("plans_name", plans)) != plans:
+            if (name := content.get("plans_name", plans)) != plans:
                 yield f"{file} calls itself {name!r}, and would train in its folders: set its plans_name to {plans!r}"
-            configuration = _configuration(matrix, plans)
+            configuration = resolved(content["configurations"], matrix.configuration)
             identifiers[configuration["data_identifier"]].append(plans)
             folder = matrix.preprocessed / configuration["data_identifier"]
             if not folder.is_dir():

@@ -14,12 +14,11 @@ from skimage import measure
 
 from dataset_conversion.geometry import orient, orientation_of
 from nnunetv2_cafr.quality.measures import grey_values
-from nnunetv2_cafr.slices import contours_of, jpeg_of, svg_path
+from nnunetv2_cafr.slices import LETTER, contours_of, jpeg_of, svg_path
 from nnunetv2_cafr.spine import colour_of, disc_of
 
 WIDEST, HIGHEST = 440, 480  # pixels on a page, in the proportions of the patient
 LETTERS = 44  # a name's letters are so many times smaller than the longer side
-LETTER = 0.6  # width of one, of its height
 DARK = 0.2  # luminance of lines that a black halo would not part from bone
 
 

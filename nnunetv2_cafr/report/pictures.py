@@ -16,12 +16,11 @@ from matplotlib.patheffects import withStroke
 from skimage import measure
 
 from dataset_conversion.geometry import orient, orientation_of
-from nnunetv2_cafr.slices import contours_of, jpeg_of, svg_path
+from nnunetv2_cafr.slices import LETTER, contours_of, jpeg_of, svg_path
 from nnunetv2_cafr.spine import IGNORE, colour_of, disc_of, vertebra_of
 
 PICTURE_SIZE = 420  # pixels of the longer side, at most
 LINES = 26  # of text in the height of an outlined slice
-LETTER = 0.6  # width of one, of its height
 CRUMB, PIECE = 0.15, 0.5  # of the median vertebra in a slice: smaller ones are not named, further pieces of one neither
 
 

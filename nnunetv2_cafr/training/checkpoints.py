@@ -304,7 +304,7 @@ class SafeCheckpoints(nnUNetTrainer):
             with contextlib.suppress(Exception):
                 loader._finish()
         if state is None:
-            self.print_to_log_file(f"{ended} No checkpoint was written: checkpointing is off, or nothing was trained")
+            self.print_to_log_file(f"{ended} No checkpoint was written: checkpointing is off")
         else:
             self.print_to_log_file(
                 f"{ended} {latest.name} holds the state at its start; go on with:\n{self.command_to_go_on()}"
