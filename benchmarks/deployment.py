@@ -23,9 +23,9 @@ import SimpleITK as sitk
 from speed import conditions
 from tqdm import tqdm
 
-from nnunetv2_cafr.benchmark.jobs import installed
 from nnunetv2_cafr.deployment.runtime import has_bfloat16
 from nnunetv2_cafr.evaluation.overlap import overlap
+from nnunetv2_cafr.processes import installed
 
 STOCK, SAME, FLOAT32, ONNX, BF16 = "nnU-Net, nnUNetv2_predict", "nnUNetv2_predict", "float32", "float32, onnx", "bf16"
 

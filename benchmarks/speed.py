@@ -31,11 +31,11 @@ from tqdm import tqdm
 from nnunetv2_cafr import phantom
 from nnunetv2_cafr.benchmark.cost import WARM_UP, MeasuredArm
 from nnunetv2_cafr.benchmark.forward_pass import plain_conv_unet
-from nnunetv2_cafr.benchmark.jobs import installed
 from nnunetv2_cafr.benchmark.matrix import Matrix
 from nnunetv2_cafr.files import begins_with, check_folder, write_text
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network_cost import count_macs, in_turns, infer, machine
+from nnunetv2_cafr.processes import installed
 
 SIZES = ((256, 256), (384, 384), (640, 320), (640, 640), (896, 896))  # all fit both networks unpadded
 TARGETS = {(256, 256): 0.40, (640, 320): 0.42, (896, 896): 0.42}  # latency, CAFR / nnU-Net

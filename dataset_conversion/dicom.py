@@ -188,13 +188,15 @@ def find_torn(folders: Sequence[Path]) -> tuple[Path, Path] | None:
         for folder in folders
     }
     slices: dict[tuple[object, ...], list[tuple[Path, _Image]]] = defaultdict(list)
-    for folder, images in read.items():
-        for one in _placed(images):
+    placed = {folder: _placed(images) for folder, images in read.items()}
+    for folder, there in placed.items():
+        for one in there:
             if stack := _stack_of(one):
                 slices[stack].append((folder, one))
     for folder, images in read.items():
         try:
-            own = _placed(_choose(folder, images)[0])
+            chosen = {image.path for image in _choose(folder, images)[0]}
+            own = [one for one in placed[folder] if one.path in chosen]
         except UnreadableError:  # which reading it says
             own = []
         for other, one in slices[_stack_of(own[0])] if own else ():

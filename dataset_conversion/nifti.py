@@ -41,7 +41,7 @@ def check_header(path: Path, content: bytes) -> Problem | None:
     if int.from_bytes(content[:4], "little") == NIFTI2_SIZE or int.from_bytes(content[:4], "big") == NIFTI2_SIZE:
         found, remedy = "a NIfTI-2 file", "write it as NIfTI-1, for example by nibabel, or as .mha"
         return Problem(path, found, "NIfTI-1: SimpleITK, by which nnU-Net reads, knows no other", remedy)
-    header = _parse(content)
+    header = parse(content)
     if header is None:
         remedy = "export it again as one .nii.gz file, from the source"
         if content.startswith(b"\x1f\x8b"):
@@ -73,7 +73,7 @@ def check_header(path: Path, content: bytes) -> Problem | None:
 
 def has_no_codes(content: bytes) -> bool:
     """Whether a header holds neither a qform nor an sform: all that readers make of its orientation is their own."""
-    header = _parse(content)
+    header = parse(content)
     return header is not None and int(header["qform_code"]) == int(header["sform_code"]) == 0
 
 
@@ -134,7 +134,7 @@ def check_place(path: Path, content: bytes, found: np.ndarray) -> Problem | None
         content: of the file, decompressed; its beginning is enough.
         found: SimpleITK's affine (4, 4), from the index (x, y, z) to mm towards right, front and head.
     """
-    header = _parse(content)
+    header = parse(content)
     assert header is not None
     affine = _affine_of(header)
     with np.errstate(all="ignore"):
@@ -160,7 +160,7 @@ def check_orientations(path: Path, content: bytes) -> Problem | None:
     Args:
         content: of the file, decompressed; its beginning is enough.
     """
-    header = _parse(content)
+    header = parse(content)
     if header is None or int(header["sform_code"]) <= 0:
         return None
     spacing = np.abs(np.asarray(header["pixdim"][1:4], dtype=float))
@@ -194,7 +194,7 @@ def doubt_about_place(content: bytes) -> str | None:
     Args:
         content: of the file, decompressed; its beginning is enough.
     """
-    header = _parse(content)
+    header = parse(content)
     if header is None or min(int(header["qform_code"]), int(header["sform_code"])) <= 0:
         return None
     by_qform = np.array([float(header[f"qoffset_{axis}"]) for axis in "xyz"])
@@ -202,7 +202,8 @@ def doubt_about_place(content: bytes) -> str | None:
     return f"its qform and its sform lie {apart:.0f} mm apart: the sform was taken" if apart > ONE_PLACE else None
 
 
-def _parse(content: bytes) -> nibabel.Nifti1Header | None:
+def parse(content: bytes) -> nibabel.Nifti1Header | None:
+    """The header at the beginning of a decompressed file; None where there is none."""
     for size, (place, marks) in MAGIC.items():
         if len(content) >= size and content[place] in marks:
             kind = nibabel.Nifti2Header if size == NIFTI2_SIZE else nibabel.Nifti1Header

@@ -26,7 +26,7 @@ from dataset_conversion import metaimage
 from dataset_conversion.contrast import Acquisition
 from dataset_conversion.dicom import list_dicom, read_series
 from dataset_conversion.environment import is_text
-from dataset_conversion.nifti import check_header, check_place, doubt_about_place, has_no_codes
+from dataset_conversion.nifti import check_header, check_place, doubt_about_place, has_no_codes, parse
 from dataset_conversion.problems import Problem
 from nnunetv2_cafr.errors import last_line
 
@@ -34,8 +34,6 @@ ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")  # of the files that are understo
 FILE_ENDINGS = (*ENDINGS, ".mhd")  # MetaImage's header with its voxels in a file beside it; converters want one file
 PICTURE_ENDINGS = (".png", ".bmp", ".tif")  # of nnU-Net's reader of pictures; a file may hold several channels
 DATA_FILE = re.compile(rb"^ElementDataFile\s*=\s*([^\r\n]*?)\s*?(?:\n|$)", re.MULTILINE)  # ends a MetaImage header
-NIFTI_FLOATS = (16, 64)  # data type codes of float32 and float64
-NIFTI_HEADER_SIZES = (348, 540)  # of NIfTI-1 and NIfTI-2; read in the wrong byte order, the number is another one
 NO_ORIENTATION = "a header without orientation"  # what is found begins so
 EXPECTED_ORIENTATION = "voxel axes in patient coordinates: which way is up, and which is left?"
 ORIENT = "convert again from DICOM, or write the right affine into the header"
@@ -125,20 +123,20 @@ def read_volume(path: Path, flat: bool = False) -> tuple[Volume | None, list[Pro
         reader.ReadImageInformation()
         if problem := _check_kind(path, reader, flat):
             return None, [problem]
-        voxels: _Voxels | Problem | None
+        voxels: _Voxels | Problem | int
         if nifti:
-            voxels = _check_nifti(path, reader, content)
+            voxels = _not_finite_in_nifti(path, reader, content)
         else:
             voxels = (_nrrd_voxels if ending == ".nrrd" else _metaimage_voxels)(path, reader, content)
         if isinstance(voxels, Problem):
             return None, [voxels]
         image = reader.Execute()
         not_finite = _not_finite(sitk.GetArrayViewFromImage(image))
-        if voxels is not None:
+        if isinstance(voxels, _Voxels):
             problem = _check_values(path, image, voxels) or _lack_of_orientation(path, voxels, image)
         else:
-            not_finite = max(not_finite, _not_finite_in_nifti(reader, content))
-            problem = _check_orientation(path, reader, content, image)
+            not_finite = max(not_finite, voxels)
+            problem = _check_orientation(path, content, image)
         if problem:
             return None, [problem, *_check_finite(path, image, not_finite)]
     except RuntimeError as error:
@@ -289,29 +287,21 @@ def _truncated(path: Path, found: int, expected: int, size: tuple[int, ...]) -> 
     )
 
 
-def _check_nifti(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Problem | None:
-    size = reader.GetSize()
-    offset, bits = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix"))
-    expected = offset + int(np.prod(size, dtype=np.int64)) * bits // 8
+def _not_finite_in_nifti(path: Path, reader: sitk.ImageFileReader, content: bytes) -> Problem | int:
+    """How many voxels are NaN or infinite, which is still to be seen in the file; or that some are missing."""
+    header, size = parse(content), reader.GetSize()
+    assert header is not None
+    kind, offset, voxels = header.get_data_dtype(), int(header["vox_offset"]), int(np.prod(size, dtype=np.int64))
+    expected = offset + voxels * kind.itemsize
     if len(content) < expected:
         return _truncated(path, len(content), expected, size)
-    return None
+    return _not_finite(np.frombuffer(content, kind, voxels, offset)) if kind.kind == "f" else 0
 
 
-def _check_orientation(path: Path, reader: sitk.ImageFileReader, content: bytes, image: sitk.Image) -> Problem | None:
-    if reader.GetMetaData("qform_code") == reader.GetMetaData("sform_code") == "0":
+def _check_orientation(path: Path, content: bytes, image: sitk.Image) -> Problem | None:
+    if has_no_codes(content):
         return Problem(path, f"{NO_ORIENTATION} (qform_code and sform_code are 0)", EXPECTED_ORIENTATION, ORIENT)
     return check_place(path, content, _affine_in_ras(image)) if image.GetDimension() > 2 else None
-
-
-def _not_finite_in_nifti(reader: sitk.ImageFileReader, content: bytes) -> int:
-    """Count NaN and infinity where they are still to be seen: in the file."""
-    if int(reader.GetMetaData("datatype")) not in NIFTI_FLOATS:
-        return 0
-    offset, bits = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix"))
-    byte_order = "<" if int.from_bytes(content[:4], "little") in NIFTI_HEADER_SIZES else ">"
-    voxels = int(np.prod(reader.GetSize(), dtype=np.int64))
-    return _not_finite(np.frombuffer(content, f"{byte_order}f{bits // 8}", voxels, offset))
 
 
 def _affine_in_ras(image: sitk.Image) -> np.ndarray:

@@ -250,6 +250,14 @@ def read_json_list(path: Path) -> list[Any]:
     return content
 
 
+def json_or_none(path: Path) -> Any:
+    """What a JSON file holds; None where it is not there, or cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
@@ -27,6 +30,11 @@ def default_processes() -> int:
     from nnunetv2.configuration import default_num_processes
 
     return min(default_num_processes, os.cpu_count() or 1)
+
+
+def installed(program: str) -> str:
+    """Full path of a command of this environment; its name where it is not there."""
+    return shutil.which(program, path=str(Path(sys.executable).parent)) or program
 
 
 def _follow_parent() -> None:

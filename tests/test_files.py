@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_cafr.files import lock, read_json, try_lock, write_atomically, write_json
+from nnunetv2_cafr.files import json_or_none, lock, read_json, try_lock, write_atomically, write_json
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP])
@@ -72,3 +72,11 @@ def test_json_is_ascii_whatever_it_holds(tmp_path):
     write_json(tmp_path / "file", {"Wirbels\u00e4ule": Path("L5")}, str)
     assert (tmp_path / "file").read_bytes().isascii()
     assert read_json(tmp_path / "file") == {"Wirbels\u00e4ule": "L5"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 200_000, b"\xff"], ids=["empty", "torn", "deep", "no text"])
+def test_json_that_cannot_be_read_is_none(content, tmp_path):
+    path = tmp_path / "a.json"
+    assert json_or_none(path) is None
+    path.write_bytes(content)
+    assert json_or_none(path) is None

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.paths import nnUNet_preprocessed
@@ -16,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.network_cost import count_macs, in_turns, infer
 from nnunetv2_cafr.raw_dataset import name_of_dataset, require_folders
 from nnunetv2_cafr.training import nnUNetTrainer_CAFR
@@ -68,10 +68,10 @@ def networks_from_plans(dataset: str, configuration: str, plans_name: str) -> tu
         raise UserError(
             f"No plans file {plans_file}: run nnUNetv2_plan_and_preprocess -d {dataset} first, or name the plans by -p"
         )
-    plans = PlansManager(load_json(str(plans_file)))
+    plans = PlansManager(read_json(plans_file))
     if configuration not in plans.available_configurations:
         raise UserError(f"{plans_file} has no configuration {configuration!r}, only {plans.available_configurations}")
-    dataset_json = load_json(str(folder / "dataset.json"))
+    dataset_json = read_json(folder / "dataset.json")
     settings = plans.get_configuration(configuration)
     channels = determine_num_input_channels(plans, settings, dataset_json)
     heads = plans.get_label_manager(dataset_json).num_segmentation_heads

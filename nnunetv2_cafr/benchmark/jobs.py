@@ -15,12 +15,13 @@ from nnunetv2.paths import nnUNet_raw
 
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
 from nnunetv2_cafr.evaluation.scores import SETTINGS_FILE
+from nnunetv2_cafr.processes import installed
 from nnunetv2_cafr.report.study import Arm
+from nnunetv2_cafr.training.checkpoints import FINAL
 
 COST_FILE = "cost.json"
 EQUAL_SECONDS = "equal-seconds"  # section of the second comparison
 COMPLETE = "complete"  # nnU-Net leaves nothing that tells a finished folder of predictions from half a one
-FINAL_CHECKPOINT = "checkpoint_final.pth"
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _prediction(matrix: Matrix, arm: Arm, seed: int, folder: Path, dataset: str,
     trainings = [Training(arm, seed, 100, fold) for fold in matrix.folds]
     target = external_predictions(matrix, folder, dataset, arm.name, seed)
     command = ["nnUNetv2_predict", "-d", matrix.dataset, "-c", matrix.configuration, "-p", arm.plans]
-    command += ["-tr", matrix.trainer(trainings[0]), "-f", *map(str, matrix.folds), "-chk", FINAL_CHECKPOINT]
+    command += ["-tr", matrix.trainer(trainings[0]), "-f", *map(str, matrix.folds), "-chk", FINAL]
     command += ["-i", str(images), "-o", str(target), "-device", matrix.device]
     needed = tuple(matrix.fold_folder(training) / "validation" / "summary.json" for training in trainings)
     return Job(
@@ -172,12 +173,6 @@ def _scoring(folder: Path, dataset: str, references: Path, predictions: Path, pr
 
 def _module(name: str, *arguments: object) -> tuple[str, ...]:
     return (sys.executable, "-m", f"nnunetv2_cafr.benchmark.{name}", *map(str, arguments))
-
-
-def installed(program: str) -> str:
-    """Full path of a command of this environment."""
-    path = Path(sys.executable).parent / program
-    return str(path) if path.is_file() else program
 
 
 def missing(jobs: list[Job]) -> list[Job]:

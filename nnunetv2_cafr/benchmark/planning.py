@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
 from nnunetv2_cafr.benchmark.arms import OWN_PLANS
-from nnunetv2_cafr.benchmark.jobs import installed
 from nnunetv2_cafr.benchmark.matrix import Matrix
 from nnunetv2_cafr.errors import UserError
+from nnunetv2_cafr.processes import installed
 
 
 def missing_plans(matrix: Matrix) -> Iterator[tuple[str, ...]]:

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from nnunetv2_cafr import options
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import check_folder, partial_of, read_json, write_json
+from nnunetv2_cafr.processes import installed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -261,12 +261,11 @@ class Demo:
         }
         environment.setdefault("nnUNet_n_proc_DA", str(self.workers))
         environment.setdefault("nnUNet_def_n_proc", str(self.workers))
-        program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
         last: deque[str] = deque(maxlen=25)
         with (
             self.log.open("a", encoding="utf-8") as log,
             subprocess.Popen(
-                [program, *command[1:]],
+                [installed(command[0]), *command[1:]],
                 env=environment,
                 encoding="utf-8",
                 errors="replace",

@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunetv2_cafr.levels.files import decoding_of, read_decodings
     from nnunetv2_cafr.measurements.label_map import read_label_map
     from nnunetv2_cafr.measurements.tables import JSON_FILE, TABLE_FILE, as_json, table_files
-    from nnunetv2_cafr.preview.page import PAGE_FILE, PICTURES, part_of, render
+    from nnunetv2_cafr.preview import PAGE_FILE, PICTURES
+    from nnunetv2_cafr.preview.page import part_of, render
     from nnunetv2_cafr.preview.study import NOT_MEASURED, TOLD, Labels, StudyPreview, preview
 
     source, target = arguments.i, arguments.o

@@ -19,7 +19,8 @@ from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.levels.files import decoding_of, read_decodings
 from nnunetv2_cafr.measurements.label_map import read_label_map
 from nnunetv2_cafr.measurements.tables import JSON_FILE, as_json, table_files
-from nnunetv2_cafr.preview.page import PAGE_FILE, PICTURES, Part, part_of, parts_in, render
+from nnunetv2_cafr.preview import PAGE_FILE, PICTURES
+from nnunetv2_cafr.preview.page import Part, part_of, parts_in, render
 from nnunetv2_cafr.preview.study import NOT_MEASURED, OF_NUMBERING, SIGNAL_VOID, Labels, StudyPreview, preview
 from nnunetv2_cafr.viewers import colour_files
 

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import importlib.metadata
 import io
-import json
 import logging
 import os
 import warnings
@@ -28,7 +27,7 @@ from nnunetv2_cafr.deployment.runtime import AXES, import_extra
 from nnunetv2_cafr.deployment.studies import UnusableStudyError, find_studies, preprocess
 from nnunetv2_cafr.deployment.training_cases import cases_of_training, heights_of, orders_of, spacing_range
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import check_place, sha256
+from nnunetv2_cafr.files import check_place, json_or_none, sha256
 from nnunetv2_cafr.network.convolution import crop_to
 from nnunetv2_cafr.plans_fields import channels_of
 from nnunetv2_cafr.training.checkpoints import OF_PREDICTION, read_checkpoint
@@ -112,10 +111,7 @@ def refuse_another(target: Path, description: Description) -> None:
 
 def _earlier_export(target: Path) -> dict[str, Any] | None:
     """What the JSON file of an export says, if `target` is one: the network is the one it describes, or not there."""
-    try:
-        content = json.loads(description_file(target).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    content = json_or_none(description_file(target))
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return None
     whole = target.is_file() and sha256(target) == content.get("sha256")

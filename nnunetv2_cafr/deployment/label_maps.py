@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from nnunetv2_cafr.files import (
     FULL,
     begins_with,
     check_place,
+    json_or_none,
     lock,
     partial_of,
     refuse_inputs,
@@ -34,6 +34,7 @@ from nnunetv2_cafr.files import (
 )
 from nnunetv2_cafr.levels.files import STATISTICS_FILE, TABLE_FILE, decoding_of, read_decodings
 from nnunetv2_cafr.measurements import tables as measurements
+from nnunetv2_cafr.preview import PAGE_FILE, PICTURES
 from nnunetv2_cafr.spine import has_regions
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, name_labels
 
@@ -47,7 +48,6 @@ LEVEL_TABLES = {  # how they are known
     TABLE_FILE: begins_with("case,confidence,flags"),
     STATISTICS_FILE: begins_with('"settings": {'),
 }
-PAGE, PICTURES = "preview.html", "preview"  # of preview/page.py, which takes a second to import
 SEGMENTATION = ".seg.dcm"
 ROOM = 1 << 20  # bytes; with less left, a disk is full
 
@@ -171,7 +171,7 @@ class LabelMaps:
     def _may_hold(self, name: str, key: str) -> bool:
         """Whether a document is not there, or is the one to be written."""
         path = self.folder / name
-        return not os.path.lexists(path) or _read_json(path) == self.description.content[key]
+        return not os.path.lexists(path) or json_or_none(path) == self.description.content[key]
 
     def _wrote(self, target: Path, record: Mapping[str, Any]) -> bool:
         entry = record.get(target.name, {})
@@ -181,7 +181,7 @@ class LabelMaps:
 
     def _beside(self, studies: Sequence[Study]) -> list[str]:
         """Names of what is written beside the label maps."""
-        names = [PAGE]
+        names = [PAGE_FILE]
         if self.has_single_labels():
             names += (SLICER_FILE, ITKSNAP_FILE)
         if self.description.spine is not None:
@@ -252,7 +252,7 @@ class LabelMaps:
         path = self.folder / RECORD
         if not os.path.lexists(path):
             return {}, {}
-        content = _read_json(path)
+        content = json_or_none(path)
         if (record := _label_maps_in(content)) is None:
             raise FileExistsError(f"{path} is there and is no record of nnUNetv2_cafr predict: move it away")
         beside = content.get("beside") or {}
@@ -362,7 +362,7 @@ def _renamed(name: str, target: Path, ending: str) -> str:
 
 def doubts_of_prediction(folder: Path) -> dict[str, dict[str, str]]:
     """By label map, what `nnUNetv2_cafr predict` said of its image; of those that are as it wrote them."""
-    record = _label_maps_in(_read_json(folder / RECORD)) or {}
+    record = _label_maps_in(json_or_none(folder / RECORD)) or {}
     doubts = {name: entry.get("doubts", {}) for name, entry in record.items() if (folder / name).is_file()}
     # Only what something was said of is read.
     return {name: said for name, said in doubts.items() if not said or sha256(folder / name) in record[name]["sha256"]}
@@ -376,13 +376,6 @@ def _label_maps_in(content: Any) -> dict[str, Any] | None:
     ):
         return None
     return record
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 @contextlib.contextmanager

@@ -118,9 +118,7 @@ class Model:
             ValueError: if `levels` are asked for where the labels have no order.
         """
         decoder = LevelDecoder(self.description) if levels else None
-        segmentation, geometry = predict_labels(
-            study, self.description, self.network, self.mirroring_axes, self.step_size, decoder
-        )
+        segmentation, geometry = predict_labels(self, study, decoder)
         decoding = decoder.decode(segmentation, geometry) if decoder else None
         if decoding:
             doubts = {kind: study.doubts[kind] for kind in OF_LEVELS if kind in study.doubts}
@@ -238,18 +236,12 @@ def _image_of(array: np.ndarray, spacing: Sequence[float] | None, voxel_order: s
     return image
 
 
-def predict_labels(
-    study: Study,
-    description: Description,
-    network: Network,
-    mirroring_axes: tuple[int, ...],
-    step_size: float,
-    levels: LevelDecoder | None = None,
-) -> tuple[np.ndarray, dict]:
+def predict_labels(model: Model, study: Study, levels: LevelDecoder | None = None) -> tuple[np.ndarray, dict]:
     """Label map (z, y, x) in the network's voxel order, and what nnU-Net's reader keeps of the study's own grid.
 
     `levels` sees the logits on their way.
     """
+    description = model.description
     plans, configuration = description.plans, description.configuration
     image, properties = preprocess(study, description)
     spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
@@ -259,7 +251,8 @@ def predict_labels(
     patch_size = configuration.patch_size
 
     labelled = []
-    for logits in predict_logits(torch.from_numpy(image), network, patch_size, mirroring_axes, step_size):
+    slabs = predict_logits(torch.from_numpy(image), model.network, patch_size, model.mirroring_axes, model.step_size)
+    for logits in slabs:
         of_slab = (1, *shape[1:]) if len(patch_size) == 2 else tuple(shape)
         labelled.append(label_map(logits, of_slab, current_spacing, spacing, configuration, description.labels))
         if levels:

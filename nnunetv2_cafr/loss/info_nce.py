@@ -221,7 +221,9 @@ class PixelInfoNCE(nn.Module):
     def _log_weights(self, pairs: SampledPairs, labels: Tensor, cell_shape: Sequence[int]) -> Tensor:
         """Logarithm of each negative's weight, (p, n)."""
         assert self.level_distance is not None
-        label = self._classes_of_pure_cells(labels, cell_shape).flatten()
+        pixels = self._with_channels(labels, len(cell_shape))[:, 0]
+        first = tuple(slice(None, None, factor) for factor in _factors(pixels.shape[1:], cell_shape))
+        label = pixels[(slice(None), *first)].flatten().long()  # a cell's first pixel: where it is pure, as all are
         distance = self.level_distance[label[pairs.anchor][:, None], label[pairs.negatives]]
         weight = 1 / torch.where(distance > 0, distance, WITHOUT_PLACE)
         return (weight / weight.mean(dim=1, keepdim=True)).log()
@@ -260,7 +262,8 @@ class PixelInfoNCE(nn.Module):
         drawn_class = torch.arange(num_classes, device=device).repeat_interleave(self.anchors_per_class)
         drawn = class_start[drawn_class] + _draw_below(class_count[drawn_class])
         if hard is not None:
-            drawn = self._with_hard_half(drawn, drawn_class, class_start, _any_in_cell(hard, cell_shape)[cell_at_rank])
+            is_hard = _largest_in_cell(hard.float(), cell_shape).flatten()[cell_at_rank] > 0
+            drawn = self._with_hard_half(drawn, drawn_class, class_start, is_hard)
         is_anchor = class_count[drawn_class] > 1
         anchor, anchor_class = drawn[is_anchor], drawn_class[is_anchor]
         if num_classes < 2 or len(anchor) == 0:
@@ -304,12 +307,7 @@ class PixelInfoNCE(nn.Module):
     def _classes_of_pure_cells(self, labels: Tensor, cell_shape: Sequence[int]) -> Tensor:
         """The class of each cell, (b, cells) int64, `_UNUSED` where pixels differ, are padding or are ignored."""
         pixels = self._with_channels(labels, len(cell_shape))
-        factors = _factors(pixels.shape[2:], cell_shape)
-        pool = F.max_pool2d if len(cell_shape) == 2 else F.max_pool3d
-        # ceil_mode keeps the border cells that reach over the edge, and looks at their pixels inside only.
-        largest, smallest_negated = pool(
-            torch.cat([pixels, -pixels], dim=1), kernel_size=factors, stride=factors, ceil_mode=True
-        ).chunk(2, dim=1)
+        largest, smallest_negated = _largest_in_cell(torch.cat([pixels, -pixels], dim=1), cell_shape).chunk(2, dim=1)
         channels = largest.long().flatten(2)
         pure = (largest == -smallest_negated).flatten(2).all(dim=1)
 
@@ -349,11 +347,12 @@ class PixelInfoNCE(nn.Module):
         return labels.float()
 
 
-def _any_in_cell(pixels: Tensor, cell_shape: Sequence[int]) -> Tensor:
-    """For each cell of the batch, whether any of its pixels is marked; pixels (b, 1, *size)."""
+def _largest_in_cell(pixels: Tensor, cell_shape: Sequence[int]) -> Tensor:
+    """The largest value in each cell, (b, c, *cells), of pixels (b, c, *size)."""
     factors = _factors(pixels.shape[2:], cell_shape)
     pool = F.max_pool2d if len(cell_shape) == 2 else F.max_pool3d
-    return pool(pixels.float(), kernel_size=factors, stride=factors, ceil_mode=True).flatten() > 0
+    # ceil_mode keeps the border cells that reach over the edge, and looks at their pixels inside only.
+    return pool(pixels, kernel_size=factors, stride=factors, ceil_mode=True)
 
 
 def _factors(size: Sequence[int], cell_shape: Sequence[int]) -> tuple[int, ...]:

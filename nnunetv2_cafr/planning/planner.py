@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.planning import CONTEXT_BYTES, GB
 from nnunetv2_cafr.planning.architecture import cafr_architecture, token_size
@@ -159,7 +159,7 @@ class CAFRPlanner(ExperimentPlanner):
         recursive_fix_for_json_export(plans)  # what was saved can only be compared to what will be
         stock_file = Path(str(nnUNet_preprocessed)) / self.dataset_name / f"{STOCK_PLANS}.json"
         if stock_file.is_file():
-            _share_data(plans, load_json(str(stock_file)))
+            _share_data(plans, read_json(stock_file))
         self.planned = [name for name, plan in plans["configurations"].items() if "inherits_from" not in plan]
         super().save_plans(plans)
 

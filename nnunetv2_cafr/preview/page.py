@@ -33,8 +33,6 @@ from nnunetv2_cafr.pages import environment
 from nnunetv2_cafr.preview.study import StudyPreview
 from nnunetv2_cafr.spine import colour_of
 
-PAGE_FILE = "preview.html"
-PICTURES = "preview"  # the folder of a PNG for each study
 GENERATOR = "nnUNetv2_cafr"
 TITLES = {  # of measures, with their units
     VOLUME: "Volume, ml",

@@ -143,9 +143,10 @@ def check_same_grid(
     return findings
 
 
-def check_labels(raw: np.ndarray, table: LabelTable, spine: bool, source: Source) -> Iterator[Finding]:
-    """Values of a mask (z, y, x), as stored: whole numbers, all in dataset.json, and not only background."""
-    values, counts = np.unique(raw, return_counts=True)
+def check_labels(
+    values: np.ndarray, counts: np.ndarray, table: LabelTable, spine: bool, source: Source
+) -> Iterator[Finding]:
+    """Values of a mask as stored, and voxels of each: whole numbers, all in dataset.json, and not only background."""
     known = {0, *table.names} | ({table.ignore} if table.ignore is not None else set())
     whole = np.abs(values - np.rint(values)) <= INTEGRAL_TOLERANCE
     is_known = [value in known for value in np.rint(values).astype(np.int64).tolist()]
@@ -172,11 +173,10 @@ def check_labels(raw: np.ndarray, table: LabelTable, spine: bool, source: Source
         )
 
 
-def check_stored_labels(raw: np.ndarray, source: Source) -> Iterator[Finding]:
+def check_stored_labels(values: np.ndarray, counts: np.ndarray, source: Source) -> Iterator[Finding]:
     """What nnU-Net reads of whole numbers that are not stored as such: it casts down, so that 3 less a hair is 2."""
-    if np.issubdtype(raw.dtype, np.integer):
+    if np.issubdtype(values.dtype, np.integer):
         return
-    values, counts = np.unique(raw, return_counts=True)
     nearest = np.rint(values)
     read = values.astype(np.float32)
     near = (np.abs(values - nearest) <= INTEGRAL_TOLERANCE) & (read != nearest)

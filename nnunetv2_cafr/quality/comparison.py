@@ -35,7 +35,7 @@ def compare(cases: Sequence[CaseReport], spine: bool, reorients: bool, labels: M
         *check_grids(cases),
         *check_use(cases, labels),
         *check_presence(cases, spine),
-        *(finding for finding, _, _ in unusual_volumes(cases)),
+        *(finding for finding, _ in unusual_volumes(cases)),
         *check_duplicates(cases, spine),
         *check_patients(cases),
     ]
@@ -188,8 +188,8 @@ def volumes(cases: Sequence[CaseReport]) -> dict[str, list[tuple[CaseReport, flo
     return {names[label]: by_label[label] for label in sorted(by_label)}
 
 
-def unusual_volumes(cases: Sequence[CaseReport]) -> Iterator[tuple[Finding, str, float]]:
-    """Volumes far from the other cases', with the case and the ml. Structures cut by the border are left out."""
+def unusual_volumes(cases: Sequence[CaseReport]) -> Iterator[tuple[Finding, float]]:
+    """Volumes far from the other cases', with the ml. Structures cut by the border are left out."""
     for name, found in volumes(cases).items():
         whole = [(case, volume) for case, volume, cut in found if not cut]
         if len(whole) < FEWEST_VOLUMES:
@@ -210,7 +210,7 @@ def unusual_volumes(cases: Sequence[CaseReport]) -> Iterator[tuple[Finding, str,
                     "look at its contour; nothing, if the patient is like that",
                     name,
                 )
-                yield finding, case.identifier, volume
+                yield finding, volume
 
 
 def check_duplicates(cases: Sequence[CaseReport], spine: bool) -> Iterator[Finding]:

@@ -164,8 +164,9 @@ def _inspect_mask(mask: sitk.Image, report: CaseReport, dataset: RawDataset, ori
     source = checks.Source(report.identifier, report.mask_file)
     spine = dataset.labels.is_spine
     raw = grey_values(mask)
-    report.findings += checks.check_labels(raw, dataset.labels, spine, source)
-    report.findings += checks.check_stored_labels(raw, source)
+    values, counts = np.unique(raw, return_counts=True)
+    report.findings += checks.check_labels(values, counts, dataset.labels, spine, source)
+    report.findings += checks.check_stored_labels(values, counts, source)
     labels = np.rint(raw).astype(np.int32)
     if dataset.labels.ignore is not None:
         labels[labels == dataset.labels.ignore] = 0

@@ -149,8 +149,8 @@ class _Volumes:
 
 def _volumes(cases: Sequence[CaseReport], anchors: Mapping[str, str]) -> Iterator[_Volumes]:
     odd: dict[str, dict[str, float]] = defaultdict(dict)
-    for finding, identifier, volume in comparison.unusual_volumes(cases):
-        odd[finding.structure][identifier] = volume
+    for finding, volume in comparison.unusual_volumes(cases):
+        odd[finding.structure][finding.case] = volume
     for name, found in comparison.volumes(cases).items():
         ml = np.array([volume for _, volume, _ in found])
         low, median, high = float(ml.min()), float(np.median(ml)), float(ml.max())

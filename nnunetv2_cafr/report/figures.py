@@ -6,7 +6,7 @@ Shapes, line styles, hatching and words carry the meaning, so a grey print says 
 import io
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,17 +83,6 @@ def _canvas(height: float, rows: int, columns: int, **options: Any) -> tuple[Can
     return canvas, canvas.subplots(rows, columns, squeeze=False, **options)
 
 
-def _drawn(draw: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
-    """Draws in our style without changing that of the program."""
-
-    def styled(*arguments: object, **options: object) -> Figure | None:
-        with matplotlib.rc_context(STYLE):
-            return draw(*arguments, **options)
-
-    styled.__doc__ = draw.__doc__
-    return styled
-
-
 def _rows_of_arms(axis: Axes, names: Sequence[str], reference: str | None) -> None:
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)
@@ -105,7 +94,7 @@ def _rows_of_arms(axis: Axes, names: Sequence[str], reference: str | None) -> No
             label.set_fontweight("bold")
 
 
-@_drawn
+@matplotlib.rc_context(STYLE)
 def overview(key: str, family: FamilyResults, costs: Mapping[str, Cost]) -> Figure | None:
     """Means, differences and cost of a family, a row per arm, best first."""
     if TESTED[0].key not in family.measures:
@@ -172,7 +161,7 @@ def _interval(axis: Axes, row: float, estimate: Estimate, is_reference: bool, fi
     axis.plot([estimate.mean], [row], shape, color=colour, markerfacecolor=face, markersize=6.5, zorder=3)
 
 
-@_drawn
+@matplotlib.rc_context(STYLE)
 def differences(key: str, family: FamilyResults) -> Figure | None:
     """Every patient's difference to the reference, for each tested measure."""
     if family.reference is None or not family.measures:
@@ -209,7 +198,7 @@ def differences(key: str, family: FamilyResults) -> Figure | None:
     return _figure(key, canvas, caption, text)
 
 
-@_drawn
+@matplotlib.rc_context(STYLE)
 def rank_shares(key: str, family: FamilyResults) -> Figure | None:
     """How often each arm takes each rank when patients are drawn again."""
     if family.reference is None or TESTED[0].key not in family.measures:
@@ -235,7 +224,7 @@ def rank_shares(key: str, family: FamilyResults) -> Figure | None:
     return _figure(key, canvas, caption, "Shares of ranks. Ranks and their ranges are in the table of rankings.")
 
 
-@_drawn
+@matplotlib.rc_context(STYLE)
 def class_dice(key: str, family: FamilyResults, table: Table) -> Figure | None:
     """Dice of every class, a panel per arm with the reference's line in each."""
     names = [column.title for column in table.columns[2:]]
@@ -267,7 +256,7 @@ def class_dice(key: str, family: FamilyResults, table: Table) -> Figure | None:
     return _figure(key, canvas, caption, f"Dice by class. The numbers are in the table {table.title}.")
 
 
-@_drawn
+@matplotlib.rc_context(STYLE)
 def level_errors(key: str, table: Table) -> Figure | None:
     """Bars of right, shifted, other and missed vertebrae."""
     names = [str(row.values[0]) for row in table.rows]
@@ -291,7 +280,7 @@ def level_errors(key: str, table: Table) -> Figure | None:
     return _figure(key, canvas, caption, f"Level errors. The numbers are in the table {table.title}.")
 
 
-@_drawn
+@matplotlib.rc_context(STYLE)
 def level_shifts(key: str, table: Table) -> Figure | None:
     """Confusion by level shift, for each arm as predicted and after level decoding."""
     counts = pd.DataFrame(
@@ -309,7 +298,7 @@ def level_shifts(key: str, table: Table) -> Figure | None:
     return _figure(key, canvas, caption, f"Level shifts. The numbers are in the table {table.title}.")
 
 
-@_drawn
+@matplotlib.rc_context(STYLE)
 def fractions(key: str, family: FamilyResults, by_share: Mapping[float, FamilyResults]) -> Figure | None:
     """Dice against the share of patients that was trained on."""
     shares = sorted(by_share)
@@ -348,7 +337,7 @@ def fractions(key: str, family: FamilyResults, by_share: Mapping[float, FamilyRe
     return _figure(key, canvas, caption, "Dice by share of the data. The numbers are in the tables of these sections.")
 
 
-@_drawn
+@matplotlib.rc_context(STYLE)
 def learning(key: str, arms: Sequence[str], curves: Mapping[str, Sequence[Curve]]) -> Figure | None:
     """Losses and nnU-Net's online Dice of every arm: mean of its trainings, and their range."""
     names = [arm for arm in arms if any("train_losses" in curve.values for curve in curves.get(arm, ()))]
@@ -381,7 +370,7 @@ def learning(key: str, arms: Sequence[str], curves: Mapping[str, Sequence[Curve]
     return _figure(key, canvas, caption, "Training curves of " + ", ".join(names))
 
 
-@_drawn
+@matplotlib.rc_context(STYLE)
 def loss_terms(key: str, arms: Sequence[str], curves: Mapping[str, Sequence[Curve]]) -> Figure | None:
     """The three terms of the loss, for the arms that log them."""
     names = [arm for arm in arms if any("train_dice" in curve.values for curve in curves.get(arm, ()))]

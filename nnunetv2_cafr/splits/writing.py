@@ -1,13 +1,12 @@
 """What becomes of a split: splits_final.json of a data set, or a new data set with its test part set apart."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.files import describe_failure, partial_of, write_json
+from nnunetv2_cafr.files import describe_failure, json_or_none, partial_of, write_json
 from nnunetv2_cafr.raw_dataset import Dataset
 
 SPLITS_FILE = "splits_final.json"
@@ -45,10 +44,7 @@ def _holds(target: Path, splits: Sequence[Split]) -> bool:
     """Whether the file is there with these splits; refuses any other content."""
     if not target.exists():
         return False
-    try:
-        existing = json.loads(target.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        existing = None
+    existing = json_or_none(target)
     if existing != splits:
         what = f"other splits ({len(existing)} folds)" if isinstance(existing, list) else "something else"
         raise UserError(

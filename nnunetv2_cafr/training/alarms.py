@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from nnunetv2_cafr.training.checkpoints import SafeCheckpoints
+from nnunetv2_cafr.training.checkpoints import BEST, LATEST, SafeCheckpoints
 
 MAX_REPORTS = 5  # of one epoch
 
@@ -104,11 +104,7 @@ class AlarmedTraining(SafeCheckpoints):
         return all(torch.isfinite(value).all() for value in self.network.state_dict().values())
 
     def _explain_divergence(self, batch: dict[str, Any]) -> str:
-        there = [
-            name
-            for name in ("checkpoint_latest.pth", "checkpoint_best.pth")
-            if (Path(self.output_folder) / name).is_file()
-        ]
+        there = [name for name in (LATEST, BEST) if (Path(self.output_folder) / name).is_file()]
         remedy = f"continue from {there[0]}: {self.command_to_go_on()}" if there else "start again"
         return (
             f"The loss was not finite in epoch {self.current_epoch} and has ruined the weights; cases of the step: "

@@ -23,6 +23,8 @@ from nnunetv2_cafr.files import write_atomically
 from nnunetv2_cafr.processes import on_signal
 from nnunetv2_cafr.training.preflight import refuse
 
+FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"  # nnU-Net's names
+
 # What nnU-Net's checkpoints hold besides tensors and plain values: numbers of the logged curves.
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 HARMLESS: list[Any] = [
@@ -110,7 +112,7 @@ def read_values(checkpoint: Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(
             f"{checkpoint} is damaged and was not loaded. Delete it: --c then goes on from the next one that is there "
-            f"(checkpoint_latest.pth, else checkpoint_best.pth). ({error})"
+            f"({LATEST}, else {BEST}). ({error})"
         ) from error
 
 
@@ -184,7 +186,7 @@ class SafeCheckpoints(nnUNetTrainer):
         self._write_checkpoint(Path(filename), lambda partial: save(str(partial)))
 
     def _write_checkpoint(self, target: Path, write: Callable[[Path], object]) -> None:
-        is_best = target.name == "checkpoint_best.pth"
+        is_best = target.name == BEST
         if is_best and not self.best_is_trustworthy:
             self._best_was_saved = False
             self.print_to_log_file(f"{target.name} stays as it was, because of this epoch's alarm")
@@ -195,7 +197,7 @@ class SafeCheckpoints(nnUNetTrainer):
             self._best_was_saved &= not is_best
             before = "the previous one stays" if target.exists() else "there is no previous one"
             message = f"{target} could not be written ({error}); {before}. Is the disk full?"
-            if target.name == "checkpoint_final.pth":
+            if target.name == FINAL:
                 refuse(self, f"{message} Make room, then: {self.command_to_go_on()}")
             self.print_to_log_file(f"ALARM: {message} Training goes on.")
             return
@@ -296,7 +298,7 @@ class SafeCheckpoints(nnUNetTrainer):
             raise Signalled(self._ended_by)
         ended = f"Terminated by {self._ended_by.name} in epoch {self.current_epoch}."
         state = None if self._epoch_start is None else self._epoch_start.getvalue()
-        latest = Path(self.output_folder) / "checkpoint_latest.pth"
+        latest = Path(self.output_folder) / LATEST
         if state is not None:
             self._write_checkpoint(latest, lambda partial: partial.write_bytes(state))
         # As nnU-Net ends them; else their threads would have the last word, about processes that are gone.

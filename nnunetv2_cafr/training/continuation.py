@@ -19,8 +19,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunetv2_cafr.errors import counted, shorten
-from nnunetv2_cafr.files import write_bytes
-from nnunetv2_cafr.training.checkpoints import read_values
+from nnunetv2_cafr.files import json_or_none, write_bytes
+from nnunetv2_cafr.training.checkpoints import BEST, FINAL, LATEST, read_values
 from nnunetv2_cafr.training.network_identity import bare, differences, identity_of, misfit
 from nnunetv2_cafr.training.preflight import refuse
 from nnunetv2_cafr.training.record import (
@@ -32,7 +32,6 @@ from nnunetv2_cafr.training.record import (
     versions,
 )
 
-FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
 VALIDATION = "validation"  # nnU-Net's folder
 BEST_VALIDATED = "predicted_by_checkpoint_best"  # in the folder of the validation
 EARLIER = "_of_earlier_training"
@@ -188,11 +187,8 @@ class ContinuedTraining(RecordedTraining):
 
 def _record_beside(file: Path) -> Mapping[str, Any]:
     """The record of the start of the training that wrote a checkpoint; empty if there is none."""
-    try:
-        records = json.loads((file.parent / RECORD_FILE).read_text(encoding="utf-8"))
-        return records[0] if isinstance(records[0], dict) else {}
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
+    records = json_or_none(file.parent / RECORD_FILE)
+    return records[0] if isinstance(records, list) and records and isinstance(records[0], dict) else {}
 
 
 def trained_by(folder: Path) -> str:

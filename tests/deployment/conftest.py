@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from nnunetv2_cafr.deployment import model as deployed
-from nnunetv2_cafr.deployment.description import Description
 
 from .files import VOXELS, describe, write
 from .untrained import Models, run_verb, write_image
@@ -64,8 +63,8 @@ def scans(tmp_path: Path) -> Path:
 def predict(model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs the verb with a network that sees label 1 everywhere, after nnU-Net's reading and preprocessing."""
 
-    def predict_labels(study: Any, description: Description, *_: object) -> tuple[np.ndarray, dict]:
-        image, properties = deployed.preprocess(study, description)
+    def predict_labels(model: deployed.Model, study: Any, *_: object) -> tuple[np.ndarray, dict]:
+        image, properties = deployed.preprocess(study, model.description)
         assert np.isfinite(image).all()
         return np.ones(properties["shape_before_cropping"], np.uint8), properties
 

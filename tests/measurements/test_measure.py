@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from nnunetv2_cafr.commands import measure, relabel
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.measurements.tables import COLUMNS, JSON_FILE, TABLE_FILE
-from nnunetv2_cafr.preview.page import PAGE_FILE
+from nnunetv2_cafr.preview import PAGE_FILE
 from nnunetv2_cafr.spine import colour_of
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE
 
