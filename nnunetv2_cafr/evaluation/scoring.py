@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
+from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES, determine_reader_writer_from_file_ending
 from scipy.ndimage import find_objects
 
 from dataset_conversion.reading import fault_of
@@ -123,9 +123,14 @@ def evaluate_folders(
     example = pairs[0].reference
     if fault := fault_of(example):  # which nnU-Net would try to read, for all its readers
         raise EvaluationError(f"{pairs[0].case}: {fault}")
-    reader = determine_reader_writer_from_file_ending(
-        example.name.removeprefix(pairs[0].case), str(example), allow_nonmatching_filename=True, verbose=False
-    )
+    known = (ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings)
+    ending = next((ending for ending in known if example.name.lower().endswith(ending)), example.suffix)
+    try:
+        reader = determine_reader_writer_from_file_ending(ending, str(example), verbose=False)
+    except RuntimeError as error:
+        raise EvaluationError(
+            f"{pairs[0].case}: nnU-Net has no reader for {example}: give label maps as .nii.gz, .nrrd or .mha"
+        ) from error
     scorer = _Scorer(classes, tolerance_mm, reader)
     scores = {
         pair.case: score for pair, score in in_processes(scorer, pairs, num_processes, "scoring", progress=progress)

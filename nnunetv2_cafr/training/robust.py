@@ -24,16 +24,22 @@ class RobustTraining(AlarmedTraining, SafeCheckpoints, ContinuedTraining, Record
         with self._alone():
             super().run_training()
 
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        with self._alone():
+            super().perform_actual_validation(save_probabilities)
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keeps a second training of this fold out while this one lives: both would write the same checkpoints."""
+        """Keeps other trainings and validations of this fold out: both would write the same files."""
         if self.local_rank != 0:
             yield
             return
         file = Path(self.output_folder) / LOCK
         held = try_lock(file)
         if held is None:
-            refuse(self, f"another training writes into {self.output_folder}: wait for it, or end it first")
+            refuse(
+                self, f"another training or validation writes into {self.output_folder}: wait for it, or end it first"
+            )
         try:
             yield
         finally:

@@ -233,6 +233,14 @@ def test_a_training_keeps_others_out_as_long_as_it_lives(begun, monkeypatch):
     again.release()
 
 
+def test_a_validation_keeps_a_second_training_out(begun, monkeypatch):
+    held = []
+    validate = lambda *_: held.append(try_lock(begun.with_name(".training.lock")))  # noqa: E731
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", validate)
+    make().perform_actual_validation()
+    assert held == [None]
+
+
 def test_the_other_ranks_of_a_training_do_not_keep_each_other_out(begun, monkeypatch):
     monkeypatch.setattr(nnUNetTrainer, "run_training", lambda _: None)
     held = lock(begun.with_name(".training.lock"))
@@ -242,12 +250,15 @@ def test_the_other_ranks_of_a_training_do_not_keep_each_other_out(begun, monkeyp
     held.release()
 
 
-def test_a_second_training_in_the_same_folder_is_refused(begun):
+@pytest.mark.parametrize("begin", ["run_training", "perform_actual_validation"])
+def test_a_second_training_or_validation_in_the_same_folder_is_refused(begin, begun):
+    """Their label maps would mix, those of --val_best unmarked."""
     held = lock(begun.with_name(".training.lock"))
     before = begun.read_bytes()
-    with pytest.raises(SystemExit, match="another training writes into"):
-        make().run_training()
+    with pytest.raises(SystemExit, match="another training or validation writes into"):
+        getattr(make(), begin)()
     assert begun.read_bytes() == before
+    assert not (begun.parent / "validation").exists()
     held.release()
 
 
