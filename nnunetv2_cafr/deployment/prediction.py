@@ -58,7 +58,8 @@ def predict_all(
         earlier = f", {done} were there already" if done else ""
         print(f"{counted(len(todo), 'label map')} written to {maps.file or maps.folder}{earlier}")
         return failed
-    print(f"{len(failed)} of {len(todo)} studies failed, the others are in {maps.folder}:")
+    others = f", the others are in {maps.folder}" if len(failed) < begun else ""
+    print(f"{len(failed)} of {len(todo)} studies failed{others}:")
     for name, reason in failed.items():
         print(f"  {name}: " + reason.replace("\n", "\n  "))
     if begun < len(todo):

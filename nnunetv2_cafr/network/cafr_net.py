@@ -54,6 +54,7 @@ class CAFRNet(nn.Module):
         norm: of the convolutions, "instance" with LeakyReLU (ours) or "batch" with ReLU (the paper's norm).
         logit_scale: what the heads' output is multiplied by; ours (see `network/decoder.py`).
         tap_channels: channels of a tap between two of its transposed convolutions; ours.
+        tap_scale: of the taps when training begins; ours, 0 (see `network/hierarchy.py`).
         projection_dim: embedding dimensions of the contrastive head; ours, 256.
         use_transformer: False leaves out the Transformer layers; the taps then read the embedded tokens themselves.
         use_lafr: False passes the skips on unchanged.
@@ -89,6 +90,7 @@ class CAFRNet(nn.Module):
         dropout: float = 0.1,
         norm: str = "instance",
         tap_channels: int = 64,
+        tap_scale: float = 0.0,
         projection_dim: int = 256,
         logit_scale: float = 10.0,
         use_transformer: bool = True,
@@ -123,7 +125,7 @@ class CAFRNet(nn.Module):
             for _ in range(num_layers)
         )
         self.taps = nn.ModuleList(
-            Tap(pyramid, embed_dim, tap_channels, channels[level], level) for level in TAPPED_LEVELS
+            Tap(pyramid, embed_dim, tap_channels, channels[level], level, tap_scale) for level in TAPPED_LEVELS
         )
         fused_channels = channels[FUSED_LEVEL]
         self.fusion = Fusion(pyramid, channels[FUSED_LEVEL:], fused_channels) if use_clr else None
@@ -232,6 +234,9 @@ class CAFRNet(nn.Module):
             # module after its convolution, so this is the value that stays.
             for projection in (module.projection, module.deep_projection):
                 nn.init.trunc_normal_(projection.weight, std=projection.weight[0].numel() ** -0.5)
+        elif isinstance(module, Tap):
+            last: Any = module.to_level[-1]  # Any: to mypy its weight may be a module
+            nn.init.constant_(last.weight, module.scale)
         elif isinstance(module, ProjectionHead):
             # Where no hidden unit is active only the bias is left, and a zero vector has no direction.
             nn.init.normal_(module.output.bias, std=0.01)

@@ -5,7 +5,9 @@ resolutions, upsampled to 1/4, concatenated and fused by a 1x1 convolution; the 
 Ours: 1/4, 1/8 and 1/16 for the first, second and third tap, reached by transposed convolutions as in DPT and ViTDet,
 after a LayerNorm because the residual stream of a pre-norm Transformer is not normalised. A tap is added to the
 convolutional pyramid's level of its resolution, so that the decoder reads both from one skip; what is fused are these
-sums. The fused map feeds nothing but the contrastive head, so inference does without it.
+sums. Ours too: a tap begins at 0, as the last norm of a residual block does in Goyal et al. 2017 (arXiv 1706.02677), so
+that the pyramid learns first what the Transformer is to add to (documentation/recipe.md). The fused map feeds nothing
+but the contrastive head, so inference does without it.
 """
 
 from collections.abc import Sequence
@@ -22,10 +24,13 @@ TAPPED_LEVELS = range(FUSED_LEVEL, NUM_HALVINGS + 1)
 
 
 class Tap(nn.Module):
-    """(b, n, embed_dim) tokens of a grid -> (b, out_channels, *cells at `level`)."""
+    """(b, n, embed_dim) tokens of a grid -> (b, out_channels, *cells at `level`), times `scale` at the start."""
 
-    def __init__(self, pyramid: Pyramid, embed_dim: int, channels: int, out_channels: int, level: int) -> None:
+    def __init__(
+        self, pyramid: Pyramid, embed_dim: int, channels: int, out_channels: int, level: int, scale: float
+    ) -> None:
         super().__init__()
+        self.scale = scale
         self.norm = nn.LayerNorm(embed_dim)
         steps: list[nn.Module] = []
         if level == NUM_HALVINGS:

@@ -24,6 +24,7 @@ class CAFRTraining(ContrastiveTraining, RobustTraining, nnUNetTrainer):
     # None: the network's own
     dropout: float | None = None
     norm: str | None = None
+    tap_scale: float | None = None
 
     def initialize(self) -> None:
         self.enable_deep_supervision = self.deep_supervision
@@ -38,7 +39,7 @@ class CAFRTraining(ContrastiveTraining, RobustTraining, nnUNetTrainer):
         named = configuration.network_arch_class_name.rpartition(".")[2] == CAFRNet.__name__
         arguments = configuration.network_arch_init_kwargs if named else cafr_architecture(configuration.spacing)
         parts: dict[str, Any] = {name: getattr(cls, name) for name in ("use_transformer", "use_lafr", "use_clr")}
-        chosen = {name: value for name in ("dropout", "norm") if (value := getattr(cls, name)) is not None}
+        chosen = {name: value for name in ("dropout", "norm", "tap_scale") if (value := getattr(cls, name)) is not None}
         return {**arguments, **parts, **chosen}
 
     @classmethod
@@ -101,6 +102,10 @@ class nnUNetTrainer_CAFR(LevelSafeAugmentation, nnUNetTrainer_CAFR_nnUNetDA):
 class nnUNetTrainer_CAFR_paperRecipe(PaperRecipe, LevelSafeAugmentation, CAFRTraining):
     """nnUNetTrainer_CAFR under the paper's optimiser and schedule: what the recipe alone does.
 
+    Taps begin at 1: at the paper's rate they would take the whole training to grow from 0.
+
     Examples:
         `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_paperRecipe`
     """
+
+    tap_scale = 1.0

@@ -142,6 +142,10 @@ class Models:
             network = recursive_find_trainer_class_by_name(trainer).build_network_architecture(
                 manager, manager.get_configuration(name), channels, 3 if regions else 4, enable_deep_supervision=False
             )
+            for tap in getattr(
+                network, "taps", ()
+            ):  # which begin at 0, so that nothing would be seen of what they read
+                torch.nn.init.ones_(tap.to_level[-1].weight)
             checkpoint = {
                 "network_weights": network.state_dict(),
                 "trainer_name": trainer,

@@ -19,10 +19,11 @@ from nnunetv2_cafr.network.transformer import TransformerLayer, sine_cosine_posi
 from nnunetv2_cafr.network_cost import count_macs
 
 SMALL = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 64, "channels": [4, 8, 16, 16, 32], "tap_channels": 16}
+TRAINED = {"tap_scale": 1.0}  # some steps after they begin at 0, the taps are read
 
 
 def build(input_channels: int = 1, num_classes: int = 5, **kwargs) -> CAFRNet:
-    network = CAFRNet(input_channels, num_classes, **{**SMALL, **kwargs})
+    network = CAFRNet(input_channels, num_classes, **{**SMALL, **TRAINED, **kwargs})
     return network.apply(network.initialize)
 
 
@@ -147,6 +148,18 @@ def test_the_decoder_sees_transformer_and_pyramid():
     assert changed == [False, False, True, True, True]
     for a, b in zip(alone, network.pyramid(x), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_taps_begin_at_0_and_one_step_opens_them():
+    network = CAFRNet(1, 5, use_clr=False, **SMALL)
+    network.apply(network.initialize)
+    x = torch.randn(2, 1, 64, 64)
+    for level, of_pyramid in zip(network.encode(x), network.pyramid(x), strict=True):
+        torch.testing.assert_close(level, of_pyramid)
+    network(x).square().mean().backward()
+    torch.optim.AdamW(network.parameters(), 3e-3).step()
+    changed = [not torch.allclose(a, b) for a, b in zip(network.encode(x), network.pyramid(x), strict=True)]
+    assert changed == [False, False, True, True, True]
 
 
 def test_projection_head_does_not_run_in_eval():

@@ -57,7 +57,7 @@ def gradients(network: nn.Module) -> list[torch.Tensor]:
 
 def two_steps(rank: int, *, use_clr: bool, batch_dice: bool) -> dict[str, Any]:
     torch.manual_seed(0)
-    network = CAFRNet(1, 3, use_clr=use_clr, **SMALL)
+    network = CAFRNet(1, 3, use_clr=use_clr, tap_scale=1.0, **SMALL)
     network.apply(network.initialize)
     dice = {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": False, "ddp": True}
     dice_ce = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)

@@ -18,7 +18,7 @@ IN_PLANE, THICK_SLICES = (16, 16), (4, 16, 16)
 
 
 def build(token_size: Sequence[int]) -> CAFRNet:
-    network = CAFRNet(1, 3, strides=strides_of_tokens(token_size), **SMALL)
+    network = CAFRNet(1, 3, strides=strides_of_tokens(token_size), tap_scale=1.0, **SMALL)
     return network.apply(network.initialize)
 
 

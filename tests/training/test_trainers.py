@@ -136,6 +136,14 @@ def test_clr_weight_follows_the_epoch(construct):
     assert weights == pytest.approx([0, 0.005, 0.01, 0.01])
 
 
+@pytest.mark.parametrize(
+    ("name", "scale"), [("CAFR", 0), ("CAFR_noCLR", 0), ("CAFR_paperRecipe", 1), ("CAFR_paper", 1)]
+)
+def test_taps_begin_at_0_but_where_the_rate_is_the_papers(name, scale, construct):
+    taps = construct(f"nnUNetTrainer_{name}").network.taps
+    assert all((tap.to_level[-1].weight == scale).all() for tap in taps)
+
+
 def test_papers_learning_rate_follows_the_epoch(construct):
     trainer = construct("nnUNetTrainer_CAFR_paperRecipe")
     rates = []
