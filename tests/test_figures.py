@@ -34,14 +34,16 @@ def of_seeds(cell: str) -> list[float]:
 
 
 def test_short_trainings():
-    dice = pd.read_csv(RESULTS / "structure_brightness" / "dice_up_to_3.csv")
+    of_cafr = pd.read_csv(RESULTS / "taps_from_zero" / "dice.csv")
+    others = pd.read_csv(RESULTS / "structure_brightness" / "dice_up_to_3.csv")
     rows = table("| | nnU-Net's network |")
     assert len(rows) == 3
     medians, found_p = [], []
-    for name, of_nnunet, of_cafr, difference, ahead, _ in rows:
+    for name, printed_nnunet, printed_cafr, difference, ahead, _ in rows:
         of_set, structures = name.split(", ")
         means = {}
-        for arm, cell in (("LevelSafe_AdamW", of_nnunet), ("CAFR", of_cafr)):
+        arms = (("LevelSafe_AdamW", others, printed_nnunet), ("CAFR", of_cafr, printed_cafr))
+        for arm, dice, cell in arms:
             trainers = [f"nnUNetTrainer_{arm}_seed{seed}_budget{EPOCHS.get((of_set, arm), 9)}x50" for seed in SEEDS]
             chosen = dice[dice["set"].str.startswith(of_set) & dice["trainer"].isin(trainers)]
             column = f"dice_{structures}"
@@ -60,9 +62,11 @@ def test_short_trainings():
 
 
 def test_levels_and_dice_on_another_collection():
-    short = pd.read_csv(RESULTS / "structure_brightness" / "level_shifts_up_to_3.csv")
+    before = pd.read_csv(RESULTS / "structure_brightness" / "level_shifts_up_to_3.csv")
+    of_nnunet = before[before["trainer"] == "nnUNetTrainer_LevelSafe_AdamW"].assign(steps=450)
+    of_cafr = pd.read_csv(RESULTS / "taps_from_zero" / "level_shifts.csv").assign(steps=1000)
+    short = pd.concat([of_nnunet, of_cafr])
     short = short[short["scans"] == "another collection"]
-    short = short.assign(steps=short["trainer"].map({"nnUNetTrainer_CAFR": 1000, "nnUNetTrainer_LevelSafe_AdamW": 450}))
     long = pd.read_csv(RESULTS / "another_collection" / "level_shifts_long.csv")
     found = long["trainer"].str.extract(r"(?P<trainer>.*)_seed(?P<seed>\d)_budget(?P<epochs>\d+)x50")
     long = long.assign(trainer=found["trainer"], seed=found["seed"].astype(int), steps=50 * found["epochs"].astype(int))
