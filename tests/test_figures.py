@@ -64,8 +64,8 @@ def test_short_trainings():
 def test_levels_and_dice_on_another_collection():
     before = pd.read_csv(RESULTS / "structure_brightness" / "level_shifts_up_to_3.csv")
     of_nnunet = before[before["trainer"] == "nnUNetTrainer_LevelSafe_AdamW"].assign(steps=450)
-    of_cafr = pd.read_csv(RESULTS / "taps_from_zero" / "level_shifts.csv").assign(steps=1000)
-    short = pd.concat([of_nnunet, of_cafr])
+    of_cafr = pd.read_csv(RESULTS / "taps_from_zero" / "level_shifts.csv")
+    short = pd.concat([of_nnunet, of_cafr[of_cafr["steps"] == 1000]])
     short = short[short["scans"] == "another collection"]
     long = pd.read_csv(RESULTS / "another_collection" / "level_shifts_long.csv")
     found = long["trainer"].str.extract(r"(?P<trainer>.*)_seed(?P<seed>\d)_budget(?P<epochs>\d+)x50")
