@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES, determine_reader_writer_from_file_ending
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.ndimage import find_objects
 
-from dataset_conversion.reading import fault_of
+from dataset_conversion.reading import ending_of, fault_of
 from nnunetv2_cafr.evaluation import TOLERANCE_MM
 from nnunetv2_cafr.evaluation.junctions import BAND_MM, junction_band, junctions
 from nnunetv2_cafr.evaluation.level_errors import FOUND_DICE, Match, level_accuracy, level_errors, match_vertebrae
@@ -123,10 +124,9 @@ def evaluate_folders(
     example = pairs[0].reference
     if fault := fault_of(example):  # which nnU-Net would try to read, for all its readers
         raise EvaluationError(f"{pairs[0].case}: {fault}")
-    known = (ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings)
-    ending = next((ending for ending in known if example.name.lower().endswith(ending)), example.suffix)
     try:
-        reader = determine_reader_writer_from_file_ending(ending, str(example), verbose=False)
+        volume = ending_of(example.name)
+        reader = SimpleITKIO if volume else determine_reader_writer_from_file_ending(example.suffix, verbose=False)
     except RuntimeError as error:
         raise EvaluationError(
             f"{pairs[0].case}: nnU-Net has no reader for {example}: give label maps as .nii.gz, .nrrd or .mha"

@@ -236,7 +236,7 @@ class CAFRNet(nn.Module):
                 nn.init.trunc_normal_(projection.weight, std=projection.weight[0].numel() ** -0.5)
         elif isinstance(module, Tap):
             last: Any = module.to_level[-1]  # Any: to mypy its weight may be a module
-            nn.init.constant_(last.weight, module.scale)
+            nn.init.constant_(last.weight, module._scale)
         elif isinstance(module, ProjectionHead):
             # Where no hidden unit is active only the bias is left, and a zero vector has no direction.
             nn.init.normal_(module.output.bias, std=0.01)

@@ -30,7 +30,7 @@ class Tap(nn.Module):
         self, pyramid: Pyramid, embed_dim: int, channels: int, out_channels: int, level: int, scale: float
     ) -> None:
         super().__init__()
-        self.scale = scale
+        self._scale = scale  # of the start only: no part of the network's identity
         self.norm = nn.LayerNorm(embed_dim)
         steps: list[nn.Module] = []
         if level == NUM_HALVINGS:

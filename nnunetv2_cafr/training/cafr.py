@@ -102,7 +102,7 @@ class nnUNetTrainer_CAFR(LevelSafeAugmentation, nnUNetTrainer_CAFR_nnUNetDA):
 class nnUNetTrainer_CAFR_paperRecipe(PaperRecipe, LevelSafeAugmentation, CAFRTraining):
     """nnUNetTrainer_CAFR under the paper's optimiser and schedule: what the recipe alone does.
 
-    Taps begin at 1: at the paper's rate they would take the whole training to grow from 0.
+    Taps begin at 1: at the paper's rate they would take some 10 000 steps to grow from 0.
 
     Examples:
         `nnUNetv2_train 511 2d 0 -tr nnUNetTrainer_CAFR_paperRecipe`

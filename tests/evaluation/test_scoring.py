@@ -153,7 +153,7 @@ def test_an_image_of_one_slice_is_flat(make_pairs: MakePairs, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("slices", [1, 3, 4, 5])
-@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd", ".mhd"])
 def test_few_slices_are_no_colours(ending: str, slices: int, make_pairs: MakePairs) -> None:
     """nnU-Net's reader of pictures takes an .mha or .nrrd whose first or last axis has 3 or 4 voxels for a picture."""
     labels = blobs(1, shape=(slices, 16, 14))
@@ -163,8 +163,8 @@ def test_few_slices_are_no_colours(ending: str, slices: int, make_pairs: MakePai
 
 def test_a_file_without_reader_is_refused_by_name(make_pairs: MakePairs) -> None:
     labels = blobs(1)
-    with pytest.raises(EvaluationError, match=r"a: nnU-Net has no reader for .*a\.mhd: give label maps as"):
-        evaluate(make_pairs({"a": (labels, labels)}, ending=".mhd"))
+    with pytest.raises(EvaluationError, match=r"a: nnU-Net has no reader for .*a\.vtk: give label maps as"):
+        evaluate(make_pairs({"a": (labels, labels)}, ending=".vtk"))
 
 
 def test_levels_and_junctions_of_a_spine(make_pairs: MakePairs) -> None:

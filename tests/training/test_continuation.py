@@ -285,6 +285,7 @@ def small(**changes: object) -> CAFRNet:
 
 def test_the_identity_of_a_network_is_that_of_its_function():
     first = identity_of(small(), 1, [48, 48])
+    assert differences(first, identity_of(small(tap_scale=1.0), 1, [48, 48])) == []  # of the start only
     assert differences(first, json.loads(json.dumps(identity_of(small(), 1, [48, 48])))) == []
     for changes in ({"dropout": 0.2}, {"logit_scale": 1.0}, {"num_heads": 4, "head_dim": 4}, {"use_lafr": False}):
         assert differences(first, identity_of(small(**changes), 1, [48, 48])) != []
