@@ -14,10 +14,10 @@ from pathlib import Path
 from nnunetv2.paths import nnUNet_raw
 
 from nnunetv2_cafr.benchmark.matrix import Matrix, Training
+from nnunetv2_cafr.checkpoint_names import FINAL
 from nnunetv2_cafr.evaluation.scores import SETTINGS_FILE
 from nnunetv2_cafr.processes import installed
 from nnunetv2_cafr.report.study import Arm
-from nnunetv2_cafr.training.checkpoints import FINAL
 
 COST_FILE = "cost.json"
 EQUAL_SECONDS = "equal-seconds"  # section of the second comparison

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from nnunetv2_cafr import options
+from nnunetv2_cafr.checkpoint_names import FINAL
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import describe_failure, write_bytes, write_text
 from nnunetv2_cafr.splits import FOLDS
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-p", type=options.plans, default="nnUNetPlans", metavar="PLANS", help="plans identifier (default nnUNetPlans)"
     )
-    parser.add_argument("-chk", default="checkpoint_final.pth", metavar="NAME", help="default checkpoint_final.pth")
+    parser.add_argument("-chk", default=FINAL, metavar="NAME", help=f"default {FINAL}")
     parser.add_argument("-o", type=Path, required=True, metavar="FILE", help="ONNX file; a JSON file goes beside it")
     parser.add_argument("--card", type=Path, metavar="FILE", help="model card (YAML), which the JSON file then holds")
 

@@ -125,8 +125,11 @@ def evaluate_folders(
     if fault := fault_of(example):  # which nnU-Net would try to read, for all its readers
         raise EvaluationError(f"{pairs[0].case}: {fault}")
     try:
-        volume = ending_of(example.name)
-        reader = SimpleITKIO if volume else determine_reader_writer_from_file_ending(example.suffix, verbose=False)
+        reader = (
+            SimpleITKIO  # as nnU-Net's for volumes; its reader of pictures would take 3 or 4 slices for colours
+            if ending_of(example.name)
+            else determine_reader_writer_from_file_ending(example.suffix, str(example), verbose=False)
+        )
     except RuntimeError as error:
         raise EvaluationError(
             f"{pairs[0].case}: nnU-Net has no reader for {example}: give label maps as .nii.gz, .nrrd or .mha"

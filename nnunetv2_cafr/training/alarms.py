@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from nnunetv2_cafr.training.checkpoints import BEST, LATEST, SafeCheckpoints
+from nnunetv2_cafr.checkpoint_names import BEST, LATEST
+from nnunetv2_cafr.training.checkpoints import SafeCheckpoints
 
 MAX_REPORTS = 5  # of one epoch
 

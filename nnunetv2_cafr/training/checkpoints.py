@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunetv2_cafr.checkpoint_names import BEST, FINAL, LATEST
 from nnunetv2_cafr.errors import Signalled
 from nnunetv2_cafr.files import write_atomically
 from nnunetv2_cafr.processes import on_signal
 from nnunetv2_cafr.training.preflight import refuse
-
-FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"  # nnU-Net's names
 
 # What nnU-Net's checkpoints hold besides tensors and plain values: numbers of the logged curves.
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]

@@ -18,9 +18,10 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
+from nnunetv2_cafr.checkpoint_names import BEST, FINAL, LATEST
 from nnunetv2_cafr.errors import counted, shorten
 from nnunetv2_cafr.files import json_or_none, write_bytes
-from nnunetv2_cafr.training.checkpoints import BEST, FINAL, LATEST, read_values
+from nnunetv2_cafr.training.checkpoints import read_values
 from nnunetv2_cafr.training.network_identity import bare, differences, identity_of, misfit
 from nnunetv2_cafr.training.preflight import refuse
 from nnunetv2_cafr.training.record import (

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+import tifffile
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics, compute_metrics_on_folder
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
@@ -158,6 +159,15 @@ def test_few_slices_are_no_colours(ending: str, slices: int, make_pairs: MakePai
     """nnU-Net's reader of pictures takes an .mha or .nrrd whose first or last axis has 3 or 4 voxels for a picture."""
     labels = blobs(1, shape=(slices, 16, 14))
     scores = evaluate(make_pairs({"a": (labels, labels)}, ending=ending))
+    assert (scores.classes["dice"] == 1).all()
+
+
+def test_a_tif_may_hold_a_volume(tmp_path) -> None:
+    """nnU-Net has two readers of this ending, one of them for pictures alone."""
+    labels = blobs(1, shape=(5, 16, 14)).astype(np.uint8)
+    for name in ("reference.tif", "prediction.tif"):
+        tifffile.imwrite(tmp_path / name, labels)
+    scores = evaluate([CasePair("x", "x", tmp_path / "reference.tif", tmp_path / "prediction.tif")])
     assert (scores.classes["dice"] == 1).all()
 
 
