@@ -118,11 +118,10 @@ def lock(file: Path, timeout: float = -1) -> Lock:
     """
     from filelock import FileLock
 
-    found = FileLock(file)
+    # A marker file instead of a lock would stay behind a killed process and keep everybody out.
+    found = FileLock(file, fallback_to_soft=False)
     try:
         found.acquire(timeout=timeout)
-    except NotImplementedError:
-        return _NoLock()
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return _NoLock()
