@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nnunetv2_cafr.spine import values_of
+
 AXES = [0, 1, 2]
 RESAMPLING = ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities")
 
@@ -155,9 +157,8 @@ def _is_permutation(order: Any) -> bool:
 
 
 def _is_label(value: Any) -> bool:
-    return (
-        bool(value) and all(map(_is_label_value, value)) if isinstance(value, list | tuple) else _is_label_value(value)
-    )
+    values = values_of(value)
+    return bool(values) and all(map(_is_label_value, values))
 
 
 def _is_label_value(value: Any) -> bool:

@@ -24,7 +24,7 @@ from nnunetv2_cafr.files import read_json
 from nnunetv2_cafr.label_reading import read_label_file
 from nnunetv2_cafr.plans_fields import channels_of
 from nnunetv2_cafr.processes import in_processes
-from nnunetv2_cafr.spine import BACKGROUND, IGNORE
+from nnunetv2_cafr.spine import BACKGROUND, IGNORE, values_of
 
 PROBLEMS_SHOWN = 10
 
@@ -114,10 +114,7 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
     """
     description = read_json(folder / "dataset.json")
     try:
-        values = {
-            name: frozenset(map(int, value if isinstance(value, list) else [value]))
-            for name, value in description["labels"].items()
-        }
+        values = {name: frozenset(map(int, values_of(value))) for name, value in description["labels"].items()}
         if not values.keys() - {BACKGROUND, IGNORE}:
             raise ValueError("labels has no structure")
         reader = determine_reader_writer_from_dataset_json(description, verbose=False)

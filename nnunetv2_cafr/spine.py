@@ -69,6 +69,11 @@ def has_regions(labels: Mapping[str, Any]) -> bool:
     return any(isinstance(value, list | tuple) for value in labels.values())
 
 
+def values_of(value: Any) -> list[Any]:
+    """The values of a label in a dataset.json: several of a region, else one."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
 def read_spine(labels: Mapping[str, Any]) -> Spine:
     """The levels in the `labels` of a dataset.json.
 

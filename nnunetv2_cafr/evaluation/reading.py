@@ -13,7 +13,7 @@ from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.label_reading import read_label_file
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.files import grid_of_affine
-from nnunetv2_cafr.spine import IGNORE, Spine, is_spine_table, level_names, read_spine
+from nnunetv2_cafr.spine import IGNORE, Spine, is_spine_table, level_names, read_spine, values_of
 from nnunetv2_cafr.voxel_order import affine_of, largest_shift, turned_onto
 
 SHIFT_TOLERANCE = 0.05  # of the smallest spacing, between corners of two label maps in one place
@@ -53,10 +53,10 @@ def label_table(labels: Mapping[str, Any]) -> dict[Label, str]:
     """Names by label, or by region, from the `labels` of a dataset.json; without background, with ignore."""
     table: dict[Label, str] = {}
     for name, value in labels.items():
-        wrong = [one for one in (value if isinstance(value, list | tuple) else [value]) if int(one) != float(one)]
-        if wrong:
+        values = values_of(value)
+        if any(int(one) != float(one) for one in values):
             raise ValueError(f"{name} is {value}, expected whole numbers")
-        members = tuple(map(int, value)) if isinstance(value, list | tuple) else (int(value),)
+        members = tuple(map(int, values))
         if any(members):
             label = members if len(members) > 1 else members[0]
             if label in table:

@@ -160,9 +160,7 @@ def check_use(cases: Sequence[CaseReport], labels: Mapping[str, Any]) -> Iterato
     """Labels and regions of dataset.json that no training case holds: classes that nnU-Net trains, and never sees."""
     held = {structure.label for case in cases if case.training for structure in case.structures}
     wanted = {
-        name: {int(member) for member in (value if isinstance(value, list | tuple) else [value])} - {0}
-        for name, value in labels.items()
-        if name != levels.IGNORE
+        name: set(map(int, levels.values_of(value))) - {0} for name, value in labels.items() if name != levels.IGNORE
     }
     known = [name for name, values in wanted.items() if values]
     unused = [name for name in known if not wanted[name] & held]

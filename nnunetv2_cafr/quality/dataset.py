@@ -28,7 +28,7 @@ from nnunetv2_cafr.quality.description import (
     reader_of,
 )
 from nnunetv2_cafr.quality.findings import Finding, Severity
-from nnunetv2_cafr.spine import IGNORE, is_spine_table
+from nnunetv2_cafr.spine import IGNORE, is_spine_table, values_of
 from nnunetv2_cafr.splits import FOLDS
 from nnunetv2_cafr.splits.few_cases import few_cases
 from nnunetv2_cafr.voxel_order import REORIENTING_READERS
@@ -69,7 +69,7 @@ class LabelTable:
         regions: dict[int, list[str]] = defaultdict(list)
         names, ignore = {}, None
         for name, value in labels.items():
-            values = [int(v) for v in value] if isinstance(value, list | tuple) else [int(value)]
+            values = list(map(int, values_of(value)))
             if name == IGNORE:
                 ignore = values[0]
             elif len(values) == 1:

@@ -21,6 +21,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_cafr.errors import ranges
 from nnunetv2_cafr.quality.findings import Finding, Severity
+from nnunetv2_cafr.spine import values_of
 
 FILE = "dataset.json"
 
@@ -73,14 +74,10 @@ def _check_channels(channels: Any) -> Iterator[Finding]:
         )
 
 
-def _values(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
 def _check_labels(description: Mapping[str, Any]) -> Iterator[Finding]:
     labels: Mapping[str, Any] = description["labels"]
     number = "number the labels 0 (background), 1, 2, ... in dataset.json, and in the masks with them"
-    odd = [name for name, value in labels.items() if any(type(member) is not int for member in _values(value))]
+    odd = [name for name, value in labels.items() if any(type(member) is not int for member in values_of(value))]
     if odd:
         found = ", ".join(f"{name}: {labels[name]!r}" for name in odd)
         yield _error("labels", found, "whole numbers, or lists of them", "write whole numbers without quotes", odd[0])
@@ -88,7 +85,7 @@ def _check_labels(description: Mapping[str, Any]) -> Iterator[Finding]:
         yield _error("labels", "no label is called background", '"background": 0', f"add it; {number}")
     elif labels["background"] not in (0, "0"):
         yield _error("labels", f"background is {labels['background']}", "background: 0", number, "background")
-    known = {int(v) for name, value in labels.items() if name != "ignore" for v in _values(value)}
+    known = {int(v) for name, value in labels.items() if name != "ignore" for v in values_of(value)}
     numbers = sorted(known | {0})
     gaps = sorted(set(range(numbers[-1])) - known - {0})
     if gaps or numbers[0] < 0:
@@ -131,7 +128,7 @@ def _check_regions(description: Mapping[str, Any], known: set[int]) -> Iterator[
     labels, order = description["labels"], description.get("regions_class_order")
     if not any(isinstance(value, list | tuple) and len(value) > 1 for value in labels.values()):
         return
-    regions = [name for name, value in labels.items() if name != "ignore" and any(int(v) for v in _values(value))]
+    regions = [name for name, value in labels.items() if name != "ignore" and any(int(v) for v in values_of(value))]
     expected = f"regions_class_order: a value for each of {', '.join(regions)}"
     remedy = "list for each region, in their order, the label that a voxel of it is given; later ones paint over others"
     if order is None:
