@@ -6,7 +6,6 @@ strides are zero-padded inside. It is compared with PyTorch on patches of the da
 """
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 
@@ -50,20 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunetv2.utilities.file_path_utilities import get_output_folder
 
     from nnunetv2_cafr.deployment.card import read_card
-    from nnunetv2_cafr.deployment.description import Description, description_file
-    from nnunetv2_cafr.deployment.export import (
-        describe,
-        ensemble_of,
-        export_compared,
-        load_folds,
-        load_samples,
-        logits_of,
-        refuse_another,
-        refuse_foreign,
-        training_cases,
-    )
+    from nnunetv2_cafr.deployment.description import description_file
+    from nnunetv2_cafr.deployment.export import describe, export_network, load_folds, refuse_another, refuse_foreign
     from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
-    from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
+    from nnunetv2_cafr.deployment.runtime import import_extra
     from nnunetv2_cafr.raw_dataset import require_folders
 
     for name in ("onnx", "onnxscript", "onnxruntime"):
@@ -73,41 +62,19 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.chk.endswith(".pth"):
         arguments.chk += ".pth"
     try:
-        card = {"card": read_card(arguments.card)} if arguments.card else {}
+        card = read_card(arguments.card) if arguments.card else None
         refuse_foreign(arguments.o)
         folder = Path(get_output_folder(arguments.d, arguments.tr, arguments.p, arguments.c))
         predictor = load_folds(folder, arguments.f, arguments.chk)
-        description = Description(
-            {
-                **describe(predictor, arguments.c, arguments.f, arguments.chk),
-                **training_cases(predictor, folder),
-                **card,
-            }
-        )
+        description = describe(predictor, folder, arguments.c, arguments.f, arguments.chk, card)
         refuse_another(arguments.o, description)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"Nothing was exported. {error}") from error
     if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
         print(warning)
     print(f"Exporting {folder.name}, folds {' '.join(arguments.f)}: a minute or two on a CPU", flush=True)
-    volumes, source = load_samples(description)
-    ensemble = ensemble_of(predictor)
-    program, comparison, sizes = export_compared(ensemble, description, volumes, source)
+    program, content, comparison = export_network(predictor, description)
     print(comparison)
-    patch_size = description.configuration.patch_size
-    axes = ", ".join(AXES[len(patch_size)])
-    probe = probe_patch(len(description.channel_names), patch_size)
-    content = {
-        **description.content,
-        "onnx": {
-            "input": f"image (batch, channels, {axes}) float32, preprocessed by nnU-Net",
-            "output": "logits (batch, heads, ...) of the same size, mean of the folds",
-            "sizes": sizes,
-        },
-        "comparison_with_pytorch": vars(comparison),
-        "probe": probe_values(logits_of(ensemble, probe)).tolist(),
-        "sha256": hashlib.sha256(program).hexdigest(),
-    }
     text = json.dumps(content, indent=1)
     try:
         arguments.o.parent.mkdir(parents=True, exist_ok=True)
@@ -115,5 +82,6 @@ def run(arguments: argparse.Namespace) -> int:
         write_text(description_file(arguments.o), text)
     except OSError as error:
         raise UserError(describe_failure(arguments.o, error)) from error
-    print(f"Wrote {arguments.o} ({len(program) / 2**20:.0f} MB, sizes: {sizes}) and {description_file(arguments.o)}")
+    size = f"{len(program) / 2**20:.0f} MB, sizes: {content['onnx']['sizes']}"
+    print(f"Wrote {arguments.o} ({size}) and {description_file(arguments.o)}")
     return 0

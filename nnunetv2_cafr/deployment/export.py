@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 import importlib.metadata
 import io
 import logging
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from nnunetv2_cafr.deployment.description import FORMAT, Description, description_file
 from nnunetv2_cafr.deployment.orders import order_to_predict_in
-from nnunetv2_cafr.deployment.runtime import AXES, import_extra
+from nnunetv2_cafr.deployment.runtime import AXES, import_extra, probe_patch, probe_values
 from nnunetv2_cafr.deployment.studies import UnusableStudyError, find_studies, preprocess
 from nnunetv2_cafr.deployment.training_cases import cases_of_training, heights_of, orders_of, spacing_range
 from nnunetv2_cafr.errors import UserError
@@ -151,11 +152,20 @@ def _trained(folder: Path, checkpoint_name: str) -> str:
     return f"There are: {', '.join(others)}" if others else "No fold has a checkpoint yet: train first"
 
 
-def describe(predictor: nnUNetPredictor, configuration: str, folds: Sequence[str], checkpoint: str) -> dict[str, Any]:
-    """All that the JSON file says about the network, but for the export itself."""
+def describe(
+    predictor: nnUNetPredictor,
+    folder: Path,
+    configuration: str,
+    folds: Sequence[str],
+    checkpoint: str,
+    card: dict[str, Any] | None,
+) -> Description:
+    """All that the JSON file says about the network, its training cases and its card, but for the export itself."""
     plans, settings, dataset_json = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
     packages = ("nnunetv2-cafr", "nnunetv2", "torch", "onnx", "onnxscript", "onnxruntime")
-    return {
+    cases = cases_of_training(plans.plans, dataset_json, folder)
+    counts, heights = orders_of(cases), heights_of(cases)
+    content = {
         "format": FORMAT,
         "dataset": plans.dataset_name,
         "configuration": configuration,
@@ -173,20 +183,38 @@ def describe(predictor: nnUNetPredictor, configuration: str, folds: Sequence[str
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "plans": plans.plans,
         "dataset_json": dataset_json,
-    }
-
-
-def training_cases(predictor: nnUNetPredictor, folder: Path) -> dict[str, Any]:
-    """Voxel orders, spacing and heights of the training cases, and the order that prediction turns scans to."""
-    plans = predictor.plans_manager
-    cases = cases_of_training(plans.plans, predictor.dataset_json, folder)
-    counts, heights = orders_of(cases), heights_of(cases)
-    return {
         "voxel_order": order_to_predict_in(plans.plans["image_reader_writer"], counts),
         "training_voxel_orders": counts,
         "training_spacing": spacing_range(Path(nnUNet_preprocessed.get() or "") / plans.dataset_name),
         "training_heights": heights and list(heights),
     }
+    return Description({**content, "card": card} if card else content)
+
+
+def export_network(predictor: nnUNetPredictor, description: Description) -> tuple[bytes, dict[str, Any], Comparison]:
+    """Contents of the ONNX file and of the JSON file, and how the network compares with PyTorch.
+
+    Raises:
+        UserError: as `export_compared`.
+    """
+    volumes, source = load_samples(description)
+    ensemble = ensemble_of(predictor)
+    program, comparison, sizes = export_compared(ensemble, description, volumes, source)
+    patch_size = description.configuration.patch_size
+    axes = ", ".join(AXES[len(patch_size)])
+    probe = probe_patch(len(description.channel_names), patch_size)
+    content = {
+        **description.content,
+        "onnx": {
+            "input": f"image (batch, channels, {axes}) float32, preprocessed by nnU-Net",
+            "output": "logits (batch, heads, ...) of the same size, mean of the folds",
+            "sizes": sizes,
+        },
+        "comparison_with_pytorch": vars(comparison),
+        "probe": probe_values(logits_of(ensemble, probe)).tolist(),
+        "sha256": hashlib.sha256(program).hexdigest(),
+    }
+    return program, content, comparison
 
 
 def load_samples(description: Description) -> tuple[list[np.ndarray], str]:
