@@ -13,7 +13,6 @@ from nnunetv2_cafr.report.study import Arm
 
 LEVEL_SAFE, STOCK, RECIPE = "level-safe", "stock", "the paper's recipe"
 OWN_PLANS = {"nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM", "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL"}
-SAME_PLANS = ""  # the benchmark's plans
 PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"  # what nnU-Net plans
 
 _SGD = "SGD, Nesterov momentum 0.99, polynomial decay from 1e-2"
@@ -21,47 +20,28 @@ _ADAMW = "AdamW, warm-up and cosine per iteration"
 _ADAM = "Adam, cosine from 1e-4 to 1e-6"  # the paper's
 _POLYNOMIAL = "polynomial decay from"
 
-
-def _arm(
-    name: str,
-    trainer: str,
-    family: str,
-    description: str,
-    printed_as: str = "",
-    plans: str = SAME_PLANS,
-    network_of_plans: str = "",
-) -> Arm:
-    return Arm(name, trainer, plans, family, description, printed_as, network_of_plans)
-
-
 # By the name that --arms takes and folders carry.
 ARMS = {
     arm.name: arm
     for arm in (
-        _arm("nnU-Net", "nnUNetTrainer", STOCK, f"{PLAIN}; {_SGD}", network_of_plans=PLAIN),
-        _arm("CAFR-stockDA", "nnUNetTrainer_CAFR_nnUNetDA", STOCK, f"CAFR-Net; {_ADAMW}"),
-        _arm(
-            "LevelSafe",
-            "nnUNetTrainer_LevelSafe",
-            LEVEL_SAFE,
-            f"nnU-Net's {PLAIN}; {_SGD}",
-            network_of_plans=PLAIN,
-        ),
-        _arm(
+        Arm("nnU-Net", "nnUNetTrainer", STOCK, f"{PLAIN}; {_SGD}", network_of_plans=PLAIN),
+        Arm("CAFR-stockDA", "nnUNetTrainer_CAFR_nnUNetDA", STOCK, f"CAFR-Net; {_ADAMW}"),
+        Arm("LevelSafe", "nnUNetTrainer_LevelSafe", LEVEL_SAFE, f"nnU-Net's {PLAIN}; {_SGD}", network_of_plans=PLAIN),
+        Arm(
             "LevelSafe-AdamW",
             "nnUNetTrainer_LevelSafe_AdamW",
             LEVEL_SAFE,
             f"nnU-Net's {PLAIN} under CAFR's recipe; {_ADAMW}",
             network_of_plans=PLAIN,
         ),
-        _arm(
+        Arm(
             "LevelSafe-CLR",
             "nnUNetTrainer_LevelSafe_CLR",
             LEVEL_SAFE,
             f"nnU-Net's {PLAIN} with CAFR's contrastive loss; {_SGD}",
             network_of_plans=PLAIN,
         ),
-        _arm(
+        Arm(
             "ResEncM",
             "nnUNetTrainer_LevelSafe",
             LEVEL_SAFE,
@@ -69,7 +49,7 @@ ARMS = {
             plans="nnUNetResEncUNetMPlans",
             network_of_plans=RESIDUAL,
         ),
-        _arm(
+        Arm(
             "ResEncM-AdamW",
             "nnUNetTrainer_LevelSafe_AdamW",
             LEVEL_SAFE,
@@ -77,7 +57,7 @@ ARMS = {
             plans="nnUNetResEncUNetMPlans",
             network_of_plans=RESIDUAL,
         ),
-        _arm(
+        Arm(
             "ResEncL",
             "nnUNetTrainer_LevelSafe",
             LEVEL_SAFE,
@@ -85,75 +65,75 @@ ARMS = {
             plans="nnUNetResEncUNetLPlans",
             network_of_plans=RESIDUAL,
         ),
-        _arm(
+        Arm(
             "UNet",
             "nnUNetTrainer_UNet",
             LEVEL_SAFE,
             f"U-Net of 2015 (MONAI BasicUNet, 64 to 1024); SGD, momentum 0.99, {_POLYNOMIAL} 1e-2",
             "U-Net",
         ),
-        _arm(
+        Arm(
             "AttentionUNet",
             "nnUNetTrainer_AttentionUNet",
             LEVEL_SAFE,
             f"Attention U-Net (MONAI, 64 to 1024, strided convolutions); Adam, {_POLYNOMIAL} 1e-4",
             "Attention U-Net",
         ),
-        _arm(
+        Arm(
             "SwinUNet",
             "nnUNetTrainer_SwinUNet",
             LEVEL_SAFE,
             f"Swin-Unet from scratch; SGD, momentum 0.9, {_POLYNOMIAL} 5e-2",
             "Swin-Unet",
         ),
-        _arm(
+        Arm(
             "TransUNet",
             "nnUNetTrainer_TransUNet",
             LEVEL_SAFE,
             f"TransUNet R50-ViT-B/16 from scratch; SGD, momentum 0.9, {_POLYNOMIAL} 1e-2",
             "TransUNet",
         ),
-        _arm("CAFR", "nnUNetTrainer_CAFR", LEVEL_SAFE, f"CAFR-Net; {_ADAMW}", "CAFR-Net"),
-        _arm("CAFR-noLAFR", "nnUNetTrainer_CAFR_noLAFR", LEVEL_SAFE, f"CAFR-Net without LAFR; {_ADAMW}", "+ CLR"),
-        _arm("CAFR-noCLR", "nnUNetTrainer_CAFR_noCLR", LEVEL_SAFE, f"CAFR-Net without CLR; {_ADAMW}", "+ LAFR"),
-        _arm(
+        Arm("CAFR", "nnUNetTrainer_CAFR", LEVEL_SAFE, f"CAFR-Net; {_ADAMW}", "CAFR-Net"),
+        Arm("CAFR-noLAFR", "nnUNetTrainer_CAFR_noLAFR", LEVEL_SAFE, f"CAFR-Net without LAFR; {_ADAMW}", "+ CLR"),
+        Arm("CAFR-noCLR", "nnUNetTrainer_CAFR_noCLR", LEVEL_SAFE, f"CAFR-Net without CLR; {_ADAMW}", "+ LAFR"),
+        Arm(
             "CAFR-noLAFR-noCLR",
             "nnUNetTrainer_CAFR_noLAFR_noCLR",
             LEVEL_SAFE,
             f"CAFR-Net without LAFR and CLR; {_ADAMW}",
             "neither",
         ),
-        _arm(
+        Arm(
             "CAFR-noTransformer",
             "nnUNetTrainer_CAFR_noTransformer",
             LEVEL_SAFE,
             f"CAFR-Net without its Transformer; {_ADAMW}",
         ),
-        _arm(
+        Arm(
             "CAFR-noTransformer-noLAFR-noCLR",
             "nnUNetTrainer_CAFR_noTransformer_noLAFR_noCLR",
             LEVEL_SAFE,
             f"CAFR-Net without Transformer, LAFR and CLR; {_ADAMW}",
         ),
-        _arm(
+        Arm(
             "CAFR-hardCLR",
             "nnUNetTrainer_CAFR_hardCLR",
             LEVEL_SAFE,
             f"CAFR-Net, CLR with anchors where it is wrong; {_ADAMW}",
         ),
-        _arm(
+        Arm(
             "CAFR-orderedCLR",
             "nnUNetTrainer_CAFR_orderedCLR",
             LEVEL_SAFE,
             f"CAFR-Net, CLR that knows the order of the levels; {_ADAMW}",
         ),
-        _arm(
+        Arm(
             "CAFR-paperRecipe",
             "nnUNetTrainer_CAFR_paperRecipe",
             LEVEL_SAFE,
             f"CAFR-Net under the paper's optimiser and schedule; {_ADAM}",
         ),
-        _arm("CAFR-paper", "nnUNetTrainer_CAFR_paper", RECIPE, "CAFR-Net as the paper trains it; Adam, early stopping"),
+        Arm("CAFR-paper", "nnUNetTrainer_CAFR_paper", RECIPE, "CAFR-Net as the paper trains it; Adam, early stopping"),
     )
 }
 

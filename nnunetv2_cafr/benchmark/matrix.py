@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
-from nnunetv2_cafr.benchmark.arms import ARMS, RECIPE, SAME_PLANS, Budget, parse_budget
+from nnunetv2_cafr.benchmark.arms import ARMS, RECIPE, Budget, parse_budget
 from nnunetv2_cafr.benchmark.clock import Clock
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.files import read_json, write_json
@@ -117,7 +117,7 @@ class Matrix:
     def selected_arms(self) -> list[Arm]:
         """The arms with the plans that they train under."""
         arms = [ARMS[name] for name in self.arms]
-        return [replace(arm, plans=self.plans) if arm.plans == SAME_PLANS else arm for arm in arms]
+        return [replace(arm, plans=arm.plans or self.plans) for arm in arms]
 
     def trainings(self) -> Iterator[Training]:
         """All trainings; those that take part in the main comparison first, fold by fold over all arms.

@@ -18,19 +18,19 @@ class Arm:
     Args:
         name: unique in the study, for example "CAFR-Net".
         trainer: the trainer without budget or seed.
-        plans: the plans identifier.
         family: augmentation family; arms are compared within one only.
         description: network and optimiser, in one line.
         printed_as: row of the paper's tables that it reproduces; "" where the paper has none.
+        plans: the plans identifier; "" for that of the whole study.
         network_of_plans: class of the network that its plans must name; "" where the trainer brings its own.
     """
 
     name: str
     trainer: str
-    plans: str
     family: str
     description: str
     printed_as: str = ""
+    plans: str = ""
     network_of_plans: str = ""
 
 

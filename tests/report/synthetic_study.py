@@ -66,7 +66,8 @@ def evaluation(
 
 
 def arm(name: str, trainer: str = "", family: str = "level-safe", printed_as: str = "") -> Arm:
-    return Arm(name, trainer or f"nnUNetTrainer_{name}", "nnUNetPlans", family, f"network of {name}; SGD", printed_as)
+    trainer = trainer or f"nnUNetTrainer_{name}"
+    return Arm(name, trainer, family, f"network of {name}; SGD", printed_as, "nnUNetPlans")
 
 
 ARMS = {
