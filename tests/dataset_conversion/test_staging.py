@@ -22,7 +22,7 @@ from nnunetv2_cafr.errors import UserError
 REPOSITORY = Path(__file__).parents[2]
 LAYOUT = "{name: Mine, channel: T2, images: 'i/{id}.nii', masks: 'm/{id}.nii', labels: {vertebrae: {1: L5, 2: L4}}}"
 TARGET = "Dataset513_Mine"
-NUM_CASES = 150  # so many that writing takes a while
+NUM_CASES = 60  # so many that writing takes a while
 
 
 @pytest.fixture
