@@ -1,8 +1,8 @@
-"""Folders of label maps of a spine, by nnU-Net or another tool: what `relabel` and `measure` read, where they write."""
+"""Folders of label maps of a spine, by nnU-Net or another tool: what `relabel` and `measure` share."""
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,14 @@ def read_spine_maps(folder: Path, labels: Path | None, refusal: str) -> SpineMap
     if not maps:
         raise UserError(f"{folder} holds no *{ending}, the file_ending of {file}")
     return SpineMaps(file, description, spine, {path.name.removesuffix(ending): path for path in maps})
+
+
+def tell_of_failed(failed: Mapping[str, str], studies: int) -> int:
+    """Prints why studies failed, by case, of so many; returns the exit status."""
+    if failed:
+        print(f"{len(failed)} of {studies} studies failed:")
+        print("\n".join(f"  {case}: {reason}" for case, reason in failed.items()))
+    return int(bool(failed))
 
 
 def check_target(target: Path, written: Iterable[str]) -> None:

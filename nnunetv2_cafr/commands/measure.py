@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import write_bytes, write_text
-from nnunetv2_cafr.spine_maps import add_labels_argument, check_target, read_spine_maps
+from nnunetv2_cafr.spine_maps import add_labels_argument, check_target, read_spine_maps, tell_of_failed
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, colour_files
 
 EXAMPLES = """examples:
@@ -107,11 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     if doubtful:
         print(f"Levels or measures are doubtful in {len(doubtful)} of {len(studies)} studies (see {PAGE_FILE}):")
         print("\n".join(f"  {case}: {doubts}" for case, doubts in doubtful.items()))
-    if failed:
-        print(f"{len(failed)} of {len(found.maps)} studies failed:")
-        print("\n".join(f"  {case}: {reason}" for case, reason in failed.items()))
-        return 1
-    return 0
+    return tell_of_failed(failed, len(found.maps))
 
 
 def _images(folder: Path | None, cases: list[str], ending: str) -> dict[str, Path]:

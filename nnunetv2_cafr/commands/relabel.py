@@ -24,7 +24,7 @@ from tqdm import tqdm
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json, write_atomically
 from nnunetv2_cafr.spine import IGNORE
-from nnunetv2_cafr.spine_maps import add_labels_argument, check_target, read_spine_maps
+from nnunetv2_cafr.spine_maps import SpineMaps, add_labels_argument, check_target, read_spine_maps, tell_of_failed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,11 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from nnunetv2.imageio.reader_writer_registry import (
-        determine_reader_writer_from_dataset_json,
-        recursive_find_reader_writer_by_name,
-    )
-
     from nnunetv2_cafr.deployment.label_maps import doubts_of_prediction
     from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TILTED, decode
     from nnunetv2_cafr.levels.files import (
@@ -66,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     source, target = arguments.i, arguments.o
     found = read_spine_maps(source, arguments.labels, "Levels cannot be decoded")
-    file, labels, ending, maps = found.file, found.labels, found.ending, found.maps
+    labels, maps = found.labels, found.maps
     probabilities = _probabilities(arguments.p, list(maps))
     if target.exists() and any(folder.samefile(target) for folder in (source, arguments.p) if folder):
         raise UserError(f"-o {target} is the folder of the input; nothing is overwritten, give another one")
@@ -74,20 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_target(target, (*names, "dataset.json", "plans.json", TABLE_FILE, STATISTICS_FILE))
 
     plans = source / "plans.json"
-    try:
-        if plans.is_file():  # the reader that predicted: its arrays are those of the probabilities
-            reader = recursive_find_reader_writer_by_name(read_json(plans)["image_reader_writer"])
-        else:
-            reader = determine_reader_writer_from_dataset_json(
-                found.description, str(next(iter(maps.values()))), verbose=False
-            )
-    except (KeyError, TypeError, RuntimeError) as error:
-        of = plans if plans.is_file() else file
-        raise UserError(
-            f"nnU-Net finds no reader of the label maps by {of} ({error!r}): restore that file as nnU-Net wrote it"
-        ) from error
+    reader = _reader(found, plans)
     target.mkdir(parents=True, exist_ok=True)
-    copy_atomically(file, target / "dataset.json")
+    copy_atomically(found.file, target / "dataset.json")
     if plans.is_file():
         copy_atomically(plans, target / plans.name)
     values = frozenset(map(int, labels.values()))
@@ -96,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     said = doubts_of_prediction(source)
     if trained is None and not said:
         print("Heights are not compared with those of the training cases: they are not at hand here")
-    record = Record(target, {"maps": str(source), "probabilities": str(arguments.p or ""), "labels": str(file)})
+    record = Record(target, {"maps": str(source), "probabilities": str(arguments.p or ""), "labels": str(found.file)})
     failed = {}
     for case, path in tqdm(maps.items(), unit="study"):
         try:
@@ -106,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
             of_image = {kind: why for kind, why in said.get(path.name, {}).items() if kind in (FIELD_OF_VIEW, TILTED)}
             decoding = replace(decoding, flags={**decoding.flags, **of_image})
             if decoding.changed:
-                write = partial(_write, reader, decoding.labels, properties, ending)
+                write = partial(_write, reader, decoding.labels, properties, found.ending)
                 write_atomically(target / path.name, write)
             else:
                 copy_atomically(path, target / path.name)
@@ -115,11 +99,30 @@ def run(arguments: argparse.Namespace) -> int:
             failed[case] = f"{type(error).__name__}: {error}"
     print(record.summary(list(maps)))
     print(f"{len(maps) - len(failed)} label maps, {TABLE_FILE} and {STATISTICS_FILE} written to {target}")
-    if failed:
-        print(f"{len(failed)} of {len(maps)} studies failed:")
-        print("\n".join(f"  {case}: {reason}" for case, reason in failed.items()))
-        return 1
-    return 0
+    return tell_of_failed(failed, len(maps))
+
+
+def _reader(found: SpineMaps, plans: Path) -> type[BaseReaderWriter]:
+    """nnU-Net's reader of the label maps; of `plans`, where they are there, the one whose arrays the probabilities are.
+
+    Raises:
+        UserError: if there is none.
+    """
+    from nnunetv2.imageio.reader_writer_registry import (
+        determine_reader_writer_from_dataset_json,
+        recursive_find_reader_writer_by_name,
+    )
+
+    try:
+        if plans.is_file():
+            return recursive_find_reader_writer_by_name(read_json(plans)["image_reader_writer"])
+        example = str(next(iter(found.maps.values())))
+        return determine_reader_writer_from_dataset_json(found.description, example, verbose=False)
+    except (KeyError, TypeError, RuntimeError) as error:
+        of = plans if plans.is_file() else found.file
+        raise UserError(
+            f"nnU-Net finds no reader of the label maps by {of} ({error!r}): restore that file as nnU-Net wrote it"
+        ) from error
 
 
 def _heights_of_training(plans: Path, description: Mapping[str, Any]) -> tuple[float, float] | None:
