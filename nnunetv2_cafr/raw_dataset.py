@@ -102,8 +102,7 @@ def patients_of(dataset: str, identifiers: Sequence[str]) -> dict[str, str]:
     Raises:
         UserError: if the raw data set is not there, or its provenance.json lacks a case.
     """
-    file = find_dataset(dataset) / "provenance.json"
-    return patients_by_provenance(file, read_json(file) if file.is_file() else None, list(identifiers))
+    return patients_by_provenance(find_dataset(dataset) / "provenance.json", identifiers)
 
 
 def read_dataset(folder: Path, num_processes: int) -> Dataset:
@@ -128,8 +127,8 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
         ending = description["file_ending"]
         raise UserError(f"{folder / 'imagesTr'} holds no case; expected are files named CASE_0000{ending}")
     _require_images(folder, files, description)
-    provenance = read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else None
-    patients = patients_by_provenance(folder / "provenance.json", provenance, list(files))
+    provenance = folder / "provenance.json"
+    patients = patients_by_provenance(provenance, list(files))
     masks = [mask for _, mask in files.values()]
     found = _read_masks(masks, reader, frozenset().union(*values.values()), num_processes)
     names = tuple(name for name in values if name not in (BACKGROUND, IGNORE))
@@ -137,7 +136,7 @@ def read_dataset(folder: Path, num_processes: int) -> Dataset:
         identifier: Case(images, mask, patients[identifier], frozenset(name for name in names if values[name] & held))
         for (identifier, (images, mask)), held in zip(files.items(), found, strict=True)
     }
-    return Dataset(folder, description, provenance, names, cases)
+    return Dataset(folder, description, read_json(provenance) if provenance.is_file() else None, names, cases)
 
 
 def _require_images(folder: Path, files: Iterable[str], description: Mapping[str, Any]) -> None:
@@ -175,22 +174,15 @@ def case_files(folder: Path, description: dict[str, Any]) -> dict[str, tuple[tup
     return files
 
 
-def patients_by_provenance(
-    path: Path, provenance: Mapping[str, Any] | None, identifiers: Sequence[str]
-) -> dict[str, str]:
-    """Patient of each case; without a provenance.json, each case is a patient of its own.
-
-    Args:
-        path: of the provenance.json, for messages.
-        provenance: what it holds, None if it is not there.
-        identifiers: of the cases.
+def patients_by_provenance(path: Path, identifiers: Sequence[str]) -> dict[str, str]:
+    """Patient of each of these cases by a provenance.json; where that is not there, each is a patient of its own.
 
     Raises:
         UserError: if it does not say so for every case.
     """
-    if provenance is None:
+    if not path.is_file():
         return {identifier: identifier for identifier in identifiers}
-    entries = provenance.get("cases")
+    entries = read_json(path).get("cases")
     if not isinstance(entries, dict):
         raise UserError(f"{path} has no 'cases', expected {{'cases': {{CASE: {{'patient': ...}}}}}}; correct it")
     unknown = [name for name in identifiers if name not in entries]

@@ -175,7 +175,7 @@ def _pairs(references: Path, predictions: Path, ending: str, chill: bool, datase
     cases = [name.removesuffix(ending) for name in found]
     files = [folder / "provenance.json" for folder in (dataset_json.parent, references.resolve().parent)]
     file = next((file for file in files if file.is_file()), files[0])
-    patients = patients_by_provenance(file, read_json(file) if file.is_file() else None, cases)
+    patients = patients_by_provenance(file, cases)
     return [
         CasePair(case, patients[case], references / name, predictions / name)
         for case, name in zip(cases, found, strict=True)
