@@ -8,7 +8,6 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from dataset_conversion.spinemri import TABLE
 from nnunetv2_cafr.deployment.level_decoding import LevelDecoder
 from nnunetv2_cafr.deployment.orders import ORDER_READ
 from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, Evidence, decode
@@ -16,9 +15,8 @@ from nnunetv2_cafr.levels.files import TABLE_FILE, grid_of
 from nnunetv2_cafr.phantom import make_case
 from nnunetv2_cafr.voxel_order import order_of, turned
 
+from ..levels.drawn import LABELS
 from .untrained import Models, run_verb
-
-LABELS = {"background": 0, **{structure.name: label for label, structure in TABLE.items()}}
 
 
 class _Description:

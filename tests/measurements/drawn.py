@@ -9,11 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from dataset_conversion.spinemri import TABLE
-from nnunetv2_cafr.spine import read_spine
+from ..levels.drawn import LABELS
 
-LABELS = {"background": 0, **{structure.name: label for label, structure in TABLE.items()}}
-SPINE = read_spine(LABELS)
 DEPTH, WIDTH = 34.0, 44.0
 WEDGE = float(2 * np.degrees(np.arctan(1 / DEPTH)))  # of the bodies of `scoliosis`
 

@@ -19,7 +19,8 @@ from nnunetv2_cafr.preview import PAGE_FILE
 from nnunetv2_cafr.spine import colour_of
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE
 
-from .drawn import LABELS, LUMBAR, draw
+from ..levels.drawn import LABELS
+from .drawn import LUMBAR, draw
 
 FILES = {TABLE_FILE, JSON_FILE, SLICER_FILE, ITKSNAP_FILE, PAGE_FILE}
 

@@ -11,7 +11,8 @@ from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.study import HEIGHTS, MEASURES, Level, StudyMeasurements, measure
 from nnunetv2_cafr.spine import read_spine
 
-from .drawn import DEPTH, LABELS, LUMBAR, SPINE, WEDGE, WIDTH, Block, draw, draw_coronal, scoliosis, stack
+from ..levels.drawn import LABELS, SPINE
+from .drawn import DEPTH, LUMBAR, WEDGE, WIDTH, Block, draw, draw_coronal, scoliosis, stack
 
 
 def measured(image: sitk.Image) -> StudyMeasurements:
