@@ -19,6 +19,10 @@ class Problem:
     expected: str
     remedy: str
 
+    @property
+    def words(self) -> str:
+        return f"found {self.found}, expected {self.expected}; {self.remedy}"
+
 
 class ConversionError(UserError):
     """The source cannot be converted; carries all problems found, and its text is the report of them."""

@@ -203,7 +203,7 @@ def fault_of(path: Path, oriented: bool = False) -> str | None:
         return None
     _, problems = read_volume(path, flat=True)
     faults = [
-        f"{problem.path} cannot be read: found {problem.found}, expected {problem.expected}; {problem.remedy}"
+        f"{problem.path} cannot be read: {problem.words}"
         for problem in problems
         if oriented or not problem.found.startswith(NO_ORIENTATION)
     ]

@@ -78,7 +78,7 @@ def segmentation(mask: sitk.Image, folder: Path, names: Mapping[int, str], netwo
     if series is not None:
         problems = check_same_grid(folder, mask, folder, series.image)
     if series is None or problems:
-        raise ValueError("; ".join(f"found {one.found}, expected {one.expected}; {one.remedy}" for one in problems))
+        raise ValueError("; ".join(problem.words for problem in problems))
     try:
         volume = _volume(mask, series, names)
         with warnings.catch_warnings():

@@ -80,4 +80,4 @@ def _read(path: Path) -> sitk.Image:
 
 
 def _sentence(problem: Problem) -> str:
-    return f"{problem.path} cannot be measured: found {problem.found}, expected {problem.expected}; {problem.remedy}"
+    return f"{problem.path} cannot be measured: {problem.words}"
