@@ -71,7 +71,7 @@ class LabelTable:
         for name, value in labels.items():
             values = list(map(int, values_of(value)))
             if name == IGNORE:
-                ignore = values[0]
+                ignore = next(iter(values), None)
             elif len(values) == 1:
                 names[values[0]] = name
             else:

@@ -462,6 +462,8 @@ def test_data_that_are_no_spine(copy, number):
     copy.describe(labels=labels, regions_class_order=[1, 11])
     copy.change(copy.mask(number), swap("L4", "L2"))
     assert copy.findings() == []
+    empty = LabelTable.from_json({"background": 0, "a": 1, "ignore": []})  # of which check_description tells
+    assert (empty.names, empty.ignore) == ({1: "a"}, None)
     table = LabelTable.from_json({"background": 0, "whole": [1, 2], "core": [2], "ignore": 3})
     assert dict(table.names) == {1: "label 1 of whole", 2: "core"} and table.ignore == 3
 
