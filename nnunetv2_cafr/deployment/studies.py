@@ -28,7 +28,7 @@ from nnunetv2_cafr.deployment.description import Description
 from nnunetv2_cafr.deployment.orders import UnknownOrderError, grid_in_order, read_in_order
 from nnunetv2_cafr.errors import UserError, last_line, millimetres, shorten
 from nnunetv2_cafr.files import sha256
-from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TILTED
+from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TILT, TILTED
 from nnunetv2_cafr.levels.field_of_view import doubt_about_height, height_of, height_shown
 from nnunetv2_cafr.voxel_order import NO_ORDER
 
@@ -37,7 +37,6 @@ GIVE_ALL = "give the files of all channels, or the folder that holds them"
 FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
 CONTRAST, PLANE = "another contrast", "another plane"  # doubts
 OF_LEVELS = (FIELD_OF_VIEW, TILTED)  # of which a whole row of levels may be wrong
-TILT = 20.0  # degrees between the patient's axes and the image's: training turns patches by 15; ours
 EMPTY = 0.1  # of a scan's height, that shows nothing; ours
 LARGEST_VALUE = 1e14  # of an image: float32 holds the sum of the squares of a thousand million such voxels
 LARGEST_RATIO = 20  # between an image's pixels and those that the network was trained on; ours

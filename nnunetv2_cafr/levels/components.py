@@ -98,6 +98,7 @@ class Anatomy:
         fragments: everything else.
         pitch: mm from vertebra to vertebra.
         below, above: mm of the image below the lowest structure, above the highest.
+        lean: degrees between the curve and the image's axis that runs up; 0 if the file does not say which one does.
     """
 
     voxels: np.ndarray
@@ -107,6 +108,7 @@ class Anatomy:
     pitch: float
     below: float
     above: float
+    lean: float
 
 
 class _Groups:
@@ -184,7 +186,17 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
     if sum(one.kind == VERTEBRA for one in structures) < FEWEST:
         raise NoOrderError(f"fewer than {FEWEST} vertebrae in a row")
     voxels = np.ravel_multi_index(tuple(index.T), labels.shape)
-    return Anatomy(voxels, pieces.number, structures, fragments, _refined(structures, pitch), below, above)
+    pitch = _refined(structures, pitch)
+    return Anatomy(voxels, pieces.number, structures, fragments, pitch, below, above, _lean(up, grid))
+
+
+def _lean(up: np.ndarray, grid: Grid) -> float:
+    """Degrees between the spine's direction (3,) and the image's axis that runs up."""
+    if grid.up is None:
+        return 0.0
+    axes = grid.steps / np.linalg.norm(grid.steps, axis=0)
+    axis = axes[:, np.abs(grid.up @ axes).argmax()]
+    return float(np.degrees(np.arccos(min(1.0, abs(float(up @ axis))))))
 
 
 def _depth(points: np.ndarray, clumps: _Groups, least: float) -> float:

@@ -53,8 +53,10 @@ UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, TILTED, UPSIDE_DOWN, LOWER_END, MISSED, 
     "missed",
     "beyond the table",
 )
+TILT = 20.0  # degrees: training turns patches by 15, and 81 references lean by 17 at most
 LEAST_WEIGHT = 0.2  # of a structure's vote; one that has FULL of the median structure's voxels has 1
 LONG = 1.6  # times the lower quartile of the vertebrae's lengths: may be two
+WHOLE = 0.3  # of the median vertebra: two with as much in one place of the column are two
 LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
 # Of the median vertebra: so much more between two bodies than between others is room for one; documentation/levels.md.
 ROOM = 0.6
@@ -268,6 +270,9 @@ def _flags(path: Path, best: Path, row: Row, anatomy: Anatomy, spine: Spine, thr
         flags[MISSED] = ", ".join(missed)
     if beyond := [slots[place].name for place in path.slots if not slots[place].labels]:
         flags[BEYOND] = ", ".join(beyond)
+    if anatomy.lean > TILT:
+        turned = f"the spine is turned by {anatomy.lean:.0f} degrees against the image's axis"
+        flags[TILTED] = f"{turned}, and a network tells levels by where they lie"
     return flags | dict(_open_ends(path, anatomy, spine))
 
 
@@ -299,27 +304,36 @@ def _contradictions(path: Path, row: Row, anatomy: Anatomy, spine: Spine) -> Ite
         for place, one in zip(path.slots, anatomy.structures, strict=True)
         if one.kind == VERTEBRA
     ]
+    size = float(np.median([one.voxels for *_, one in bodies]))
+    lengths = [one.length for *_, one in bodies]
     lowest, _, structure = bodies[0]
     if lowest.name == SACRUM and row.votes[row.kinds == VERTEBRA][0, list(lowest.votes)].sum() < 0.5:
         yield f"the lowest vertebra is labelled {_name(structure.label, spine)}, but lies where {SACRUM} would"
     if anatomy.pitch > FARTHEST:
         yield f"the vertebrae lie {anatomy.pitch:.0f} mm apart, and no spine's are more than {FARTHEST:.0f} mm"
-    of_lowest = sum(one.voxels for _, place, one in bodies if place == bodies[0][1])
-    share = of_lowest / np.median([one.voxels for *_, one in bodies])
+    share = sum(one.voxels for _, place, one in bodies if place == bodies[0][1]) / size
     if lowest.name != SACRUM and not structure.low_cut and share < CHIP:
         yield f"{lowest.name}, the lowest vertebra, has {share:.0%} of the others' size: rather a piece of the sacrum"
-    lengths = [one.length for *_, one in bodies]
     gaps = [high.place - low.place - (high.length + low.length) / 2 for (*_, low), (*_, high) in pairwise(bodies)]
-    for gap, (below, first, _), (above, second, _) in zip(gaps, bodies[:-1], bodies[1:], strict=True):
+    for gap, (below, first, low), (above, second, high) in zip(gaps, bodies[:-1], bodies[1:], strict=True):
         if second - first == 2 and gap - np.median(gaps) > ROOM * np.median(lengths):
             yield f"there is room for another vertebra between {below.name} and {above.name}"
+        long = low.length + gap + high.length > LONG * np.median(lengths)
+        if first == second and below.name != SACRUM and long and min(low.voxels, high.voxels) > WHOLE * size:
+            yield f"two vertebrae that follow one another would both be {below.name}"
     # Labelled all the same, off the row or in a structure that may be two: then the row was not understood.
     longest = LONG * np.quantile(lengths, 0.25)
     doubtful = [*anatomy.fragments, *(one for *_, one in bodies if one.length > longest)]
-    held = sum((one.labels for one in doubtful), start=np.zeros_like(structure.labels))
-    least = LABELLED * np.median([one.voxels for *_, one in bodies])
-    if labelled := [slots[place].name for place in _missed(path) if held[list(slots[place].labels)].sum() > least]:
+    in_doubt, everywhere = (
+        sum((one.labels for one in ones), start=np.zeros_like(structure.labels))
+        for ones in (doubtful, (*anatomy.structures, *anatomy.fragments))
+    )
+    if labelled := [slots[at].name for at in _missed(path) if in_doubt[list(slots[at].labels)].sum() > LABELLED * size]:
         yield f"{', '.join(labelled)} is labelled, but the row of vertebrae leaves no place for it"
+    above_sacrum = [name for name in spine.vertebrae if name in spine.labels and name != SACRUM]
+    labelled = [name for name in above_sacrum if everywhere[list(spine.labels[name])].sum() > LABELLED * size]
+    if lowest.name != SACRUM and labelled and labelled[0] not in {slot.name for slot, *_ in bodies}:
+        yield f"{labelled[0]} is the lowest level that is labelled, but the row of vertebrae would begin above it"
 
 
 def _relabelled(

@@ -28,6 +28,7 @@ from nnunetv2_cafr.levels.decoding import (
     LOWER_END,
     MISSED,
     THRESHOLD,
+    TILT,
     TILTED,
     TRANSITIONAL,
     UNCERTAIN,
@@ -50,7 +51,8 @@ DEFINITIONS = {
     "it, the label map is left as predicted",
     FIELD_OF_VIEW: f"the scan is lower than {LOWEST:g} or higher than {HIGHEST:g} times those that the network was "
     "trained on, where that is known, or `predict` found that little of it shows anything: a whole row may be off",
-    TILTED: "the image is turned far against the patient; told by `predict` alone",
+    TILTED: f"the spine is turned by more than {TILT:g} degrees in the image, or the image in the patient; the second "
+    "is told by `predict` alone",
     UPSIDE_DOWN: "structures reach the image's lower end, and above them it goes on: the header may swap up and down",
     MISSED: "levels between the lowest and the highest vertebra that were not found",
     BEYOND: "structures beyond the levels that the labels have; they become background",

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from nnunetv2_cafr.errors import shorten
 from nnunetv2_cafr.levels.components import FEWEST
-from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TRANSITIONAL, UNCERTAIN, UPSIDE_DOWN, decode
+from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TILTED, TRANSITIONAL, UNCERTAIN, UPSIDE_DOWN, decode
 from nnunetv2_cafr.levels.files import grid_of
 from nnunetv2_cafr.measurements.label_map import LabelMap
 from nnunetv2_cafr.measurements.study import HEIGHTS, SLIP, WEDGE, WIDTH, StudyMeasurements, measure
@@ -24,7 +24,7 @@ PICTURE_SIZE = 480  # pixels of the longer side on the page, at most
 HOLLOW_IN_FRONT = -15.0  # degrees of lumbar lordosis; ours
 NOT_MEASURED, CONTRADICTORY = "not measured", "contradictory levels"  # doubts
 UNLIKELY = "unlikely measures"
-OF_NUMBERING = (UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, UPSIDE_DOWN, CONTRADICTORY)
+OF_NUMBERING = (UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, TILTED, UPSIDE_DOWN, CONTRADICTORY)
 SIGNAL_VOID, SPACING = "signal void", "spacing"
 TOLD = (*OF_NUMBERING, UNLIKELY, SIGNAL_VOID, SPACING)  # doubts that are printed too
 VOID = 0.2  # of the vertebrae's brightness above the image's darkest; those of 101 maps have at least 0.37

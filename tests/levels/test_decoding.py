@@ -5,12 +5,14 @@ import time
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.decoding import (
     BEYOND,
     LOWER_END,
     MISSED,
+    TILTED,
     TRANSITIONAL,
     UNCERTAIN,
     UPSIDE_DOWN,
@@ -376,6 +378,34 @@ def test_up_and_down_swapped():
     found = decoded(new)
     assert_untouched(found, new)
     assert found.flags.keys() == {UPSIDE_DOWN} and "nothing found above L1" in found.flags[UPSIDE_DOWN]
+
+
+@pytest.mark.parametrize(("degrees", "flagged"), [(-30, True), (-10, False), (10, False), (30, True)])
+def test_a_spine_that_is_turned_in_the_image(degrees, flagged):
+    """Of which the header says nothing; a network that tells levels by where they lie may call all of them wrong."""
+    turned = draw(ABOVE_SACRUM)
+    turned.labels = ndimage.rotate(turned.labels, degrees, axes=(1, 2), order=0)
+    found = decoded(turned)
+    assert_untouched(found, turned)
+    assert found.flags.keys() == ({TILTED} if flagged else set())
+    assert not flagged or "turned by 30 degrees" in found.flags[TILTED]
+
+
+def test_the_lowest_label_is_not_given_up():
+    new = shifted(draw(ABOVE_SACRUM), 0.25, 1)  # L5, then L3: rather a missing L4 than an L5 that is none
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert "L5 is the lowest level that is labelled" in found.flags[UNCERTAIN]
+
+
+def test_two_bodies_that_follow_one_another_are_not_one_level():
+    new = draw(("L5", "L4", "L3", "L2", "L1", "T12", "T12", "T11"))
+    low, high = (np.flatnonzero((new.block == place).any((0, 2))) for place in (5, 6))
+    for rows in (low[-6:], high[:6]):  # too low for one vertebra more
+        new.labels[:, rows] = 0
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert "would both be T12" in found.flags[UNCERTAIN]
 
 
 def test_a_piece_of_the_sacrum_is_no_l5():
