@@ -213,6 +213,7 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
             raise UnusableStudyError([Problem(first, found, expected, "export it again")]) from error
     if description.reads_volumes and (problem := _check_unit(first, volumes[first], properties)):
         raise UnusableStudyError([problem])
+    tilted = _doubt_about_tilt(volumes, description)
     if problem := _check_image(first, image, properties, description):
         raise UnusableStudyError([problem])
     if doubts := [
@@ -224,8 +225,8 @@ def read_study(study: Study, description: Description) -> tuple[np.ndarray, dict
         study.doubts[CONTRAST] = "; ".join(doubts)
     if doubt := _doubt_about_plane(image, properties, description):
         study.doubts[PLANE] = doubt
-    if doubt := _doubt_about_tilt(volumes, description):
-        study.doubts[TILTED] = doubt
+    if tilted:
+        study.doubts[TILTED] = tilted
     if doubt := _doubt_about_height(image, properties, description):
         study.doubts[FIELD_OF_VIEW] = doubt
     study.notes += study.doubts.values()

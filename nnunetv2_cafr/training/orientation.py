@@ -16,9 +16,11 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from dataset_conversion.geometry import AXES, PLANES
 from dataset_conversion.reading import lacks_orientation
 from nnunetv2_cafr.errors import counted, shorten
 from nnunetv2_cafr.raw_dataset import case_files
+from nnunetv2_cafr.spine import is_spine_table
 from nnunetv2_cafr.voxel_order import (
     RECOMMENDED_READER,
     REORIENTING_READERS,
@@ -28,6 +30,7 @@ from nnunetv2_cafr.voxel_order import (
 )
 
 SUPERIOR = 2  # the third world axis
+OPPOSITE = {"A": "P", "S": "I", "L": "R"}
 
 
 def superior_inferior_axis(properties: Mapping[str, Any], transpose_forward: Sequence[int]) -> int | None:
@@ -131,6 +134,27 @@ class OrientedCases(nnUNetTrainer):
         return (
             f"Voxel order: {orders}. {reader} hands scans on as they are stored: nnUNetv2_predict predicts nonsense "
             "without a word where a scan has another order; nnUNetv2_cafr predict turns it"
+        )
+
+    def doubt_about_plane(self) -> str | None:
+        """A line for the log where levels of the spine are learned from 2-D slices that are not sagittal."""
+        patch_size = self.configuration_manager.patch_size
+        orders = {one.read for one in self._orientations}
+        if len(patch_size) != 2 or len(orders) != 1 or not is_spine_table(self.dataset_json["labels"]):
+            return None
+        order = orders.pop()
+        if order is None:
+            return None
+        of_arrays = [OPPOSITE.get(letter, letter) for letter in reversed(order)]
+        through = of_arrays[self.plans_manager.transpose_forward[0]]
+        if through not in PLANES:
+            return None
+        size = " x ".join(map(str, patch_size))
+        return (
+            f"WARNING: these plans cut {PLANES[through]} slices (patches of {size} pixels), and the levels of the "
+            "spine follow one another in sagittal ones. nnU-Net cuts across the axis of the largest spacing. If that "
+            f"is not meant, plan again with the largest from {AXES['R']}; the numbers of -overwrite_target_spacing are "
+            f"here those from {', '.join(AXES[letter] for letter in of_arrays)}"
         )
 
 

@@ -176,6 +176,10 @@ def _wrong_plans(trainer: nnUNetTrainer) -> Iterator[str]:
             f"{trainer.plans_manager.dataset_name} -plans_name {trainer.plans_manager.plans_name} -c "
             f"{trainer.configuration_name}"
         )
+    fingerprint = Path(trainer.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
+    if not fingerprint.is_file():
+        dataset = trainer.plans_manager.dataset_name
+        yield f"{fingerprint} is not there; make it: nnUNetv2_extract_fingerprint -d {dataset}"
 
 
 @torch.no_grad()

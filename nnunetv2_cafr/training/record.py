@@ -134,6 +134,8 @@ class RecordedTraining(OrientedCases):
     def on_train_start(self) -> None:
         super().on_train_start()
         self.print_to_log_file(self.describe_voxel_orders(), also_print_to_console=True)
+        if doubt := self.doubt_about_plane():
+            self.print_to_log_file(doubt, also_print_to_console=True)
         record = self.record()
         # Without the cases' files, which would fill pages of it.
         shown = {**record, "data": {key: value for key, value in record["data"].items() if key != "cases"}}

@@ -38,6 +38,12 @@ def test_plans_that_make_no_training(changes, words, data):
         make(data, **changes).initialize()
 
 
+def test_moved_plans_without_a_fingerprint(data):
+    (data / "dataset_fingerprint.json").unlink()
+    with pytest.raises(SystemExit, match="is not there; make it: nnUNetv2_extract_fingerprint -d Dataset511"):
+        make(data).initialize()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu(data):
     trainer = get_trainer_from_args("511", "2d", 0, "nnUNetTrainer_CAFR_budget1x1")

@@ -303,6 +303,22 @@ def test_orientation_that_a_reader_made_up_is_not_believed(construct, phantom_da
         assert ("headers of 6 cases" in trainer.describe_voxel_orders()) == (names == 6)
 
 
+@pytest.mark.parametrize(
+    ("through", "plane"), [("left to right", None), ("head to foot", "axial"), ("front to back", "coronal")]
+)
+def test_slices_that_are_not_sagittal_are_named(through, plane, construct, monkeypatch):
+    trainer = construct("nnUNetTrainer_CAFR")
+    axes = ["head to foot", "front to back", "left to right"]  # of the arrays of a reader that turns to RAS
+    first = axes.index(through)
+    order = [first, *(axis for axis in range(3) if axis != first)]
+    monkeypatch.setitem(trainer.plans_manager.plans, "transpose_forward", order)
+    doubt = trainer.doubt_about_plane()
+    if plane is None:
+        assert doubt is None
+    else:
+        assert f"cut {plane} slices (patches of " in doubt and doubt.endswith(", ".join(axes))
+
+
 def test_padding_reaches_the_loss_as_minus_one(construct):
     trainer = construct("nnUNetTrainer_CAFR")
     pipeline = trainer.get_training_transforms([64, 48], (0, 0), None, (), False)
