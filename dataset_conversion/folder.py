@@ -22,12 +22,14 @@ from dataset_conversion.command import make_parser, run
 from dataset_conversion.labels import IGNORE, Structure
 from dataset_conversion.problems import ConversionError, Problem, natural_order
 from dataset_conversion.reading import ENDINGS
+from nnunetv2_cafr.spine import disc_of, vertebra_of
 
 REQUIRED = ("name", "channel", "images", "masks", "labels")
 OPTIONAL = ("test_images", "patient", "description", "reference", "licence")
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 HIGHEST_VALUE = 65535  # of a mask: look-up tables stay small
 PLACEHOLDER = "{id}"
+OTHERS = {"vertebrae": disc_of, "discs": vertebra_of}  # what such a kind cannot hold
 
 
 class _Loader(yaml.SafeLoader):
@@ -148,6 +150,9 @@ def _parse_labels(content: object) -> dict[int, Structure]:
                 raise _LayoutError(f"labels: the value {value!r} of {name!r}", f"an integer from 1 to {HIGHEST_VALUE}")
             if not isinstance(name, str) or not name.strip():
                 raise _LayoutError(f"labels: the name {name!r} of {value}", "a text")
+            if kind in OTHERS and OTHERS[kind](name) is not None:
+                expected = "vertebrae such as L5 under vertebrae, discs such as L4/L5 under discs"
+                raise _LayoutError(f"labels: {name!r} under {kind}", expected)
             if value in table:
                 raise _LayoutError(
                     f"labels: {value} means {table[value].name!r} and {name!r}", "one structure per value"

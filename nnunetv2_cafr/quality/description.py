@@ -21,7 +21,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_cafr.errors import ranges
 from nnunetv2_cafr.quality.findings import Finding, Severity
-from nnunetv2_cafr.spine import values_of
+from nnunetv2_cafr.spine import BACKGROUND, IGNORE, read_spine, values_of
 
 FILE = "dataset.json"
 
@@ -121,7 +121,31 @@ def _check_labels(description: Mapping[str, Any]) -> Iterator[Finding]:
                 "remove a name, or give it another value",
                 FILE,
             )
+    yield from _check_levels(labels)
     yield from _check_regions(description, known)
+
+
+def _check_levels(labels: Mapping[str, Any]) -> Iterator[Finding]:
+    """Names that are read as no level among others that are: decoding and scores of levels leave them out."""
+    try:
+        spine = read_spine(labels)
+    except ValueError:
+        return
+    others = [name for name in labels if name not in (BACKGROUND, IGNORE, *spine.names.values())]
+    if not others:
+        return
+    missing = [name for name in spine.vertebrae if name not in spine.labels]
+    found = f"{', '.join(others)}: not read as levels" + (f"; no label is {', '.join(missing)}" if missing else "")
+    yield Finding(
+        "",
+        Severity.WARNING if missing else Severity.NOTE,
+        "level names",
+        ", ".join(others),
+        found,
+        "names such as L5 and L4/L5, vertebrae_L5, disc_L4_L5, for what is a level",
+        "rename them in dataset.json if they are; level decoding and the scores of levels leave them out",
+        FILE,
+    )
 
 
 def _check_regions(description: Mapping[str, Any], known: set[int]) -> Iterator[Finding]:

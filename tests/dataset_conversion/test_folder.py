@@ -113,6 +113,8 @@ BAD_LAYOUTS = {
     "no labels": (LAYOUT | {"labels": {}}, "labels: {}"),
     "label 0": (LAYOUT | {"labels": {"vertebrae": {0: "x"}}}, "the value 0 of 'x'"),
     "label in words": (LAYOUT | {"labels": {"vertebrae": {"L5": 1}}}, "the value 'L5' of 1"),
+    "disc among vertebrae": (LAYOUT | {"labels": {"vertebrae": {1: "L5", 2: "L4-L5"}}}, "'L4-L5' under vertebrae"),
+    "vertebra among discs": (LAYOUT | {"labels": {"discs": {1: "L4/L5", 2: "L4"}}}, "'L4' under discs"),
     "value in two kinds": (LAYOUT | {"labels": {"a": {1: "x"}, "b": {1: "y"}}}, "1 means 'x' and 'y'"),
 }
 

@@ -601,6 +601,21 @@ def test_all_that_is_wrong_with_dataset_json_is_said_at_once():
     assert [f.check for f in check_description(wrong)] == ["channels", "labels", "labels", "labels", "reader"]
 
 
+@pytest.mark.parametrize(
+    ("names", "severity", "words"),
+    [
+        (("L5", "L4", "L3", "canal"), Severity.NOTE, "canal: not read as levels"),
+        (("L5", "lumbar4", "L3", "L2"), Severity.WARNING, "lumbar4: not read as levels; no label is L4"),
+        (("L5", "L4", "L3"), None, ""),
+        (("a", "b", "c"), None, ""),
+    ],
+)
+def test_names_that_are_read_as_no_level(names, severity, words):
+    labels = {name: value for value, name in enumerate(("background", *names))}
+    found = [f for f in check_description({**SOUND, "labels": labels}) if f.check == "level names"]
+    assert [(f.severity, f.found) for f in found] == ([] if severity is None else [(severity, words)])
+
+
 def test_few_cases_say_what_nnunet_will_do(copy, monkeypatch):
     (found,) = [f for f in copy.findings("few cases") if f.check == "few cases"]
     assert "4 training cases of 4 patients" in found.found
