@@ -13,10 +13,11 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
-from dataset_conversion.geometry import grid_differences, orientation_of
+from dataset_conversion.geometry import grid_differences, orientation_of, tilt_of
 from dataset_conversion.labels import INTEGRAL_TOLERANCE
 from nnunetv2_cafr import spine as levels
 from nnunetv2_cafr.errors import millimetres, ranges, shorten
+from nnunetv2_cafr.levels.decoding import TILT
 from nnunetv2_cafr.quality.dataset import LabelTable
 from nnunetv2_cafr.quality.findings import Finding, Severity
 from nnunetv2_cafr.quality.measures import Geometry, Intensities, Piece, Structure, physical
@@ -264,6 +265,18 @@ def check_plane(geometry: Geometry, source: Source) -> Iterator[Finding]:
             f"{geometry.plane} slices (orientation {geometry.orientation}, spacing {millimetres(geometry.spacing)})",
             "sagittal slices, on which neighbouring levels are seen together",
             "correct the direction in the header if it is wrong, or leave the series out",
+        )
+
+
+def check_tilt(image: sitk.Image, source: Source) -> Iterator[Finding]:
+    """Levels are learned by where they lie in the image, and training turns patches by less than this."""
+    if (tilt := tilt_of(image)) > TILT:
+        yield source.finding(
+            Severity.WARNING,
+            "tilted",
+            f"a voxel axis is {tilt:.0f} degrees off the patient's axes",
+            f"at most {TILT:.0f} degrees",
+            "correct the direction in the header if it is wrong, or resample the case along the patient's axes",
         )
 
 

@@ -14,6 +14,7 @@ from nnunetv2_cafr.quality.findings import Finding, Severity
 from nnunetv2_cafr.quality.inspection import CaseReport
 from nnunetv2_cafr.voxel_order import RECOMMENDED_READER
 
+CRUMB = 0.05  # of the median volume: less is rather a mask that was lost than a patient
 FEWEST_CASES = 3  # to speak of what most cases have
 SPACING_FACTOR = 2.0  # from the median of the cases, along any axis
 FEWEST_VOLUMES = 8  # of a structure, to call one unusual
@@ -201,7 +202,7 @@ def unusual_volumes(cases: Sequence[CaseReport]) -> Iterator[tuple[Finding, floa
                 low, high = (np.exp(median + sign * VOLUME_DEVIATIONS * spread) for sign in (-1, 1))
                 source = Source(case.identifier, case.mask_file or "")
                 finding = source.finding(
-                    Severity.NOTE,
+                    Severity.WARNING if logarithm < median + np.log(CRUMB) else Severity.NOTE,
                     "unusual volume",
                     f"{name} has {volume:.3g} ml",
                     f"{low:.3g} to {high:.3g} ml, by the other cases",

@@ -145,6 +145,7 @@ def _inspect_grid(
     report.geometry = Geometry.of(image, 2 if flat else 3)
     if dataset.labels.is_spine and _is_oriented(Path(source.file), report):
         report.findings += checks.check_plane(report.geometry, source)
+        report.findings += checks.check_tilt(image, source)
     if mask is not None and report.mask_file is not None:
         oriented = not any(finding.check == "no orientation" for finding in report.findings)
         report.findings += checks.check_same_grid(

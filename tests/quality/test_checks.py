@@ -335,6 +335,18 @@ def test_not_sagittal(copy, number):
     assert all("axial" in f.found and "header" in f.remedy for f in found if f.check == "not sagittal")
 
 
+@pytest.mark.parametrize("degrees", [15, 25])
+def test_tilted(copy, number, degrees):
+    turn = sitk.Euler3DTransform((0, 0, 0), np.deg2rad(degrees), 0, 0)
+    for path in (copy.image(number), copy.mask(number)):
+        image = sitk.ReadImage(str(path))
+        rotation = np.reshape(turn.GetMatrix(), (3, 3)) @ np.reshape(image.GetDirection(), (3, 3))
+        image.SetDirection(rotation.ravel())
+        sitk.WriteImage(image, str(path))
+    found = [f.found for f in copy.findings() if f.check == "tilted"]
+    assert found == ([] if degrees == 15 else ["a voxel axis is 25 degrees off the patient's axes"])
+
+
 def test_labels_outside_the_table(copy, number):
     def add(labels: np.ndarray) -> np.ndarray:
         labels[0, :3, :3] = 42
@@ -439,20 +451,22 @@ def test_patients(copy):
     assert all(name in found[0].found for name in names if patients[name] == "a")
 
 
-def test_unusual_volumes(copy, number):
-    """Eight cases alike and one of half the volume."""
+@pytest.mark.parametrize(("share", "severity"), [(0.5, Severity.NOTE), (0.02, Severity.WARNING)])
+def test_unusual_volumes(share, severity, copy, number):
+    """Eight cases alike and one of half the volume, or of a crumb of it."""
     for extra in range(901, 910):
         factor = 1 + extra / 1e5
         copy.change(copy.image(number), lambda a, k=factor: np.rint(a * k + k).astype(np.int16), copy.image(extra))
         shutil.copy(copy.mask(number), copy.mask(extra))
 
-    def half(labels: np.ndarray) -> np.ndarray:
-        labels[3:][labels[3:] == VALUES["L3"]] = 0
+    def lose(labels: np.ndarray) -> np.ndarray:
+        where = np.flatnonzero(labels == VALUES["L3"])
+        labels.flat[where[int(share * len(where)) :]] = 0
         return labels
 
-    copy.change(copy.mask(909), half)
+    copy.change(copy.mask(909), lose)
     found = [f for f in check_dataset(copy.folder, 1)[2] if f.check == "unusual volume" and f.structure == "L3"]
-    assert "labelsTr/SpineMRI_909.nii.gz" in {f.file for f in found}
+    assert {f.severity for f in found if f.file == "labelsTr/SpineMRI_909.nii.gz"} == {severity}
     assert not {f.file for f in found} & {f"labelsTr/SpineMRI_{extra}.nii.gz" for extra in range(901, 909)}
 
 
