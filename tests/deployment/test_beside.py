@@ -218,6 +218,19 @@ def test_a_scan_of_which_a_part_is_empty(predict, tmp_path, monkeypatch, capsys)
     assert f"field of view: {doubt}" in flags[1] and "field of view" not in flags[2]
 
 
+@pytest.mark.parametrize("value", [-32768, 1e9])
+def test_values_far_from_all_others_are_told(value, predict, tmp_path, capsys) -> None:
+    (tmp_path / "scans").mkdir()
+    odd = np.array(VOXELS, dtype=float)
+    odd[:, :, :2] = value
+    write(tmp_path / "scans" / "x.nii.gz", odd)
+    write(tmp_path / "scans" / "y.nii.gz", VOXELS)
+    assert predict(tmp_path / "scans", tmp_path / "out") == 0
+    output = capsys.readouterr().out
+    assert f" of the voxels of T1 are {value:g}, and nearly all others" in output and "Note on y" not in output
+    assert "values far off" in shown(tmp_path / "out")["x"]
+
+
 @pytest.mark.parametrize(("degrees", "tilted"), [(19, False), (21, True), (41, None)])
 def test_a_tilted_scan_is_a_doubt_and_one_that_could_be_either_way_up_is_refused(
     degrees, tilted, predict, tmp_path, capsys
