@@ -126,6 +126,9 @@ def vertebra_of(name: str) -> str | None:
     """A vertebra's own name, L5 for vertebrae_L5; None for other structures."""
     if match := NUMBERED.match(name):
         return f"vertebra_{int(match[2])}" if match[1] == "vertebra" else None
+    prefix = PREFIX.match(name)
+    if prefix and not prefix[1].lower().startswith("vert"):
+        return None
     bare = re.sub(r"^TH(?=[0-9])", "T", PREFIX.sub("", name).upper())  # Th12, as Europeans write it
     if bare in ("SACRUM", "S1"):
         return SACRUM

@@ -36,9 +36,7 @@ SHOWN = 10  # files left out that are named one by one
 GIVE_ALL = "give the files of all channels, or the folder that holds them"
 FEWEST_PIXELS = 8  # along each side of a slice: less shows nothing; ours
 CONTRAST, PLANE, VALUES = "another contrast", "another plane", "values far off"  # doubts
-# How far the smallest and the largest value may lie from the others, in their range; of 121 scans by 0.3 and 2.9. Ours.
-FAR_BELOW, FAR_ABOVE = 1.0, 10.0
-SAMPLE = 500_000  # voxels are enough to know a range
+LEAST_CONTRAST = 0.5  # that padding may leave, of the contrast without it; ours
 OF_LEVELS = (FIELD_OF_VIEW, TILTED)  # of which a whole row of levels may be wrong
 EMPTY = 0.1  # of a scan's height, that shows nothing; ours
 LARGEST_VALUE = 1e14  # of an image: float32 holds the sum of the squares of a thousand million such voxels
@@ -370,23 +368,25 @@ def _doubt_about_tilt(volumes: Mapping[Path, Volume | None], description: Descri
 
 
 def _doubt_about_values(image: np.ndarray, description: Description) -> str | None:
-    """Says so if padding or single voxels of an image (c, z, y, x) lie far from all others.
+    """Says so if padding or single voxels of an image (c, z, y, x) take the contrast from all others.
 
-    Normalization by mean and standard deviation then leaves the rest hardly any contrast.
+    Normalization divides by the standard deviation of all. Zeros around the image do not count: nnU-Net crops them.
     """
     schemes = description.configuration.normalization_schemes
     for name, channel, scheme in zip(description.channel_names, image, schemes, strict=True):
-        least, most = channel.min(), channel.max()
-        others = channel[(channel > least) & (channel < most)]
-        if scheme != "ZScoreNormalization" or not others.size:
+        if scheme != "ZScoreNormalization":
             continue
-        low, high = np.quantile(others[:: max(1, others.size // SAMPLE)], [0.005, 0.995])
-        for value, far, limit in ((least, low - least, FAR_BELOW), (most, most - high, FAR_ABOVE)):
-            if far > limit * (high - low) > 0:
+        for value in {channel.min(), channel.max()} - {0}:
+            others = channel[channel != value]
+            if not others.size:
+                continue
+            low, high, deviation = others.min(), others.max(), others.std(dtype=float)
+            contrast = deviation / channel.std(dtype=float)
+            if max(low - value, value - high) > deviation > 0 and contrast < LEAST_CONTRAST:
                 return (
-                    f"{(channel == value).mean():.2%} of the voxels of {name} are {value:g}, and nearly all others lie "
-                    f"between {low:g} and {high:g}: padding, or a fault? It takes the contrast from the rest; crop the "
-                    "image, or write a value of that range there"
+                    f"{(channel == value).mean():.2%} of the voxels of {name} are {value:g}, and all others are "
+                    f"{low:g} to {high:g}: padding, or a fault? It leaves them {contrast:.0%} of their contrast; crop "
+                    "the image, or write a value of that range there"
                 )
     return None
 

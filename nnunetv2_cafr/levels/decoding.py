@@ -56,7 +56,7 @@ UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, TILTED, UPSIDE_DOWN, LOWER_END, MISSED, 
 TILT = 20.0  # degrees: training turns patches by 15, and 81 references lean by 17 at most
 LEAST_WEIGHT = 0.2  # of a structure's vote; one that has FULL of the median structure's voxels has 1
 LONG = 1.6  # times the lower quartile of the vertebrae's lengths: may be two
-WHOLE = 0.3  # of the median vertebra: two with as much in one place of the column are two
+TWIN = 0.3  # of the median vertebra: two with as much in one place of the column are two
 LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
 # Of the median vertebra: so much more between two bodies than between others is room for one; documentation/levels.md.
 ROOM = 0.6
@@ -319,21 +319,20 @@ def _contradictions(path: Path, row: Row, anatomy: Anatomy, spine: Spine) -> Ite
         if second - first == 2 and gap - np.median(gaps) > ROOM * np.median(lengths):
             yield f"there is room for another vertebra between {below.name} and {above.name}"
         long = low.length + gap + high.length > LONG * np.median(lengths)
-        if first == second and below.name != SACRUM and long and min(low.voxels, high.voxels) > WHOLE * size:
+        if first == second and below.name != SACRUM and long and min(low.voxels, high.voxels) > TWIN * size:
             yield f"two vertebrae that follow one another would both be {below.name}"
     # Labelled all the same, off the row or in a structure that may be two: then the row was not understood.
     longest = LONG * np.quantile(lengths, 0.25)
     doubtful = [*anatomy.fragments, *(one for *_, one in bodies if one.length > longest)]
-    in_doubt, everywhere = (
-        sum((one.labels for one in ones), start=np.zeros_like(structure.labels))
-        for ones in (doubtful, (*anatomy.structures, *anatomy.fragments))
-    )
-    if labelled := [slots[at].name for at in _missed(path) if in_doubt[list(slots[at].labels)].sum() > LABELLED * size]:
+    held = sum((one.labels for one in doubtful), start=np.zeros_like(structure.labels))
+    if labelled := [
+        slots[place].name for place in _missed(path) if held[list(slots[place].labels)].sum() > LABELLED * size
+    ]:
         yield f"{', '.join(labelled)} is labelled, but the row of vertebrae leaves no place for it"
-    above_sacrum = [name for name in spine.vertebrae if name in spine.labels and name != SACRUM]
-    labelled = [name for name in above_sacrum if everywhere[list(spine.labels[name])].sum() > LABELLED * size]
-    if lowest.name != SACRUM and labelled and labelled[0] not in {slot.name for slot, *_ in bodies}:
-        yield f"{labelled[0]} is the lowest level that is labelled, but the row of vertebrae would begin above it"
+    # The lowest label of a whole body; a part of one that has it is what decoding mends.
+    found = [name for name in spine.vertebrae if any(one.label in spine.labels.get(name, ()) for *_, one in bodies)]
+    if lowest.name != SACRUM and found[0] not in {slot.name for slot, *_ in bodies}:
+        yield f"{found[0]} is the lowest level that is labelled, but the row of vertebrae would begin above it"
 
 
 def _relabelled(

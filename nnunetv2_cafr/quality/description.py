@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from nnunetv2_cafr.quality.findings import Finding, Severity
 from nnunetv2_cafr.spine import BACKGROUND, IGNORE, read_spine, values_of
 
 FILE = "dataset.json"
+LIKE_A_LEVEL = re.compile(r"\d|vert|dis[ck]|sacr", re.IGNORECASE)
 
 
 def _error(check: str, found: str, expected: str, remedy: str, structure: str = "") -> Finding:
@@ -126,26 +128,23 @@ def _check_labels(description: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _check_levels(labels: Mapping[str, Any]) -> Iterator[Finding]:
-    """Names that are read as no level among others that are: decoding and scores of levels leave them out."""
+    """Names that look like a level and are read as none: decoding and scores of levels leave them out."""
     try:
         spine = read_spine(labels)
     except ValueError:
         return
-    others = [name for name in labels if name not in (BACKGROUND, IGNORE, *spine.names.values())]
-    if not others:
-        return
-    missing = [name for name in spine.vertebrae if name not in spine.labels]
-    found = f"{', '.join(others)}: not read as levels" + (f"; no label is {', '.join(missing)}" if missing else "")
-    yield Finding(
-        "",
-        Severity.WARNING if missing else Severity.NOTE,
-        "level names",
-        ", ".join(others),
-        found,
-        "names such as L5 and L4/L5, vertebrae_L5, disc_L4_L5, for what is a level",
-        "rename them in dataset.json if they are; level decoding and the scores of levels leave them out",
-        FILE,
-    )
+    for name in labels:
+        if name not in (BACKGROUND, IGNORE, *spine.names.values()) and LIKE_A_LEVEL.search(name):
+            yield Finding(
+                "",
+                Severity.WARNING,
+                "level names",
+                name,
+                f"{name} is read as no level, and the others are",
+                "names such as L5 and L4/L5, vertebrae_L5, disc_L4_L5, for what is a level",
+                "rename it in dataset.json if it is one; level decoding and the scores of levels leave it out",
+                FILE,
+            )
 
 
 def _check_regions(description: Mapping[str, Any], known: set[int]) -> Iterator[Finding]:

@@ -144,6 +144,13 @@ class CheckedTraining(nnUNetTrainer):
             )
 
     def on_train_start(self) -> None:
+        fingerprint = Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
+        if not fingerprint.is_file():  # which nnU-Net copies, after it has started the augmentation
+            refuse(
+                self,
+                f"{fingerprint} is not there. Copy it from where the data were preprocessed, or make it: "
+                f"nnUNetv2_extract_fingerprint -d {self.plans_manager.dataset_name}",
+            )
         if not self.was_initialized:
             self.initialize()
         if (reason := impossible_step(self)) is not None:
@@ -176,10 +183,6 @@ def _wrong_plans(trainer: nnUNetTrainer) -> Iterator[str]:
             f"{trainer.plans_manager.dataset_name} -plans_name {trainer.plans_manager.plans_name} -c "
             f"{trainer.configuration_name}"
         )
-    fingerprint = Path(trainer.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
-    if not fingerprint.is_file():
-        dataset = trainer.plans_manager.dataset_name
-        yield f"{fingerprint} is not there; make it: nnUNetv2_extract_fingerprint -d {dataset}"
 
 
 @torch.no_grad()

@@ -227,7 +227,7 @@ def test_values_far_from_all_others_are_told(value, predict, tmp_path, capsys) -
     write(tmp_path / "scans" / "y.nii.gz", VOXELS)
     assert predict(tmp_path / "scans", tmp_path / "out") == 0
     output = capsys.readouterr().out
-    assert f" of the voxels of T1 are {value:g}, and nearly all others" in output and "Note on y" not in output
+    assert f" of the voxels of T1 are {value:g}, and all others" in output and "Note on y" not in output
     assert "values far off" in shown(tmp_path / "out")["x"]
 
 

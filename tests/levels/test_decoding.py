@@ -398,6 +398,17 @@ def test_the_lowest_label_is_not_given_up():
     assert "L5 is the lowest level that is labelled" in found.flags[UNCERTAIN]
 
 
+@pytest.mark.parametrize("share", [0.25, 0.4])
+def test_a_lowest_body_whose_lower_part_has_the_label_below_is_mended(share):
+    truth = draw(LEVELS[2:])
+    new = truth.copy()
+    rows = np.flatnonzero(truth.of("L4").any((0, 2)))
+    lower = truth.of("L4")
+    lower[:, : rows[-1] - int(share * len(rows))] = False
+    new.labels[lower] = LABELS["L5"]
+    assert_repaired(decoded(new), truth)
+
+
 def test_two_bodies_that_follow_one_another_are_not_one_level():
     new = draw(("L5", "L4", "L3", "L2", "L1", "T12", "T12", "T11"))
     low, high = (np.flatnonzero((new.block == place).any((0, 2))) for place in (5, 6))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnunetv2_cafr.spine import is_spine_table, level_names, position, read_spine
+from nnunetv2_cafr.spine import disc_of, is_spine_table, level_names, position, read_spine, vertebra_of
 
 
 def test_spinemri_and_other_tools_names():
@@ -22,6 +22,11 @@ def test_spinemri_and_other_tools_names():
     assert plain.labels == other.labels == {"S": (1,), "L5": (2,), "L4": (3,)}
     assert plain.discs == other.discs == {("S", "L5"): (4,), ("L5", "L4"): (5,)}
     assert 6 not in other.names
+
+
+def test_a_disc_named_by_one_level_is_no_vertebra():
+    assert vertebra_of("disc_L5") is vertebra_of("IVD-L4") is None
+    assert vertebra_of("vertebra_L5") == vertebra_of("l5") == "L5" and disc_of("disc_L4_L5") == ("L5", "L4")
 
 
 def test_sacrum_in_two_labels():

@@ -616,18 +616,18 @@ def test_all_that_is_wrong_with_dataset_json_is_said_at_once():
 
 
 @pytest.mark.parametrize(
-    ("names", "severity", "words"),
+    ("names", "unread"),
     [
-        (("L5", "L4", "L3", "canal"), Severity.NOTE, "canal: not read as levels"),
-        (("L5", "lumbar4", "L3", "L2"), Severity.WARNING, "lumbar4: not read as levels; no label is L4"),
-        (("L5", "L4", "L3"), None, ""),
-        (("a", "b", "c"), None, ""),
+        (("lumbar5", "L4", "L3", "L2"), ["lumbar5"]),
+        (("L5", "lumbar4", "L3", "L2", "vertebra arch"), ["lumbar4", "vertebra arch"]),
+        (("L5", "L4", "L2", "L4/L5", "canal"), []),
+        (("lesion1", "lesion2", "lesion3"), []),
     ],
 )
-def test_names_that_are_read_as_no_level(names, severity, words):
+def test_names_that_are_read_as_no_level(names, unread):
     labels = {name: value for value, name in enumerate(("background", *names))}
     found = [f for f in check_description({**SOUND, "labels": labels}) if f.check == "level names"]
-    assert [(f.severity, f.found) for f in found] == ([] if severity is None else [(severity, words)])
+    assert [(f.severity, f.structure) for f in found] == [(Severity.WARNING, name) for name in unread]
 
 
 def test_few_cases_say_what_nnunet_will_do(copy, monkeypatch):
