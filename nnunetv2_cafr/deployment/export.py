@@ -160,7 +160,11 @@ def describe(
     checkpoint: str,
     card: dict[str, Any] | None,
 ) -> Description:
-    """All that the JSON file says about the network, its training cases and its card, but for the export itself."""
+    """All that the JSON file says about the network, its training cases and its card, but for the export itself.
+
+    Args:
+        folder: of the trained model.
+    """
     plans, settings, dataset_json = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
     packages = ("nnunetv2-cafr", "nnunetv2", "torch", "onnx", "onnxscript", "onnxruntime")
     cases = cases_of_training(plans.plans, dataset_json, folder)

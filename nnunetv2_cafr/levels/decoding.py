@@ -306,6 +306,7 @@ def _contradictions(path: Path, row: Row, anatomy: Anatomy, spine: Spine) -> Ite
     ]
     size = float(np.median([one.voxels for *_, one in bodies]))
     lengths = [one.length for *_, one in bodies]
+    length = float(np.median(lengths))
     lowest, _, structure = bodies[0]
     if lowest.name == SACRUM and row.votes[row.kinds == VERTEBRA][0, list(lowest.votes)].sum() < 0.5:
         yield f"the lowest vertebra is labelled {_name(structure.label, spine)}, but lies where {SACRUM} would"
@@ -316,10 +317,10 @@ def _contradictions(path: Path, row: Row, anatomy: Anatomy, spine: Spine) -> Ite
         yield f"{lowest.name}, the lowest vertebra, has {share:.0%} of the others' size: rather a piece of the sacrum"
     gaps = [high.place - low.place - (high.length + low.length) / 2 for (*_, low), (*_, high) in pairwise(bodies)]
     for gap, (below, first, low), (above, second, high) in zip(gaps, bodies[:-1], bodies[1:], strict=True):
-        if second - first == 2 and gap - np.median(gaps) > ROOM * np.median(lengths):
+        if second - first == 2 and gap - np.median(gaps) > ROOM * length:
             yield f"there is room for another vertebra between {below.name} and {above.name}"
-        long = low.length + gap + high.length > LONG * np.median(lengths)
-        if first == second and below.name != SACRUM and long and min(low.voxels, high.voxels) > TWIN * size:
+        whole = min(low.voxels, high.voxels) > TWIN * size and low.length + gap + high.length > LONG * length
+        if first == second and whole and below.name != SACRUM:
             yield f"two vertebrae that follow one another would both be {below.name}"
     # Labelled all the same, off the row or in a structure that may be two: then the row was not understood.
     longest = LONG * np.quantile(lengths, 0.25)
