@@ -8,7 +8,7 @@ import pytest
 from dataset_conversion import spinemri
 from nnunetv2_cafr import options
 from nnunetv2_cafr.cli import VERBS, main
-from nnunetv2_cafr.commands import demo
+from nnunetv2_cafr.demo import DemoSettings
 
 LATER = {("split", "seed"), ("split", "t")}  # refused when the verb has begun, before it reads anything
 
@@ -104,4 +104,4 @@ def test_demo_refuses_phantoms_that_cannot_be_planned_or_drawn(size, said, tmp_p
 
 
 def test_demo_takes_the_smallest_phantom_that_it_names():
-    demo._check_size(69, 32, 1)
+    DemoSettings("nnUNetTrainer_CAFR", "5x70", 26, 4, (69, 32, 1), "cpu").check()
