@@ -14,18 +14,12 @@ a patient of its own.
 from __future__ import annotations
 
 import argparse
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nnunetv2_cafr import options
-from nnunetv2_cafr.errors import UserError, shorten
+from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.evaluation import TOLERANCE_MM
-from nnunetv2_cafr.files import begins_with, check_folder, describe_failure, read_json
-
-if TYPE_CHECKING:
-    from nnunetv2_cafr.evaluation.reading import CasePair
+from nnunetv2_cafr.files import begins_with, check_folder, describe_failure
 
 EXAMPLES = """examples:
   nnUNetv2_cafr evaluate $nnUNet_raw/Dataset511_SpineMRI/labelsTs PREDICTIONS
@@ -57,25 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from nnunetv2_cafr.evaluation.level_shifts import SHIFTS, draw_level_shifts
     from nnunetv2_cafr.evaluation.means import shift_summary
+    from nnunetv2_cafr.evaluation.pairing import check_folders, find_dataset_json, find_pairs, read_labels
     from nnunetv2_cafr.evaluation.printed import summary
-    from nnunetv2_cafr.evaluation.reading import label_table
     from nnunetv2_cafr.evaluation.scores import CLASSES_FILE, LEVELS_FILE, SETTINGS_FILE, SHIFTS_FILE
     from nnunetv2_cafr.evaluation.scoring import evaluate_folders
 
-    _check_folders(arguments.references, arguments.predictions)
+    check_folders(arguments.references, arguments.predictions)
     target = arguments.o or arguments.predictions / "evaluation"
     _check_target(target)
-    file = _find_dataset_json((arguments.references, arguments.predictions), arguments.djfile)
-    description = read_json(file)
-    try:
-        names, ending = label_table(description["labels"]), str(description["file_ending"])
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(f"{file} has no labels and file_ending as nnU-Net v2 reads them: {error!r}") from error
-    if not any(name != "ignore" for name in names.values()):
-        raise UserError(
-            f"{file} has no label but the background, so there is nothing to score; add the structures' labels"
-        )
-    pairs = _pairs(arguments.references, arguments.predictions, ending, arguments.chill, file)
+    file = arguments.djfile or find_dataset_json(arguments.references, arguments.predictions)
+    names, ending = read_labels(file)
+    pairs = find_pairs(arguments.references, arguments.predictions, ending, arguments.chill, file)
     try:
         evaluation = evaluate_folders(
             pairs, names, tolerance_mm=arguments.tolerance, num_processes=arguments.np, progress=True
@@ -93,93 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
     written = [CLASSES_FILE, LEVELS_FILE, SHIFTS_FILE, *([] if evaluation.shifts.empty else [FIGURE_FILE])]
     print(f"\nWrote {', '.join(written)} and {SETTINGS_FILE} (with all definitions) in {target}")
     return 0
-
-
-def _check_folders(references: Path, predictions: Path) -> None:
-    """Raises UserError, which names every folder that is not there."""
-    missing = [folder for folder in dict.fromkeys((references, predictions)) if not folder.is_dir()]
-    if missing:
-        found = " and ".join(f"no folder {folder}{' (it is a file)' if folder.exists() else ''}" for folder in missing)
-        raise UserError(f"There is {found}. Expected are a folder of reference label maps and one of predictions")
-
-
-def _find_dataset_json(folders: Sequence[Path], given: Path | None) -> Path:
-    """The dataset.json that says what the labels of references and predictions are, in these folders or above them.
-
-    Raises:
-        UserError: if there is none, or if that of the predictions has other labels than that of the references.
-    """
-    if given is not None:
-        return given
-    sides = [[place / "dataset.json" for place in (one.resolve(), one.resolve().parent)] for one in folders]
-    there = [next(file for file in files if file.is_file()) for files in sides if any(map(Path.is_file, files))]
-    if not there:
-        places = ", ".join(map(str, dict.fromkeys(itertools.chain(*sides))))
-        raise UserError(f"No dataset.json, which names the labels: it is none of {places}. Give it by -djfile")
-    _check_same_labels(there[0], there[-1])
-    return there[0]
-
-
-def _check_same_labels(first: Path, second: Path) -> None:
-    """Refuses label maps whose values mean different structures: the references' dataset.json and the predictions'."""
-    labels, others = (read_json(file).get("labels") for file in (first, second))
-    if not isinstance(labels, dict) or not isinstance(others, dict) or labels == others:
-        return
-    differ = [
-        f"{name} ({labels.get(name, 'none')} and {others.get(name, 'none')})"
-        for name in dict.fromkeys([*labels, *others])
-        if labels.get(name) != others.get(name)
-    ]
-    raise UserError(
-        f"{first} and {second} number the labels differently: {shorten(differ)}. Expected are references and "
-        "predictions with the same labels: convert one of them, or name the file that is right for both by -djfile"
-    )
-
-
-def _pairs(references: Path, predictions: Path, ending: str, chill: bool, dataset_json: Path) -> list[CasePair]:
-    """Files of every reference; with `chill` of those that have a prediction.
-
-    Raises:
-        UserError: with everything that has no partner.
-    """
-    from nnunetv2_cafr.evaluation.reading import CasePair
-    from nnunetv2_cafr.raw_dataset import patients_by_provenance
-
-    # Names that begin with a dot are of the system, as macOS's ._case.nii.gz.
-    expected, found = (
-        sorted(file.name for file in folder.glob(f"[!.]*{ending}")) for folder in (references, predictions)
-    )
-    if not expected or not found:
-        raise UserError(f"No *{ending} in {predictions if expected else references}; {dataset_json} has this ending")
-    if others := [
-        str(file)
-        for folder in (references, predictions)
-        for file in sorted(folder.iterdir())
-        if file.name.lower().endswith(ending.lower()) and not file.name.endswith(ending) and file.name[0] != "."
-    ]:
-        raise UserError(
-            f"{shorten(others)} would be left out: the file_ending is {ending}, in these letters. Rename them"
-        )
-    without_reference = [name for name in found if name not in expected]
-    without_prediction = [] if chill else [name for name in expected if name not in found]
-    if without_reference:
-        raise UserError(
-            f"{len(without_reference)} predictions in {predictions} have no reference in {references}: "
-            f"{shorten(without_reference)}. Give the folder of their references, or take them out"
-        )
-    if without_prediction:
-        raise UserError(
-            f"{predictions} lacks {len(without_prediction)} of {len(expected)} predictions: "
-            f"{shorten(without_prediction)}. Predict them, or score the others alone by --chill"
-        )
-    cases = [name.removesuffix(ending) for name in found]
-    files = [folder / "provenance.json" for folder in (dataset_json.parent, references.resolve().parent)]
-    file = next((file for file in files if file.is_file()), files[0])
-    patients = patients_by_provenance(file, cases)
-    return [
-        CasePair(case, patients[case], references / name, predictions / name)
-        for case, name in zip(cases, found, strict=True)
-    ]
 
 
 def _check_target(target: Path) -> None:
