@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from nnunetv2_cafr.deployment.label_maps import doubts_of_prediction
+    from nnunetv2_cafr.deployment.record import doubts_of_prediction
     from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TILTED, decode
     from nnunetv2_cafr.levels.files import (
         STATISTICS_FILE,

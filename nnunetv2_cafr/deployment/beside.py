@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from nnunetv2_cafr.deployment.label_maps import SEGMENTATION, LabelMaps
+from nnunetv2_cafr.deployment.record import PredictionRecord, remove_files, write_files
 from nnunetv2_cafr.deployment.studies import Study, read_study, series_of
 from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.levels.files import decoding_of, read_decodings
@@ -70,7 +71,7 @@ def write_beside(studies: Sequence[Study], failed: Mapping[str, str], maps: Labe
 def _write(studies: Sequence[Study], failed: Mapping[str, str], maps: LabelMaps) -> _Written:
     labels = Labels.of(maps.description.dataset_json)
     decodings = read_decodings(maps.folder)
-    record = maps.label_maps()
+    record = PredictionRecord(maps.folder).label_maps
     decoded = {
         file.removesuffix(maps.ending) for file, entry in record.items() if entry.get("settings", {}).get("levels")
     }
@@ -84,15 +85,15 @@ def _write(studies: Sequence[Study], failed: Mapping[str, str], maps: LabelMaps)
         picture = f"{PICTURES}/{study.name}.png"
         segmented = f"{study.name}{SEGMENTATION}"
         if study.name not in parts:  # nothing of another label map stays beside this one
-            maps.remove_beside([picture, segmented])
+            remove_files(maps.folder, [picture, segmented])
         if maps.dicom_seg and study.name in sources and not _is_of_its_series(study, maps, segmented):
             try:
-                maps.write_beside({segmented: _segmentation(study, maps, labels)})
+                write_files(maps.folder, {segmented: _segmentation(study, maps, labels)})
             except ValueError as error:
                 without[study.name] = str(error)
         fault = {FAILED: failed[study.name]} if study.name in failed else {}
         is_shown = study.name in parts and study.name not in of_then
-        if is_shown and not fault and (not maps.png or maps.has_beside(picture)):
+        if is_shown and not fault and (not maps.png or PredictionRecord(maps.folder).has(picture)):
             continue
         if study.name not in sources:
             parts[study.name] = part_of(StudyPreview(study.name, doubts=fault or {FAILED: "there is no label map"}))
@@ -105,7 +106,7 @@ def _write(studies: Sequence[Study], failed: Mapping[str, str], maps: LabelMaps)
         if one.measurements is not None:
             measured[study.name] = as_json(one.measurements)
         if one.png:
-            maps.write_beside({picture: one.png})
+            write_files(maps.folder, {picture: one.png})
     names = {study.name for study in studies}
     for kept, then in zip((parts, measured), _of_earlier_calls(maps, _sources(maps)), strict=True):
         for name in kept.keys() - names:  # another call may have gone on beside this one: what it left is newer
@@ -119,7 +120,7 @@ def _write(studies: Sequence[Study], failed: Mapping[str, str], maps: LabelMaps)
         files |= table_files(of_parts, not_measured, {"network": str(maps.model)})
     if maps.has_single_labels():
         files |= colour_files(maps.description.dataset_json["labels"])
-    maps.write_beside({name: text.encode("utf-8", "backslashreplace") for name, text in files.items()})
+    write_files(maps.folder, {name: text.encode("utf-8", "backslashreplace") for name, text in files.items()})
     doubts = {study.name: parts[study.name].row["doubts"] for study in studies if study.name not in failed}
     levels = {
         name: of_levels
@@ -135,7 +136,7 @@ def _sources(maps: LabelMaps) -> dict[str, str]:
     return {
         file.removesuffix(maps.ending): f"{sha256(maps.folder / file)} of {entry.get('images')}"
         + " with levels" * bool(entry.get("settings", {}).get("levels"))
-        for file, entry in maps.label_maps().items()
+        for file, entry in PredictionRecord(maps.folder).label_maps.items()
         if file.endswith(maps.ending) and (maps.folder / file).is_file()
     }
 
@@ -144,10 +145,10 @@ def _of_earlier_calls(maps: LabelMaps, sources: Mapping[str, str]) -> tuple[dict
     """Parts of the page that are of `sources`, and measures, by study."""
     parts = {
         part.row["name"]: part
-        for part in parts_in(maps.read_beside(PAGE_FILE) or "")
+        for part in parts_in(PredictionRecord(maps.folder).text_of(PAGE_FILE) or "")
         if part.row["source"] == sources.get(part.row["name"])
     }
-    before = maps.read_beside(JSON_FILE)
+    before = PredictionRecord(maps.folder).text_of(JSON_FILE)
     return parts, {} if before is None else json.loads(before)["studies"]
 
 
@@ -180,7 +181,7 @@ def _look_at(
 
 def _is_of_its_series(study: Study, maps: LabelMaps, segmented: str) -> bool:
     """Whether a study's DICOM SEG is there, and of the series as it is now: the same voxels may get another patient."""
-    if (folder := series_of(study)) is None or not maps.has_beside(segmented):
+    if (folder := series_of(study)) is None or not PredictionRecord(maps.folder).has(segmented):
         return False
     from nnunetv2_cafr.deployment.dicom_seg import refers_to
 

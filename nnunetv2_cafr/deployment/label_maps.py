@@ -1,23 +1,17 @@
-"""Where label maps go, and the record of which ones this network wrote: nothing else is overwritten or skipped.
-
-The record, predict.json, lies beside the label maps. Per file it holds the SHA-256 of the network that predicted it and
-of the file itself, so that a label map which somebody has corrected since is known as theirs, and that of the images
-and the settings that it was predicted from and with: what is there by others, or of others, is predicted anew. Why it
-may be wrong (`doubts`) stands there too, for later calls. Of what lies beside the label maps it holds the SHA-256.
-"""
+"""Where the label maps of a call go, which of them are still to be predicted, and how each is written."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset_conversion.reading import FILE_ENDINGS, PICTURE_ENDINGS
 from nnunetv2_cafr.deployment.description import Description, description_file
+from nnunetv2_cafr.deployment.record import RECORD_FILE, PredictionRecord, locked_record
 from nnunetv2_cafr.deployment.studies import Study, fingerprint, series_of
 from nnunetv2_cafr.errors import last_line, shorten
 from nnunetv2_cafr.files import (
@@ -25,11 +19,9 @@ from nnunetv2_cafr.files import (
     begins_with,
     check_place,
     json_or_none,
-    lock,
     partial_of,
     refuse_inputs,
     sha256,
-    write_bytes,
     write_json,
 )
 from nnunetv2_cafr.levels.files import STATISTICS_FILE, TABLE_FILE, decoding_of, read_decodings
@@ -42,7 +34,6 @@ if TYPE_CHECKING:
     import numpy as np
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-RECORD, FORMAT = "predict.json", "nnunetv2_cafr predict 1"
 DOCUMENTS = {"dataset.json": "dataset_json", "plans.json": "plans"}  # where nnUNetv2_predict leaves them
 LEVEL_TABLES = {  # how they are known
     TABLE_FILE: begins_with("case,confidence,flags"),
@@ -116,20 +107,20 @@ class LabelMaps:
                 f"{self.folder} is read: label maps among the scans would be taken for scans. Give another folder by -o"
             )
         check_place(self.folder)
-        documents = [self.folder / name for name in (*DOCUMENTS, RECORD)]
+        documents = [self.folder / name for name in (*DOCUMENTS, RECORD_FILE)]
         refuse_inputs(documents, [self.model, description_file(self.model)])
-        record, beside = self._read_record()
+        record = PredictionRecord(self.folder)
         foreign = [self.folder / name for name, key in DOCUMENTS.items() if not self._may_hold(name, key)]
         there = [target for target in targets if os.path.lexists(target)]
-        foreign += [target for target in there if not self._wrote(target, record)]
-        foreign += [self.folder / name for name in self._beside(studies) if self._is_foreign(name, beside)]
+        foreign += [target for target in there if not record.wrote(target, self._network)]
+        foreign += [self.folder / name for name in self._beside(studies) if record.is_foreign(name)]
         if foreign:
             names = shorten([str(path.relative_to(self.folder)) for path in foreign])
             raise FileExistsError(
                 f"{self.folder} holds {names}, which this network did not write, or which was changed since: "
                 "nothing is overwritten or skipped. Give another folder by -o, or move it away"
             )
-        done = self._done({target: targets[target] for target in there}, record) if skip else set()
+        done = self._done({target: targets[target] for target in there}, record.label_maps) if skip else set()
         return [study for target, study in targets.items() if target not in done]
 
     def _done(self, there: Mapping[Path, Study], record: Mapping[str, Any]) -> set[Path]:
@@ -173,11 +164,9 @@ class LabelMaps:
         path = self.folder / name
         return not os.path.lexists(path) or json_or_none(path) == self.description.content[key]
 
-    def _wrote(self, target: Path, record: Mapping[str, Any]) -> bool:
-        entry = record.get(target.name, {})
-        if target.is_symlink() or not target.is_file() or entry.get("model") != self.description.content["sha256"]:
-            return False
-        return sha256(target) in entry["sha256"]
+    @property
+    def _network(self) -> str:
+        return self.description.content["sha256"]
 
     def _beside(self, studies: Sequence[Study]) -> list[str]:
         """Names of what is written beside the label maps."""
@@ -194,72 +183,6 @@ class LabelMaps:
     def has_single_labels(self) -> bool:
         """Whether the labels are no regions, which have names for several values."""
         return not has_regions(self.description.dataset_json["labels"])
-
-    def _is_foreign(self, name: str, beside: Mapping[str, Sequence[str]]) -> bool:
-        """Whether a file that lies beside label maps is there, and is not as an earlier call wrote it."""
-        path = self.folder / name
-        if path.parent != self.folder and (path.parent.is_symlink() or path.parent.is_file()):
-            return True
-        if not os.path.lexists(path):
-            return False
-        return path.is_symlink() or not path.is_file() or sha256(path) not in beside.get(name, [])
-
-    def label_maps(self) -> dict[str, Any]:
-        """What the record holds of each label map, by its file's name."""
-        return self._read_record()[0]
-
-    def read_beside(self, name: str) -> str | None:
-        """What an earlier call wrote beside the label maps; None where there is nothing, or somebody changed it."""
-        return (self.folder / name).read_text(encoding="utf-8") if self.has_beside(name) else None
-
-    def has_beside(self, name: str) -> bool:
-        """Whether an earlier call wrote this beside the label maps, and nobody changed it."""
-        return (self.folder / name).is_file() and not self._is_foreign(name, self._read_record()[1])
-
-    def write_beside(self, files: Mapping[str, bytes]) -> None:
-        """Writes files beside the label maps, by their names in the folder, each whole or not at all.
-
-        Raises:
-            FileExistsError: if one is there that no earlier call wrote.
-            OSError: if they cannot be written.
-        """
-        with _locked(self.folder):
-            record, beside = self._read_record()
-            for name in files:
-                if self._is_foreign(name, beside):
-                    raise FileExistsError(f"{self.folder / name} has come into being meanwhile; it was left as it is")
-            for name, content in files.items():
-                path = self.folder / name
-                before = [sha256(path)] if path.exists() else []
-                beside[name] = list(dict.fromkeys([*before, hashlib.sha256(content).hexdigest()]))
-            self._write_record(record, beside)  # first, so that a kill never leaves a file that is not in it
-            for name, content in files.items():
-                (self.folder / name).parent.mkdir(exist_ok=True)
-                write_bytes(self.folder / name, content)
-
-    def remove_beside(self, names: Sequence[str]) -> None:
-        """Removes what an earlier call wrote beside the label maps, unless somebody changed it since."""
-        with _locked(self.folder):
-            record, beside = self._read_record()
-            there = [name for name in names if (self.folder / name).is_file()]
-            if ours := [name for name in there if not self._is_foreign(name, beside)]:
-                for name in ours:
-                    (self.folder / name).unlink()
-                self._write_record(record, {name: known for name, known in beside.items() if name not in ours})
-
-    def _read_record(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
-        """By name, what is known of each label map, and the SHA-256 of what was written beside them."""
-        path = self.folder / RECORD
-        if not os.path.lexists(path):
-            return {}, {}
-        content = json_or_none(path)
-        if (record := _label_maps_in(content)) is None:
-            raise FileExistsError(f"{path} is there and is no record of nnUNetv2_cafr predict: move it away")
-        beside = content.get("beside") or {}
-        return record, {name: known for name, known in beside.items() if isinstance(known, list)}
-
-    def _write_record(self, record: Mapping[str, Any], beside: Mapping[str, Sequence[str]]) -> None:
-        write_json(self.folder / RECORD, {"format": FORMAT, "label_maps": record, "beside": beside})
 
     def begin(self) -> None:
         """Makes the folder, with the documents that evaluation and postprocessing ask for.
@@ -322,22 +245,19 @@ class LabelMaps:
     def _note(self, study: Study, files: Mapping[Path, Path]) -> None:
         """Adds files to the record before they get their names, so that a kill never leaves one that is not in it."""
         images = fingerprint(study)
-        with _locked(self.folder):
-            record, beside = self._read_record()
+        with locked_record(self.folder) as record:
             for final, file in files.items():
-                before = [sha256(final)] if final.exists() and self._wrote(final, record) else []
+                before = [sha256(final)] if final.exists() and record.wrote(final, self._network) else []
                 if os.path.lexists(final) and not before:
                     raise FileExistsError(f"{final} is there and this network did not write it; it was left as it is")
-                digests = list(dict.fromkeys([*before, sha256(file)]))
-                model = self.description.content["sha256"]
-                record[final.name] = {
-                    "model": model,
+                record.label_maps[final.name] = {
+                    "model": self._network,
                     "settings": self.settings,
                     "images": images,
                     "doubts": study.doubts,
-                    "sha256": digests,
+                    "sha256": list(dict.fromkeys([*before, sha256(file)])),
                 }
-            self._write_record(record, beside)
+            record.save()
 
     def is_full(self, error: Exception) -> bool:
         """Whether an error in writing comes from a full disk, where all studies that follow would fail as well."""
@@ -358,34 +278,3 @@ def _check_whole(file: Path, segmentation: np.ndarray, io: BaseReaderWriter) -> 
 def _renamed(name: str, target: Path, ending: str) -> str:
     """A written file's final name; some writers leave a second file beside the label map, of another ending."""
     return target.name if name.endswith(ending) else f"{target.name[: -len(ending)]}{Path(name).suffix}"
-
-
-def doubts_of_prediction(folder: Path) -> dict[str, dict[str, str]]:
-    """By label map, what `nnUNetv2_cafr predict` said of its image; of those that are as it wrote them."""
-    record = _label_maps_in(json_or_none(folder / RECORD)) or {}
-    doubts = {name: entry.get("doubts", {}) for name, entry in record.items() if (folder / name).is_file()}
-    # Only what something was said of is read.
-    return {name: said for name, said in doubts.items() if not said or sha256(folder / name) in record[name]["sha256"]}
-
-
-def _label_maps_in(content: Any) -> dict[str, Any] | None:
-    """What a record holds of each label map, by its file's name; None if the content is no record."""
-    record = content.get("label_maps") if isinstance(content, dict) and content.get("format") == FORMAT else None
-    if not isinstance(record, dict) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("sha256"), list) for entry in record.values()
-    ):
-        return None
-    return record
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes that predict into this folder from writing the record meanwhile, where that can be done."""
-    file = folder / f".{RECORD}.lock"
-    held = lock(file)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # Windows keeps what is open
-            file.unlink()
-        held.release()
