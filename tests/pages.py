@@ -1,5 +1,6 @@
 """Pages as their elements."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -35,3 +36,10 @@ def on_a_phone(page: Path, folder: Path) -> Path:
       <script>onmessage = event => { document.body.dataset.excess = event.data; };</script>
       <iframe src="measured.html" width="420" height="900" style="border: 0"></iframe></body>""")
     return frame
+
+
+def visible_rows(elements: str) -> list[str]:
+    """Names of the rows of a page's table that are shown, from above."""
+    body = elements[elements.index("<tbody>") : elements.index("</tbody>")]
+    rows = re.findall(r'<tr ([^>]*)><td class="name"><a [^>]*>([^<]*)</a>', body)
+    return [name for attributes, name in rows if "hidden" not in attributes]

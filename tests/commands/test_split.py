@@ -1,6 +1,5 @@
 """Splits by patient with every label in every part, written where nnU-Net picks them up, and over nothing."""
 
-import argparse
 import json
 import os
 import shutil
@@ -17,9 +16,10 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from PIL import Image
 
-from nnunetv2_cafr.commands import split
 from nnunetv2_cafr.raw_dataset import require_folders
 from nnunetv2_cafr.splits.stratification import part_sizes, stratify
+
+from ..verbs import run_verb
 
 LABELS = {"background": 0, "S": 1, "L5": 2, "T9": 3, "any vertebra": [1, 2, 3], "ignore": 4}
 NAME = "Dataset042_Tiny"
@@ -131,9 +131,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*options: str, dataset: str = "42") -> int:
-    parser = argparse.ArgumentParser()
-    split.add_arguments(parser)
-    return split.run(parser.parse_args(["-d", dataset, "-np", "1", *options]))
+    return run_verb("split", "-d", dataset, "-np", 1, *options)
 
 
 def read(path: Path) -> Any:

@@ -9,8 +9,9 @@ import pytest
 
 from nnunetv2_cafr.deployment import model as deployed
 
+from ..verbs import run_verb
 from .files import VOXELS, describe, write
-from .untrained import Models, run_verb, write_image
+from .untrained import Models, write_image
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from nnunetv2_cafr.phantom import make_case
 from nnunetv2_cafr.voxel_order import order_of, turned
 
 from ..levels.drawn import LABELS
-from .untrained import Models, run_verb
+from ..verbs import run_verb
+from .untrained import Models
 
 
 class _Description:

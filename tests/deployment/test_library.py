@@ -17,8 +17,9 @@ from nnunetv2_cafr.deployment.card import FIELDS, describe_model, read_card
 from nnunetv2_cafr.deployment.library import find_model, folder_of_models, installed_models
 from nnunetv2_cafr.files import sha256
 
+from ..verbs import run_verb
 from .files import describe
-from .untrained import Models, run_verb
+from .untrained import Models
 
 CARD = dict.fromkeys(FIELDS, "text") | {"name": "tiny", "version": "1.2", "metrics": {"Dice": 0.9}}
 

@@ -11,7 +11,8 @@ from nnunetv2_cafr.measurements.study import measure
 from nnunetv2_cafr.phantom import make_case
 from nnunetv2_cafr.spine import read_spine
 
-from .untrained import Models, run_verb
+from ..verbs import run_verb
+from .untrained import Models
 
 
 @pytest.mark.parametrize("given", ["file", "image", "array"])

@@ -14,7 +14,8 @@ from nnunetv2_cafr import load_model
 from nnunetv2_cafr.deployment import model as deployed
 from nnunetv2_cafr.deployment.runtime import _load_onnxruntime, has_bfloat16, load_network, probe_patch, probe_values
 
-from .untrained import Models, nnunet_label_maps, nnunet_predictor, run_verb, write_image
+from ..verbs import run_verb
+from .untrained import Models, nnunet_label_maps, nnunet_predictor, write_image
 
 needs_bf16 = pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 instructions")
 

@@ -13,7 +13,8 @@ import SimpleITK as sitk
 
 from nnunetv2_cafr.deployment.training_cases import cases_of_training, heights_of, orders_of
 
-from .untrained import Models, nnunet_label_maps, nnunet_predictor, run_verb, write_image
+from ..verbs import run_verb
+from .untrained import Models, nnunet_label_maps, nnunet_predictor, write_image
 
 ORDERS = ["".join(order) for axes in permutations(("PA", "IS", "RL")) for order in product(*axes)]
 

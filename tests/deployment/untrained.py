@@ -1,7 +1,5 @@
 """Trained models as nnU-Net leaves them, but with random weights, and images that need all of its preprocessing."""
 
-import argparse
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_cafr.voxel_order import REORIENTING_READERS
 
+from ..verbs import run_verb
+
 LABELS = {"background": 0, "a": 1, "b": 2, "c": 3}
 REGIONS = {"background": 0, "all": [1, 2, 3], "inner": [2, 3], "core": 3}
 MIRRORING_AXES = {"2d": (1,), "3d_fullres": (0, 2)}
-
-
-def run_verb(verb: str, *arguments: object) -> int:
-    """Runs a verb of the command line in this process."""
-    module = importlib.import_module(f"nnunetv2_cafr.commands.{verb}")
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    return module.run(parser.parse_args([str(argument) for argument in arguments]))
 
 
 def resampling(order: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The verb: folders of label maps in, folders of label maps out, and a table that says what was done."""
 
-import argparse
 import csv
 import json
 import re
@@ -14,11 +13,11 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
-from nnunetv2_cafr.commands import relabel
 from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, UNCERTAIN
 from nnunetv2_cafr.levels.files import STATISTICS_FILE, TABLE_FILE
 
+from ..verbs import run_verb
 from .drawn import LABELS, SLICE, STEP, Drawn, draw
 
 DIRECTION = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
@@ -36,9 +35,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def run(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    relabel.add_arguments(parser)
-    return relabel.run(parser.parse_args([str(argument) for argument in arguments]))
+    return run_verb("relabel", *arguments)
 
 
 def half_shifted(truth: Drawn) -> np.ndarray:

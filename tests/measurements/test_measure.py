@@ -1,6 +1,5 @@
 """The verb: tables of a folder of label maps, names and colours beside them, and what it refuses."""
 
-import argparse
 import csv
 import json
 import re
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_cafr.commands import measure, relabel
 from nnunetv2_cafr.errors import UserError
 from nnunetv2_cafr.measurements.tables import COLUMNS, JSON_FILE, TABLE_FILE
 from nnunetv2_cafr.preview import PAGE_FILE
@@ -20,21 +18,14 @@ from nnunetv2_cafr.spine import colour_of
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE
 
 from ..levels.drawn import LABELS
+from ..verbs import run_verb
 from .drawn import LUMBAR, draw
 
 FILES = {TABLE_FILE, JSON_FILE, SLICER_FILE, ITKSNAP_FILE, PAGE_FILE}
 
 
 def run(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    measure.add_arguments(parser)
-    return measure.run(parser.parse_args([str(argument) for argument in arguments]))
-
-
-def run_relabel(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    relabel.add_arguments(parser)
-    return relabel.run(parser.parse_args([str(argument) for argument in arguments]))
+    return run_verb("measure", *arguments)
 
 
 def describe(folder: Path, labels: dict[str, object] = LABELS, ending: str = ".nii.gz") -> Path:
@@ -109,7 +100,7 @@ def test_what_was_said_of_levels_holds_for_that_map_only(maps, tmp_path):
     swapped = sitk.ChangeLabel(image, {LABELS["L3"]: LABELS["L2"], LABELS["L2"]: LABELS["L3"]})
     sitk.WriteImage(swapped, maps / "whole.nii.gz", True)
     levels = tmp_path / "levels"
-    assert run_relabel("-i", maps, "-o", levels) == 0
+    assert run_verb("relabel", "-i", maps, "-o", levels) == 0
     assert run("-i", levels, "-o", tmp_path / "decoded") == 0
     assert "contradictory" not in (tmp_path / "decoded" / PAGE_FILE).read_text(encoding="utf-8")
     sitk.WriteImage(swapped, levels / "whole.nii.gz", True)

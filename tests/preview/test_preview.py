@@ -1,6 +1,5 @@
 """The page in a real browser and its pictures: doubtful studies first, names as text, one colour for each level."""
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -11,7 +10,6 @@ import SimpleITK as sitk
 from markupsafe import escape
 from PIL import Image
 
-from nnunetv2_cafr.commands import measure
 from nnunetv2_cafr.files import sha256
 from nnunetv2_cafr.levels.files import STATISTICS_FILE
 from nnunetv2_cafr.measurements.study import (
@@ -38,7 +36,8 @@ from nnunetv2_cafr.preview.study import (
 )
 from nnunetv2_cafr.spine import colour_of
 
-from ..pages import on_a_phone
+from ..pages import on_a_phone, visible_rows
+from ..verbs import run_verb
 
 LABELS = {"background": 0, "S": 1, "L5": 2, "L4": 3, "L3": 4, "L4/L5": 5, "L3/L4": 6}
 NASTY = "<img src=x onerror=alert(1)>--><!--end-->"
@@ -68,26 +67,16 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for case, study in studies.items():
         study["sha256"] = sha256(root / "maps" / f"{case}.mha")
     (root / "maps" / STATISTICS_FILE).write_text(json.dumps({"studies": studies}))
-    parser = argparse.ArgumentParser()
-    measure.add_arguments(parser)
-    arguments = ["-i", root / "maps", "--images", root / "images", "-o", root / "out", "--png"]
-    assert measure.run(parser.parse_args([str(argument) for argument in arguments])) == 0
+    assert run_verb("measure", "-i", root / "maps", "--images", root / "images", "-o", root / "out", "--png") == 0
     return root / "out"
-
-
-def rows(elements: str) -> list[str]:
-    """Names of the visible rows of the table, from above."""
-    body = elements[elements.index("<tbody>") : elements.index("</tbody>")]
-    found = re.findall(r'<tr ([^>]*)><td class="name"><a [^>]*>([^<]*)</a>', body)
-    return [name for attributes, name in found if "hidden" not in attributes]
 
 
 def test_opens_sorts_and_filters(measured, browse):
     page = measured / "preview.html"
     elements = browse(page)
     assert 'data-ready="yes"' in elements and "3 of 3 studies shown" in elements
-    assert rows(elements) == ["unsure", "gap", str(escape(NASTY))]  # two doubts, one, none
-    assert rows(browse(page, "?show=doubtful&sort=0")) == ["gap", "unsure"]
+    assert visible_rows(elements) == ["unsure", "gap", str(escape(NASTY))]  # two doubts, one, none
+    assert visible_rows(browse(page, "?show=doubtful&sort=0")) == ["gap", "unsure"]
 
 
 def test_fits_a_phone(measured, browse, tmp_path):

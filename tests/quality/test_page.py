@@ -12,7 +12,7 @@ from nnunetv2_cafr.quality.checking import check_dataset
 from nnunetv2_cafr.quality.page import render
 from nnunetv2_cafr.quality.picture import draw
 
-from ..pages import Elements, on_a_phone
+from ..pages import Elements, on_a_phone, visible_rows
 from .conftest import VALUES, Copy
 
 NASTY = '<b onmouseover="alert(1)">L9\'</b>'
@@ -35,26 +35,19 @@ def page(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return target, [case.identifier for case in cases]
 
 
-def order_of_rows(elements: str) -> list[str]:
-    """Names of the visible rows of the table, from above."""
-    body = elements[elements.index("<tbody>") : elements.index("</tbody>")]
-    rows = re.findall(r'<tr ([^>]*)><td class="name"><a [^>]*>([^<]*)</a>', body)
-    return [name for attributes, name in rows if "hidden" not in attributes]
-
-
 def test_opens_and_runs(page, browse):
     target, names = page
     elements = browse(target)
     assert 'data-ready="yes"' in elements
     assert f"{len(names)} of {len(names)} cases shown" in elements
     # The error first, then the warning.
-    assert order_of_rows(elements)[:2] == [names[2], names[1]]
+    assert visible_rows(elements)[:2] == [names[2], names[1]]
 
 
 def test_filters_and_sorts(page, browse):
     target, names = page
-    assert order_of_rows(browse(target, "?show=error&sort=0")) == [names[2]]
-    assert order_of_rows(browse(target, "?show=warning&sort=0&down=1")) == [names[2], names[1]]
+    assert visible_rows(browse(target, "?show=error&sort=0")) == [names[2]]
+    assert visible_rows(browse(target, "?show=warning&sort=0&down=1")) == [names[2], names[1]]
 
 
 def test_a_person_clicks(page, browse, tmp_path):
@@ -75,7 +68,7 @@ def test_a_person_clicks(page, browse, tmp_path):
     elements = browse(clicked)
     assert f'data-first="{min(names)}"' in elements
     assert 'aria-sort="descending"' in elements and 'class="plain"' in elements
-    assert order_of_rows(elements) == [names[1]]
+    assert visible_rows(elements) == [names[1]]
     assert f"1 of {len(names)} cases shown" in elements
 
 
