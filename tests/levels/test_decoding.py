@@ -299,6 +299,44 @@ def test_cut_off_at_the_lower_edge():
     assert_repaired(decoded(renamed(truth, L5="L4")), truth)
 
 
+def test_a_corner_of_the_next_body_at_the_edge_keeps_its_label():
+    """It lies off the curve of the others, but is no part of its neighbour."""
+    whole = draw(ABOVE_SACRUM, discs=False)
+    rows, columns = (np.flatnonzero(whole.of("L5").any(axes)) for axes in ((0, 2), (0, 1)))
+    truth = Drawn(whole.labels[:, : rows[0] + 5].copy(), whole.block[:, : rows[0] + 5])
+    truth.labels[truth.of("L5")] = 0
+    truth.labels[3:9, rows[0] :, columns[-1] + 2 : columns[-1] + 12] = LABELS["L5"]
+    found = decoded(truth)
+    assert_untouched(found, truth)
+    assert UNCERTAIN not in found.flags
+
+
+def test_a_piece_at_the_edge_behind_a_missed_body_is_not_the_next_one():
+    """T12 and its discs were missed, and what is seen of T11 is called T12."""
+    truth = draw(("L5", "L4", "L3", "L2", "L1", "T12", "T11"))
+    rows = np.flatnonzero(truth.of("T11").any((0, 2)))
+    new = Drawn(truth.labels[:, rows[-1] - 4 :].copy(), truth.block[:, rows[-1] - 4 :])
+    for name in ("T12", "T12/L1", "T11/T12"):
+        new.labels[new.of(name)] = 0
+    new = renamed(new, T11="T12")
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert found.flags[UNCERTAIN] == "there is room for another vertebra between L1 and T12"
+
+
+@pytest.mark.parametrize("between", ["background", "L2/L3"], ids=["cleft", "disc"])
+def test_one_body_in_two_with_all_above_it_one_too_high(between):
+    truth = draw(ABOVE_SACRUM[:-1])
+    new = shifted(truth, ABOVE_SACRUM.index("L3") + 0.25, 1)
+    rows = np.flatnonzero(truth.of("L3").any((0, 2)))
+    body, middle = truth.of("L3"), int(rows.mean())
+    new.labels[:, :middle][body[:, :middle]] = LABELS["L2"]
+    new.labels[:, middle - 1 : middle + 2][body[:, middle - 1 : middle + 2]] = LABELS[between]
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert found.flags[UNCERTAIN] == "L3 and L2 are half as high as the others: rather two pieces of one vertebra"
+
+
 def test_island_in_the_belly_is_taken_out(spine):
     new = spine.copy()
     rows = np.flatnonzero(spine.of("L2").any((0, 2)))
@@ -378,6 +416,19 @@ def test_up_and_down_swapped():
     found = decoded(new)
     assert_untouched(found, new)
     assert found.flags.keys() == {UPSIDE_DOWN} and "nothing found above L1" in found.flags[UPSIDE_DOWN]
+
+
+@pytest.mark.parametrize(("growth", "flagged"), [(-0.05, False), (0.0, False), (0.05, True)])
+def test_vertebrae_that_grow_upwards_are_upside_down(growth, flagged):
+    """As a network that counts from the image's lower end numbers a spine that stands on its head."""
+    drawn = draw(("L5", "L4", "L3", "L2", "L1", "T12", "T11"), shape=(12, 260, 160))
+    axis = np.arange(260) * STEP
+    scale = np.exp(growth * (axis[::-1] - axis.mean()) / (HEIGHT + GAP))  # mm of a row, from the top downwards
+    rows = np.interp(np.arange(0, scale.sum(), 1), np.cumsum(scale), np.arange(260)).round().astype(int)
+    labels = drawn.labels[:, rows]
+    found = decode(labels, SPINE, GRID)
+    np.testing.assert_array_equal(found.labels, labels)
+    assert found.flags.keys() == ({UPSIDE_DOWN} if flagged else set())
 
 
 @pytest.mark.parametrize(("degrees", "flagged"), [(-30, True), (-10, False), (10, False), (30, True)])
