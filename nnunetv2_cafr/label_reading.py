@@ -8,15 +8,15 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from dataset_conversion.reading import fault_of
-from nnunetv2_cafr.errors import last_line, shorten
+from nnunetv2_cafr.errors import last_line, ranges, shorten
 
 
 def refuse_foreign_labels(path: Path, found: np.ndarray, allowed: Collection[int]) -> None:
     """Raises ValueError if a label map's values are others than `allowed` and 0; names them and the file."""
     if foreign := [f"{value:g}" for value in found if value != 0 and value not in allowed]:
         raise ValueError(
-            f"{path} holds {shorten(foreign)}, but the labels are {min(allowed)} to {max(allowed)}. Give the "
-            "dataset.json that it belongs to"
+            f"{path} holds {shorten(foreign)}, but the labels are {ranges(sorted(allowed))}. Give the dataset.json "
+            "that it belongs to"
         )
 
 

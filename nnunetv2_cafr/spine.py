@@ -26,6 +26,11 @@ FEWEST_VERTEBRAE = 3  # names in a label table that make it one of spine levels
 BACKGROUND, IGNORE = "background", "ignore"  # nnU-Net's names; the second of voxels that nobody annotated
 PREFIX = re.compile(r"^(vertebrae|vertebra|disc|disk|ivd)[_ -]", re.IGNORECASE)
 NUMBERED = re.compile(r"^(vertebra|disc)_(\d+)$")
+# L5, D12, L_2, LWK5, IVD_L5, VertebraL5 ..., anywhere in a name; not rib_left_1.
+HOLDS_A_LEVEL = re.compile(
+    r"(?<![a-z])(?:[LTCDS]|TH)[ _-]?0?\d{1,2}(?!\d)|(?:vert|dis[ck]|ivd|lumb|thora|cervi|sacr|[lbh]wk).*\d",
+    re.IGNORECASE,
+)
 # Okabe and Ito's colours, which also the colour-blind tell apart; black left out. Neighbours along the spine differ,
 # and every further seven structures have another shade: the share of white (positive) or black (negative) mixed in.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -120,6 +125,11 @@ def read_spine(labels: Mapping[str, Any]) -> Spine:
         inside = [order.index(name) for name in vertebrae]
         order = order[min(inside) : max(inside) + 1]
     return Spine(order, vertebrae, discs, names)
+
+
+def unread_levels(labels: Iterable[str], spine: Spine) -> list[str]:
+    """Names that hold a level and are none of the spine's: they would stay where vertebrae get other numbers."""
+    return [name for name in labels if name not in spine.names.values() and HOLDS_A_LEVEL.search(name)]
 
 
 def vertebra_of(name: str) -> str | None:

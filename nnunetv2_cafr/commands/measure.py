@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import write_bytes, write_text
+from nnunetv2_cafr.spine import unread_levels
 from nnunetv2_cafr.spine_maps import add_labels_argument, check_target, read_spine_maps, tell_of_failed
 from nnunetv2_cafr.viewers import ITKSNAP_FILE, SLICER_FILE, colour_files
 
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     source, target = arguments.i, arguments.o
     found = read_spine_maps(source, arguments.labels, "Nothing can be measured")
+    if unread := unread_levels(found.labels, found.spine):
+        print(f"Left out, as names that are read as no level (expected are such as L5, L4/L5): {shorten(unread)}")
     images = _images(arguments.images, list(found.maps), found.ending)
     check_target(
         target, (TABLE_FILE, JSON_FILE, SLICER_FILE, ITKSNAP_FILE, PAGE_FILE, *[PICTURES] * bool(arguments.png))

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from nnunetv2_cafr import options
 from nnunetv2_cafr.deployment.runtime import PRECISIONS, RUNTIMES
-from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.spine import read_spine
+from nnunetv2_cafr.errors import UserError, shorten
+from nnunetv2_cafr.spine import read_spine, unread_levels
 
 if TYPE_CHECKING:
     from nnunetv2_cafr.deployment.description import Description
@@ -125,10 +125,17 @@ def _predict(
     record = None
     settings = {"network": str(arguments.m)}
     if arguments.levels:
+        labels = description.dataset_json["labels"]
         try:
-            read_spine(description.dataset_json["labels"])
+            unread = unread_levels(labels, read_spine(labels))
         except ValueError as error:
             raise UserError(f"--levels cannot be used with {arguments.m}: {error}. Predict without it") from error
+        if unread:
+            raise UserError(
+                f"--levels cannot be used with {arguments.m}: {shorten(unread)} would keep their numbers where "
+                "vertebrae get others. Predict without it, and give nnUNetv2_cafr relabel a dataset.json with names "
+                "such as L5 and L4/L5 by --labels"
+            )
         try:
             record = Record(maps.folder if maps.file is None else None, settings)
         except ValueError as error:

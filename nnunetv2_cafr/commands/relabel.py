@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from nnunetv2_cafr.errors import UserError, shorten
 from nnunetv2_cafr.files import read_json, write_atomically
-from nnunetv2_cafr.spine import IGNORE
+from nnunetv2_cafr.spine import IGNORE, unread_levels
 from nnunetv2_cafr.spine_maps import SpineMaps, add_labels_argument, check_target, read_spine_maps, tell_of_failed
 
 if TYPE_CHECKING:
@@ -60,7 +60,15 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     source, target = arguments.i, arguments.o
-    found = read_spine_maps(source, arguments.labels, "Levels cannot be decoded")
+    # nnUNetv2_apply_postprocessing copies neither, and nnUNetv2_ensemble no plans.json.
+    described = arguments.labels or _beside("dataset.json", source, arguments.p)
+    found = read_spine_maps(source, described, "Levels cannot be decoded")
+    if unread := unread_levels(found.labels, found.spine):
+        raise UserError(
+            f"Levels cannot be decoded with {found.file}: {shorten(unread)} would keep their numbers where vertebrae "
+            "get others. Expected are names such as L5 and L4/L5, vertebrae_L5, disc_L4_L5, or no level in the name: "
+            "give a copy with such names by --labels. Nothing was written"
+        )
     labels, maps = found.labels, found.maps
     probabilities = _probabilities(arguments.p, list(maps))
     if target.exists() and any(folder.samefile(target) for folder in (source, arguments.p) if folder):
@@ -68,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = [path.name for path in maps.values()]
     check_target(target, (*names, "dataset.json", "plans.json", TABLE_FILE, STATISTICS_FILE))
 
-    plans = source / "plans.json"
+    plans = _beside("plans.json", source, arguments.p)
     reader = _reader(found, plans)
     target.mkdir(parents=True, exist_ok=True)
     copy_atomically(found.file, target / "dataset.json")
@@ -79,7 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     trained = _heights_of_training(plans, found.description) if plans.is_file() else None
     said = doubts_of_prediction(source)
     if trained is None and not said:
-        print("Heights are not compared with those of the training cases: they are not at hand here")
+        why = "they are not at hand here" if plans.is_file() else f"there is no {plans}, which nnUNetv2_predict writes"
+        print(f"Heights are not compared with those of the training cases: {why}")
     record = Record(target, {"maps": str(source), "probabilities": str(arguments.p or ""), "labels": str(found.file)})
     failed = {}
     for case, path in tqdm(maps.items(), unit="study"):
@@ -100,6 +109,12 @@ def run(arguments: argparse.Namespace) -> int:
     print(record.summary(list(maps)))
     print(f"{len(maps) - len(failed)} label maps, {TABLE_FILE} and {STATISTICS_FILE} written to {target}")
     return tell_of_failed(failed, len(maps))
+
+
+def _beside(name: str, maps: Path, probabilities: Path | None) -> Path:
+    """A document of nnU-Net beside the label maps, or beside the probabilities where these have none."""
+    places = [folder / name for folder in (maps, probabilities) if folder is not None]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def _reader(found: SpineMaps, plans: Path) -> type[BaseReaderWriter]:

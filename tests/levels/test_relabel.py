@@ -202,6 +202,33 @@ def test_labels_without_order_are_refused(maps, tmp_path, labels, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_names_that_would_keep_their_numbers_are_refused(maps, tmp_path):
+    labels = {("IVD_L5" if name == "L5/S" else "D12" if name == "T12" else name): v for name, v in LABELS.items()}
+    (maps / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
+    with pytest.raises(SystemExit, match=r"D12, IVD_L5 would keep their numbers where vertebrae get others"):
+        run("-i", maps, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_maps_that_were_postprocessed(maps, truth, tmp_path, capsys):
+    """nnUNetv2_apply_postprocessing leaves no document; what nnUNetv2_ensemble left lies beside the probabilities."""
+    ensemble = tmp_path / "ensemble"
+    ensemble.mkdir()
+    (maps / "dataset.json").rename(ensemble / "dataset.json")
+    for path in maps.glob("*.nii.gz"):
+        certain = np.stack([read(path) == label for label in range(len(LABELS))])
+        np.savez_compressed(ensemble / path.name.replace(".nii.gz", ".npz"), probabilities=certain)
+    assert run("-i", maps, "-p", ensemble, "-o", tmp_path / "out") == 0
+    np.testing.assert_array_equal(read(tmp_path / "out" / "swapped.nii.gz"), truth.labels)
+    assert (tmp_path / "out" / "dataset.json").is_file()
+    assert re.search(
+        r"not compared .*: there is no .*maps.plans\.json, which nnUNetv2_predict writes", capsys.readouterr().out
+    )
+    (ensemble / "plans.json").write_text(json.dumps({"image_reader_writer": "SimpleITKIO"}))
+    assert run("-i", maps, "-p", ensemble, "-o", tmp_path / "planned") == 0
+    assert (tmp_path / "planned" / "plans.json").is_file()
+
+
 def test_what_is_missing_is_named(maps, tmp_path):
     with pytest.raises(SystemExit, match=r"There is no .*nowhere"):
         run("-i", tmp_path / "nowhere", "-o", tmp_path / "out")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnunetv2_cafr.spine import disc_of, is_spine_table, level_names, position, read_spine, vertebra_of
+from nnunetv2_cafr.spine import disc_of, is_spine_table, level_names, position, read_spine, unread_levels, vertebra_of
 
 
 def test_spinemri_and_other_tools_names():
@@ -90,3 +90,24 @@ def test_two_names_of_one_level_are_one_vertebra():
 def test_a_numbered_disc_has_no_place_of_its_own():
     assert position("disc_1") is None
     assert position("L4/L5") == position("vertebrae_L5_L4") == position("L5") + 1
+
+
+def test_names_that_hold_a_level_and_are_read_as_none():
+    read = ("S", "L5", "L4", "vertebrae_L3", "sacrum", "disc_L4_L5", "L3/L4")
+    unread = (
+        "D12",
+        "L_2",
+        "L-1",
+        "T11 ",
+        "T09",
+        "LWK5",
+        "lumbar_5",
+        "L5_vertebra",
+        "VertebraL5",
+        "IVD_L5",
+        "L5S1",
+        "rib_T12",
+    )
+    others = ("rib_left_1", "canal", "lesion1", "spinal_cord", "background", "kidney_cyst_left", "class12")
+    labels = {name: value for value, name in enumerate((*read, *unread, *others), start=1)}
+    assert unread_levels(labels, read_spine(labels)) == list(unread)

@@ -146,6 +146,12 @@ def test_doubtful_levels_are_said(maps, tmp_path, capsys):
     assert re.search(r"Levels or measures are doubtful in 1 of 2 studies .*:\n  swapped: ", printed)
 
 
+def test_names_that_are_read_as_no_level_are_said(maps, tmp_path, capsys):
+    describe(maps, {("D12" if name == "T12" else name): value for name, value in LABELS.items()})
+    assert run("-i", maps, "-o", tmp_path / "out") == 0
+    assert re.search(r"Left out, as names that are read as no level .*: D12\n", capsys.readouterr().out)
+
+
 def test_nothing_is_left_where_all_fail(maps, tmp_path):
     for path in maps.glob("*.nii.gz"):
         path.write_bytes(path.read_bytes()[:200])

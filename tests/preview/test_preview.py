@@ -36,6 +36,8 @@ from nnunetv2_cafr.preview.study import (
 )
 from nnunetv2_cafr.spine import colour_of
 
+from ..levels.drawn import LABELS as DRAWN
+from ..measurements.drawn import draw
 from ..pages import on_a_phone, visible_rows
 from ..verbs import run_verb
 
@@ -167,6 +169,32 @@ def test_measures_that_no_patient_is_likely_to_have_are_a_doubt(wedge, slip, dou
     monkeypatch.setattr("nnunetv2_cafr.preview.study.measure", lambda *_: study)
     doubts = preview("a", spine(), None, Labels.of({"labels": LABELS})).doubts
     assert (UNLIKELY in doubts) == doubtful
+
+
+@pytest.mark.parametrize(
+    ("part", "becomes", "kind", "words"),
+    [
+        ("upper", "background", UNLIKELY, r"L3 \d\d mm high beside 2\d"),
+        ("right", "background", UNLIKELY, r"L3 \d\d mm wide beside 4\d"),
+        ("upper", "L2", CONTRADICTORY, r"\d+ voxels have another level"),
+        ("none of it", "background", "", ""),
+    ],
+)
+def test_a_label_that_covers_a_part_of_a_vertebra_is_a_doubt(part, becomes, kind, words):
+    mask = draw()
+    values = sitk.GetArrayFromImage(mask)  # (s, p, l)
+    body = values == DRAWN["L3"]
+    z, _, x = np.nonzero(body)
+    where = np.zeros_like(body)
+    if part == "upper":
+        where[int(np.quantile(z, 0.65)) :] = True
+    elif part == "right":
+        where[:, :, : int(x.mean())] = True
+    values[body & where] = DRAWN[becomes]
+    edited = sitk.GetImageFromArray(values)
+    edited.CopyInformation(mask)
+    doubts = preview("a", edited, None, Labels.of({"labels": DRAWN})).doubts
+    assert re.search(words, doubts[kind]) if kind else not doubts
 
 
 @pytest.mark.parametrize(
