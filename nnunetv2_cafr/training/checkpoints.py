@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -263,9 +264,12 @@ class SafeCheckpoints(nnUNetTrainer):
     def command_to_go_on(self, option: str = "--c") -> str:
         """The command line that continues this training (`--c`), or only validates it (`--val`)."""
         gpus = f" -num_gpus {torch.distributed.get_world_size()}" if self.is_ddp else ""
+        # Of these a trainer knows nothing, so they are taken from the command line.
+        of_validation = [given for given in ("--val_best", "--npz") if given in sys.argv]
+        options = " ".join([option, *of_validation])
         return (
             f"nnUNetv2_train {self.plans_manager.dataset_name} {self.configuration_name} {self.fold} "
-            f"-tr {type(self).__name__} -p {self.plans_manager.plans_name} -device {self.device.type}{gpus} {option}"
+            f"-tr {type(self).__name__} -p {self.plans_manager.plans_name} -device {self.device.type}{gpus} {options}"
         )
 
     def _remember_epoch_start(self) -> None:

@@ -169,10 +169,11 @@ def test_terminated_in_the_final_validation_says_that_only_this_is_left(by, cons
     monkeypatch.setattr(
         nnUNetTrainer, "perform_actual_validation", lambda *_: os.kill(os.getpid(), by) or time.sleep(5)
     )
+    monkeypatch.setattr(sys, "argv", ["nnUNetv2_train", "--val", "--val_best", "--npz"])
     with pytest.raises(SystemExit) as ended:
         trainer.perform_actual_validation()
     assert ended.value.code == 128 + by
-    assert f"-tr {TRAINER} -p nnUNetPlans -device cpu --val" in Path(trainer.log_file).read_text()
+    assert f"-tr {TRAINER} -p nnUNetPlans -device cpu --val --val_best --npz" in Path(trainer.log_file).read_text()
 
 
 def test_a_signal_before_the_first_epoch_ends_a_training_at_once(construct, monkeypatch):
@@ -259,7 +260,10 @@ def test_the_real_command_saves_and_says_how_to_go_on(receiver, by, phantom_data
     """Signals to nnU-Net's own command; SLURM, and Ctrl-C, send them to the data loading processes as well."""
     trainer = f"nnUNetTrainer_CAFR_budget2x{500 if receiver == 'process' else 501 + by}"
     process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "nnUNetv2_train"), "511", "2d", "0", "-tr", trainer, "-device", "cpu"],
+        [
+            *(str(Path(sys.executable).parent / "nnUNetv2_train"), "511", "2d", "0", "-tr", trainer),
+            *("-device", "cpu", "--npz"),
+        ],
         env={**phantom_dataset.environment, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -276,6 +280,6 @@ def test_the_real_command_saves_and_says_how_to_go_on(receiver, by, phantom_data
     rest, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + by, "".join(output) + rest
     assert "go on with:" in rest
-    assert f"-tr {trainer}" in rest
+    assert f"-tr {trainer} -p nnUNetPlans -device cpu --c --npz" in rest
     fold = phantom_dataset.results / "Dataset511_SpineMRI" / f"{trainer}__nnUNetPlans__2d" / "fold_0"
     read_values(fold / "checkpoint_latest.pth")
