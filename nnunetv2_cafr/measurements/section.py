@@ -246,7 +246,10 @@ class _View:
         used = (share >= ENDS[0]) & (share <= ENDS[1]) & np.isfinite(self.top)
         if used.sum() < 3:
             raise NotMeasurableError("no outline of a body in its middle slice")
-        return float(np.polyval(np.polyfit(share[used], (self.top - self.bottom)[used], 1), 0))
+        heights = self.top - self.bottom
+        at_wall = np.polyval(np.polyfit(share[used], heights[used], 1), 0)
+        # Where plates are concave the line overshoots what is there.
+        return float(min(at_wall, np.nanmax(heights[(share >= 0) & (share <= ENDS[1])])))
 
     def corner(self, side: int, end: int) -> np.ndarray:
         """(a, u) where the section reaches farthest to a side (1: back) and an end (1: top), by its own proportions."""

@@ -37,6 +37,8 @@ CUT_SHARE = 0.1  # of a section that reaches the outermost slices: more, and the
 FEWEST_IN_CURVE = 3  # vertebrae that show a curve to the side
 COARSEST = 4.0  # degrees that a voxel's height makes over an end plate; more, and heights are two voxels off
 NO_BODY = {"C1": "it is a ring without a body", "C2": "its dens takes the place of an upper end plate"}
+PLATES = (0.75, 1.25)  # of the line through a leaning disc from one end plate to the other: a width that it may be
+SLIP_OFF = 1.0  # mm, or a voxel in the slice: so far oblique slices may put a slip wrong
 SCOLIOSIS = 10.0  # degrees from which a curve to the side has a name, and is said to which side (SRS)
 MID_BODY = 0.95  # of the largest coronal section: those that go through the middle of the body
 SACRUM_REACH = (
@@ -131,6 +133,7 @@ class _Structure:
         self.mask, self.corner, self.cut, self.spacing = mask, corner, cut, spacing
         self.slice = int(np.rint(np.median(np.nonzero(mask)[2]))) + corner[2]  # its middle one, in the label map
         self.outline: Outline | None = None
+        self.leaves = 0.0  # degrees by which the spine leaves the slices there
         self.fault = ""  # why it has no outline
 
     def section(self, slice_: int) -> Section | None:
@@ -164,7 +167,7 @@ def measure(label_map: LabelMap, spine: Spine) -> StudyMeasurements:
         _measure_outline(one, structures, label_map, spine)
     for one in structures:
         if one.level.kind == "vertebra":
-            _measure_slip(one, vertebrae, spine)
+            _measure_slip(one, vertebrae, label_map, spine)
         elif one.level.kind == "disc":
             _measure_index(one, vertebrae)
     bodies = [one for one in structures if one.level.kind == "vertebra" and one.level.name not in NO_BODY]
@@ -288,6 +291,8 @@ def _measure_outline(one: _Structure, structures: Sequence[_Structure], label_ma
         return
     if slices < FEWEST_SLICES:
         level.refuse(f"too few slices across it: {slices:.0f}, at least {FEWEST_SLICES} are needed", WIDTH)
+    elif level.kind == "disc" and _ends_at_plates(one, slices * one.spacing[2], float(np.mean(one.outline.heights))):
+        level.refuse(f"it leans to a side by {one.leaves:.0f} degrees: lines across it end at its end plates", WIDTH)
     else:
         level.give(WIDTH, slices * one.spacing[2])
     if level.kind == "vertebra":
@@ -296,6 +301,12 @@ def _measure_outline(one: _Structure, structures: Sequence[_Structure], label_ma
         level.give(WEDGE, np.degrees(one.outline.lower - one.outline.upper))
     else:
         level.give(DISC_HEIGHT, np.mean(one.outline.heights))
+
+
+def _ends_at_plates(disc: _Structure, width: float, height: float) -> bool:
+    """Whether lines from right to left may end where they leave a disc up and down, since it leans to a side."""
+    shares = width * np.sin(np.radians(disc.leaves)) / height
+    return bool(PLATES[0] < shares < PLATES[1])
 
 
 def _check_oblique(label_map: LabelMap) -> None:
@@ -364,10 +375,11 @@ def _first_angle(one: _Structure, structures: Sequence[_Structure]) -> float:
     if len(centres) < 2:
         return 0.0
     step = centres[-1] - centres[0]
-    leaves = float(np.degrees(np.arctan2(abs(step[2]), np.hypot(step[0], step[1]))))
-    if leaves > OBLIQUE_LIMIT:
+    one.leaves = float(np.degrees(np.arctan2(abs(step[2]), np.hypot(step[0], step[1]))))
+    if one.leaves > OBLIQUE_LIMIT:
         raise NotMeasurableError(
-            f"oblique slices: the spine leaves them by {leaves:.0f} degrees, at most {OBLIQUE_LIMIT:.0f} are measured"
+            f"oblique slices: the spine leaves them by {one.leaves:.0f} degrees, at most {OBLIQUE_LIMIT:.0f} are "
+            "measured"
         )
     return float(np.arctan2(-step[0], step[1]))
 
@@ -404,7 +416,7 @@ def _name_below(one: _Structure, vertebrae: Mapping[str, _Structure], spine: Spi
     return None
 
 
-def _measure_slip(one: _Structure, vertebrae: Mapping[str, _Structure], spine: Spine) -> None:
+def _measure_slip(one: _Structure, vertebrae: Mapping[str, _Structure], label_map: LabelMap, spine: Spine) -> None:
     name = _name_below(one, vertebrae, spine)
     if one.outline is None:
         return
@@ -414,6 +426,14 @@ def _measure_slip(one: _Structure, vertebrae: Mapping[str, _Structure], spine: S
         one.level.refuse(f"{name} below it is not in the label map", SLIP)
     elif below.outline is None:
         one.level.refuse(f"{name} below it is not measured: {below.fault}", SLIP)
+    elif (aside := abs(one.slice - below.slice) * one.spacing[2]) * np.sin(np.radians(label_map.oblique)) > max(
+        SLIP_OFF, *one.spacing[:2]
+    ):
+        one.level.refuse(
+            f"oblique slices: {name} below it has its middle {aside:.0f} mm aside, in slices turned by "
+            f"{label_map.oblique:.0f} degrees",
+            SLIP,
+        )
     else:
         backwards = own_axes(below.outline.upper)[0]
         one.level.give(SLIP, (below.outline.upper_back - one.outline.lower_back) @ backwards)

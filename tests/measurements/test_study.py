@@ -141,6 +141,45 @@ def test_what_cannot_be_known_is_empty(image, names, words):
     assert study.lordosis.reason
 
 
+@pytest.mark.parametrize(("tilt", "known"), [(4, True), (14, False)])
+def test_the_width_of_a_disc_that_leans_to_a_side_is_empty(tilt, known):
+    """A line across it then ends at its end plates."""
+    disc = by_name(measured(draw_coronal(scoliosis(tilt))))["L4/L5"]
+    if known:
+        assert disc.values["width_mm"] == pytest.approx(DEPTH, abs=1.5)  # of blocks whose backs lie to the left
+    else:
+        assert disc.values["width_mm"] is None and "leans to a side" in disc.reasons["width_mm"]
+    assert disc.values["disc_height_mm"] is not None
+
+
+@pytest.mark.parametrize(("turned", "sideways"), [(15, 0.0), (0, 0.25), (15, 0.25)])
+def test_the_slip_across_slices_that_are_turned_is_empty(turned, sideways):
+    level = by_name(measured(draw(turn=(0, 0, turned), sideways=sideways, spacing=(1, 1, 2))))["L4"]
+    if turned and sideways:
+        assert level.values["slip_mm"] is None
+        assert level.reasons["slip_mm"] == (
+            "oblique slices: L5 below it has its middle 12 mm aside, in slices turned by 15 degrees"
+        )
+    else:
+        assert level.values["slip_mm"] == pytest.approx(slip_of(BLOCKS["L4"], BLOCKS["L5"]), abs=1)
+
+
+def test_no_height_is_more_than_there_is_of_a_body():
+    """Concave plates with rounded corners, of which a line to the wall would overshoot."""
+    image = draw(stack([("L4", 26, 26), ("L3/L4", 8, 8), ("L3", 26, 26), ("L2/L3", 8, 8), ("L2", 26, 26)], tilt=0))
+    labels = sitk.GetArrayFromImage(image)  # (s, p, l)
+    columns = np.flatnonzero((labels == LABELS["L3"]).any((0, 2)))
+    for column in columns:
+        share = abs(2 * (column - columns.mean()) / np.ptp(columns))  # 1 at both walls
+        gone = 2 if share > 0.8 else round(5 * (0.8 - share) / 0.8)
+        rows = np.flatnonzero((labels[:, column] == LABELS["L3"]).any(1))
+        labels[np.r_[rows[:gone], rows[len(rows) - gone :]], column] = 0
+    carved = sitk.GetImageFromArray(labels)
+    carved.CopyInformation(image)
+    level = by_name(measured(carved))["L3"]
+    assert level.values["height_anterior_mm"] <= 26 and level.values["height_posterior_mm"] <= 26
+
+
 def test_each_reason_is_said_once():
     level = by_name(measured(draw(margin=-6, width=30)))["L3"]
     assert level.distinct_reasons == ["cut by the image's right and left edges, so its middle is not known"]
