@@ -53,7 +53,8 @@ DEFINITIONS = {
     "trained on, where that is known, or `predict` found that little of it shows anything: a whole row may be off",
     TILTED: f"the spine is turned by more than {TILT:g} degrees in the image, or the image in the patient; the second "
     "is told by `predict` alone",
-    UPSIDE_DOWN: "structures reach the image's lower end, and above them it goes on: the header may swap up and down",
+    UPSIDE_DOWN: "structures reach the image's lower end, and above them it goes on, or vertebrae grow upwards: the "
+    "header may swap up and down",
     MISSED: "levels between the lowest and the highest vertebra that were not found",
     BEYOND: "structures beyond the levels that the labels have; they become background",
     LOWER_END: "the lowest vertebra is not the lowest one of the labels, and the image shows more below it",
