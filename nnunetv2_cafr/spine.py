@@ -26,9 +26,10 @@ FEWEST_VERTEBRAE = 3  # names in a label table that make it one of spine levels
 BACKGROUND, IGNORE = "background", "ignore"  # nnU-Net's names; the second of voxels that nobody annotated
 PREFIX = re.compile(r"^(vertebrae|vertebra|disc|disk|ivd)[_ -]", re.IGNORECASE)
 NUMBERED = re.compile(r"^(vertebra|disc)_(\d+)$")
-# L5, D12, L_2, LWK5, IVD_L5, VertebraL5 ..., anywhere in a name; not rib_left_1.
+# L5, D12, L_2, LWK5, IVD_L5, VertebraL5 ..., anywhere in a name, so T1_lesion too; not rib_left_1, nor S2.
 HOLDS_A_LEVEL = re.compile(
-    r"(?<![a-z])(?:[LTCDS]|TH)[ _-]?0?\d{1,2}(?!\d)|(?:vert|dis[ck]|ivd|lumb|thora|cervi|sacr|[lbh]wk).*\d",
+    r"(?<![a-z])(?:[LTCD]|TH)[ _-]?0?\d{1,2}(?!\d)"
+    r"|(?:vert[a-z]*|dis[ck]s?|ivd|lumb[a-z]*|thora[a-z]*|cervi[a-z]*|sacr[a-z]*|[lbh]wk)[ _-]?[a-z]{0,2}[ _-]?\d",
     re.IGNORECASE,
 )
 # Okabe and Ito's colours, which also the colour-blind tell apart; black left out. Neighbours along the spine differ,

@@ -132,9 +132,9 @@ def _predict(
             raise UserError(f"--levels cannot be used with {arguments.m}: {error}. Predict without it") from error
         if unread:
             raise UserError(
-                f"--levels cannot be used with {arguments.m}: {shorten(unread)} would keep their numbers where "
-                "vertebrae get others. Predict without it, and give nnUNetv2_cafr relabel a dataset.json with names "
-                "such as L5 and L4/L5 by --labels"
+                f"--levels cannot be used with {arguments.m}: it has names that are read as no level, and would keep "
+                f"their numbers where vertebrae get others: {shorten(unread)}. Predict without it, and give "
+                "nnUNetv2_cafr relabel a dataset.json with names such as L5 and L4/L5 by --labels"
             )
         try:
             record = Record(maps.folder if maps.file is None else None, settings)

@@ -60,14 +60,17 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     source, target = arguments.i, arguments.o
+    if arguments.p is not None and not arguments.p.is_dir():
+        raise UserError(f"There is no folder {arguments.p} of probabilities (-p)")
     # nnUNetv2_apply_postprocessing copies neither, and nnUNetv2_ensemble no plans.json.
     described = arguments.labels or _beside("dataset.json", source, arguments.p)
     found = read_spine_maps(source, described, "Levels cannot be decoded")
     if unread := unread_levels(found.labels, found.spine):
         raise UserError(
-            f"Levels cannot be decoded with {found.file}: {shorten(unread)} would keep their numbers where vertebrae "
-            "get others. Expected are names such as L5 and L4/L5, vertebrae_L5, disc_L4_L5, or no level in the name: "
-            "give a copy with such names by --labels. Nothing was written"
+            f"Levels cannot be decoded with {found.file}: it has names that are read as no level, and would keep their "
+            f"numbers where vertebrae get others: {shorten(unread)}. Expected are names such as L5 and L4/L5, "
+            "vertebrae_L5, disc_L4_L5, or no level in the name: give a copy with such names by --labels. Nothing was "
+            "written"
         )
     labels, maps = found.labels, found.maps
     probabilities = _probabilities(arguments.p, list(maps))

@@ -69,6 +69,7 @@ OPEN_TOP, CLOSED_BOTTOM = 0.8, 0.1
 # 42 references with as many vertebrae as GROWN all become smaller, by 0.08 on the median.
 GROWTH, GROWN = 0.03, 6
 CHIP = 0.45  # of the median vertebra: less makes no whole body of the lowest one
+ONE = 1.2  # of the median length: two pieces with what is between them are no longer
 HALF = 0.75  # of the median length and of the pitch: two neighbours with less are rather one; 81 references: 0.81
 FARTHEST = 47.0  # mm from vertebra to vertebra; those of 81 references are 28 to 39 apart
 NEAR, IN_FRONT, BEHIND = 0.75, 1.0, 2.0  # levels: how far a fragment lies from its structure, at most
@@ -199,14 +200,21 @@ def _doubt_about_fragments(
     ]
     if (aside := sum(label == 0 for _, label in large)) >= FEWEST:
         return f"{aside} pieces off the row are as large as vertebrae: another spine?"
-    room = ROOM * np.median([one.length for one, _ in bodies]) + np.quantile(_gaps([one for one, _ in bodies]), 0.25)
+    room = _room([one for one, _ in bodies])
     for one, label in large:
+        if label == 0 or label in given:  # a part of its body
+            continue
         end, last = min(bodies, key=lambda body: abs(body[0].place - one.place))
-        between = abs(spine.positions[label] - spine.positions[last]) / 2 - 1 if label and last else 0
+        between = abs(spine.positions[label] - spine.positions[last]) / 2 - 1 if last else 0
         gap = _gaps(sorted((one, end), key=lambda body: body.place))[0]
-        if label and gap - between * anatomy.pitch > room:
+        if gap - between * anatomy.pitch > room:
             return f"there is room for another vertebra between {_name(last, spine)} and {_name(label, spine)}"
     return None
+
+
+def _room(bodies: Sequence[Structure]) -> float:
+    """The gap in mm from which there is room for another vertebra; of few gaps several may be of missed ones."""
+    return float(ROOM * np.median([one.length for one in bodies]) + np.quantile(_gaps(bodies), 0.25))
 
 
 def _gaps(bodies: Sequence[Structure]) -> list[float]:
@@ -362,16 +370,17 @@ def _contradictions(path: Path, row: Row, anatomy: Anatomy, spine: Spine) -> Ite
     if lowest.name != SACRUM and not structure.low_cut and share < CHIP:
         yield f"{lowest.name}, the lowest vertebra, has {share:.0%} of the others' size: rather a piece of the sacrum"
     gaps = _gaps([one for *_, one in bodies])
-    whole = _whole(path, anatomy)
+    room, whole = _room([one for *_, one in bodies]), _whole(path, anatomy)
     for gap, (below, first, low), (above, second, high) in zip(gaps, bodies[:-1], bodies[1:], strict=True):
-        if second - first == 2 and gap - np.quantile(gaps, 0.25) > ROOM * length:
+        if second - first == 2 and gap > room:
             yield f"there is room for another vertebra between {below.name} and {above.name}"
         two = min(low.voxels, high.voxels) > TWIN * size and low.length + gap + high.length > LONG * length
         if first == second and two and below.name != SACRUM:
             yield f"two vertebrae that follow one another would both be {below.name}"
         near = high.place - low.place < HALF * anatomy.pitch and max(low.length, high.length) < HALF * length
-        if near and first in whole and second in whole:
-            yield f"{below.name} and {above.name} are half as high as the others: rather two pieces of one vertebra"
+        as_one = low.length + gap + high.length < ONE * length  # two that are fractured are higher together
+        if near and as_one and first in whole and second in whole:
+            yield f"{below.name} and {above.name} are no higher together than others alone: pieces of one vertebra?"
     # Labelled all the same, off the row or in a structure that may be two: then the row was not understood.
     longest = LONG * np.quantile(lengths, 0.25)
     doubtful = [*anatomy.fragments, *(one for *_, one in bodies if one.length > longest)]

@@ -248,8 +248,8 @@ class _View:
             raise NotMeasurableError("no outline of a body in its middle slice")
         heights = self.top - self.bottom
         at_wall = np.polyval(np.polyfit(share[used], heights[used], 1), 0)
-        # Where plates are concave the line overshoots what is there.
-        return float(min(at_wall, np.nanmax(heights[(share >= 0) & (share <= ENDS[1])])))
+        # Where plates are concave the line may overshoot what is there; corners are rounded, so by a voxel it may.
+        return float(min(at_wall, np.nanmax(heights[(share >= 0) & (share <= ENDS[1])]) + self.step))
 
     def corner(self, side: int, end: int) -> np.ndarray:
         """(a, u) where the section reaches farthest to a side (1: back) and an end (1: top), by its own proportions."""

@@ -14,7 +14,17 @@ from nnunetv2_cafr.levels.components import FEWEST
 from nnunetv2_cafr.levels.decoding import FIELD_OF_VIEW, TILTED, TRANSITIONAL, UNCERTAIN, UPSIDE_DOWN, decode
 from nnunetv2_cafr.levels.files import grid_of
 from nnunetv2_cafr.measurements.label_map import LabelMap
-from nnunetv2_cafr.measurements.study import HEIGHTS, SLIP, VOLUME, WEDGE, WIDTH, Level, StudyMeasurements, measure
+from nnunetv2_cafr.measurements.study import (
+    HEIGHTS,
+    NO_BODY,
+    SLIP,
+    VOLUME,
+    WEDGE,
+    WIDTH,
+    Level,
+    StudyMeasurements,
+    measure,
+)
 from nnunetv2_cafr.preview.png import LONGEST, png_of
 from nnunetv2_cafr.quality.picture import Picture, draw
 from nnunetv2_cafr.spine import BACKGROUND, IGNORE, SACRUM, Spine, has_regions, read_spine
@@ -172,13 +182,14 @@ def _unlikely(study: StudyMeasurements) -> Iterator[tuple[str, str]]:
 
 def _unlike_neighbours(vertebrae: Sequence[Level]) -> Iterator[str]:
     """Vertebrae of another size than those above and below: half of one is labelled, or it is fractured."""
+    vertebrae = [level for level in vertebrae if level.name not in NO_BODY]
     for index, level in enumerate(vertebrae):
         beside = [*vertebrae[max(index - 1, 0) : index], *vertebrae[index + 1 : index + 2]]
         for size, unit, least, most in BESIDE:
             value = level.values.get(size)
             others = [other for one in beside if (other := one.values.get(size)) is not None]
             if value is not None and others and not least <= value / np.mean(others) <= most:
-                yield f"{level.name} {value:.0f} {unit} beside {np.mean(others):.0f}"
+                yield f"{level.name} {value:.3g} {unit} beside {np.mean(others):.3g}"
 
 
 def _size(study: StudyMeasurements) -> Iterator[tuple[str, str]]:

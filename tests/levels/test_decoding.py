@@ -334,7 +334,51 @@ def test_one_body_in_two_with_all_above_it_one_too_high(between):
     new.labels[:, middle - 1 : middle + 2][body[:, middle - 1 : middle + 2]] = LABELS[between]
     found = decoded(new)
     assert_untouched(found, new)
-    assert found.flags[UNCERTAIN] == "L3 and L2 are half as high as the others: rather two pieces of one vertebra"
+    words = "L3 and L2 are no higher together than others alone: pieces of one vertebra?"
+    assert found.flags[UNCERTAIN] == words
+
+
+def test_two_fractured_vertebrae_are_not_one():
+    truth = draw(ABOVE_SACRUM)
+    for name in ("L2", "L1"):
+        rows = np.flatnonzero(truth.of(name).any((0, 2)))
+        truth.labels[:, rows[-7:]] = 0  # 0.6 of their height are left, and the discs are higher for it
+    assert_untouched(decoded(truth), truth)
+    assert not decoded(truth).flags
+    assert_repaired(decoded(renamed(truth, L4="L3", L3="L4")), truth)
+
+
+def test_loose_spinous_processes_leave_no_room_for_a_vertebra():
+    """As large as a fifth of a body, behind and below its middle."""
+    truth = draw(LEVELS[:-1], shape=(12, 200, 160))
+    for level in LEVELS[1:-1]:
+        rows, columns = (np.flatnonzero(truth.of(level).any(axes)) for axes in ((0, 2), (0, 1)))
+        middle = int(rows.mean())
+        truth.labels[4:8, middle + 2 : middle + 16, columns[-1] + 8 : columns[-1] + 26] = LABELS[level]
+    found = decoded(truth)
+    assert_untouched(found, truth)
+    assert not found.flags
+    assert_repaired(decoded(renamed(truth, L2="L3", L3="L2")), truth)
+
+
+def test_room_for_a_vertebra_where_most_gaps_have_it():
+    """Of three gaps two are of missed vertebrae, so that their median is no gap between neighbours."""
+    truth = draw(("L5", "L4", "L3", "L2", "L1", "T12"), discs=False)
+    new = truth.copy()
+    new.labels[truth.of("L4") | truth.of("L2")] = 0
+    new = renamed(new, L3="L4", L1="L3", T12="L2")
+    found = decoded(new, grid=Grid(GRID.steps * 0.6, UP, BACK))
+    assert_untouched(found, new)
+    assert "there is room for another vertebra between" in found.flags[UNCERTAIN]
+
+
+def test_a_piece_beside_the_highest_body_is_a_part_of_it():
+    truth = draw(("L5", "L4", "L3", "L2", "L1"))
+    rows, columns = (np.flatnonzero(truth.of("L1").any(axes)) for axes in ((0, 2), (0, 1)))
+    beside = (slice(4, 8), slice(rows[0] + 4, rows[0] + 8), slice(columns[-1] + 5, columns[-1] + 12))
+    new = truth.copy()
+    truth.labels[beside], new.labels[beside] = LABELS["L1"], LABELS["T12"]
+    assert_repaired(decoded(new), truth)
 
 
 def test_island_in_the_belly_is_taken_out(spine):

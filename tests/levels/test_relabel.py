@@ -205,9 +205,14 @@ def test_labels_without_order_are_refused(maps, tmp_path, labels, words):
 def test_names_that_would_keep_their_numbers_are_refused(maps, tmp_path):
     labels = {("IVD_L5" if name == "L5/S" else "D12" if name == "T12" else name): v for name, v in LABELS.items()}
     (maps / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
-    with pytest.raises(SystemExit, match=r"D12, IVD_L5 would keep their numbers where vertebrae get others"):
+    with pytest.raises(SystemExit, match=r"where vertebrae get others: D12, IVD_L5\."):
         run("-i", maps, "-o", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_probabilities_that_is_not_there(maps, tmp_path):
+    with pytest.raises(SystemExit, match=r"There is no folder .*nowhere of probabilities"):
+        run("-i", maps, "-p", tmp_path / "nowhere", "-o", tmp_path / "out")
 
 
 def test_maps_that_were_postprocessed(maps, truth, tmp_path, capsys):

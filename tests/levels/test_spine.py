@@ -108,6 +108,7 @@ def test_names_that_hold_a_level_and_are_read_as_none():
         "L5S1",
         "rib_T12",
     )
-    others = ("rib_left_1", "canal", "lesion1", "spinal_cord", "background", "kidney_cyst_left", "class12")
+    others = ("rib_left_1", "canal", "lesion1", "spinal_cord", "background", "kidney_cyst_left", "class12", "S2")
+    others += ("disc_herniation_2", "vertebral_artery_1")
     labels = {name: value for value, name in enumerate((*read, *unread, *others), start=1)}
     assert unread_levels(labels, read_spine(labels)) == list(unread)
