@@ -65,8 +65,8 @@ SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
 OPEN_END = 1.2  # levels of image below the lowest vertebra that would show another one
 # Levels of image above the highest structure and below the lowest: so much, and so little, where up is down.
 OPEN_TOP, CLOSED_BOTTOM = 0.8, 0.1
-# Per level, in sizes of whole vertebrae and in their distances together: more growth upwards, and up is rather down. Of
-# 42 references with as many vertebrae as GROWN all become smaller, by 0.08 on the median.
+# Per level, in sizes of whole vertebrae and in their distances together: more growth upwards, and up is rather down. In
+# 42 references with as many vertebrae as GROWN they become smaller, by 0.08 on the median, or grow by 0.001 at most.
 GROWTH, GROWN = 0.03, 6
 CHIP = 0.45  # of the median vertebra: less makes no whole body of the lowest one
 ONE = 1.2  # of the median length: two pieces with what is between them are no longer
