@@ -42,19 +42,26 @@ class Study:
         present = [label for label in np.unique(self.labels).tolist() if label in place and place[label] % 2 == 0]
         return sorted(present, key=place.__getitem__)
 
-    def moved(self, by: int, above: int) -> np.ndarray:
-        """With everything at `above` and higher called `by` levels higher; background beyond the table."""
-        place = self.spine.positions
-        label_at = {place: label for label, place in place.items()}
-        new = np.arange(int(max(place)) + 1, dtype=self.labels.dtype)
-        for label, one in place.items():
-            if one >= above:
-                new[label] = label_at.get(one + 2 * by, 0)
+    @property
+    def label_at(self) -> dict[int, int]:
+        """The labels by their places."""
+        return {place: label for label, place in self.spine.positions.items()}
+
+    def renumbered(self, place_of: Callable[[int], int]) -> np.ndarray:
+        """With every structure at another place, by its own; background beyond the table."""
+        label_at = self.label_at
+        new = np.arange(max(self.spine.positions) + 1, dtype=self.labels.dtype)
+        for place, label in label_at.items():
+            new[label] = label_at.get(place_of(place), 0)
         return new[self.labels]
 
-    def cropped(self, low: int, high: int) -> "Study":
-        """The rows of vertebrae number `low` to `high`, with MARGIN."""
-        rows = np.flatnonzero(np.isin(self.labels, self.vertebrae[low:high]).any((1, 2)))
+    def moved(self, by: int, above: int) -> np.ndarray:
+        """With everything at `above` and higher called `by` levels higher."""
+        return self.renumbered(lambda place: place + 2 * by if place >= above else place)
+
+    def cropped(self, part: slice) -> "Study":
+        """The rows of a part of the vertebrae, with MARGIN."""
+        rows = np.flatnonzero(np.isin(self.labels, self.vertebrae[part]).any((1, 2)))
         margin = int(MARGIN / self.height)
         return Study(self.labels[max(0, rows[0] - margin) : rows[-1] + 1 + margin], self.spine, self.height)
 
@@ -66,10 +73,10 @@ def unchanged(study: Study, _: np.random.Generator) -> tuple[np.ndarray, Study]:
     return study.labels, study
 
 
-def crop(low: int | None, high: int | None) -> Fault:
+def crop(part: slice) -> Fault:
     def fault(study: Study, _: np.random.Generator) -> tuple[np.ndarray, Study]:
-        part = study.cropped(low or 0, high if high is not None else len(study.vertebrae))
-        return part.labels, part
+        cropped = study.cropped(part)
+        return cropped.labels, cropped
 
     return fault
 
@@ -83,13 +90,13 @@ def in_two(between: str) -> Fault:
     """One body in two, the upper half and all above it one too high; a cleft or a disc between the halves."""
 
     def fault(study: Study, rng: np.random.Generator) -> tuple[np.ndarray, Study]:
-        label, place = _inner(study, rng), study.spine.positions
-        label_at = {place: label for label, place in place.items()}
-        new, body = study.moved(1, place[label] + 1), study.labels == label
+        label, label_at = _inner(study, rng), study.label_at
+        place = study.spine.positions[label]
+        new, body = study.moved(1, place + 1), study.labels == label
         middle = int(np.median(np.nonzero(body)[0]))
-        new[middle:][body[middle:]] = label_at.get(place[label] + 2, 0)
+        new[middle:][body[middle:]] = label_at.get(place + 2, 0)
         gap = slice(middle, middle + 2)
-        new[gap][body[gap]] = label_at.get(place[label] + 1, 0) if between == "disc" else 0
+        new[gap][body[gap]] = label_at.get(place + 1, 0) if between == "disc" else 0
         return new, study
 
     return fault
@@ -106,21 +113,17 @@ def missed_and_counted_on(study: Study, rng: np.random.Generator) -> tuple[np.nd
 
 def on_its_head(study: Study, _: np.random.Generator) -> tuple[np.ndarray, Study]:
     """The image upside down under the same header, and numbered upwards all the same."""
-    place = study.spine.positions
-    label_at = {place: label for label, place in place.items()}
-    present = [place[label] for label in study.vertebrae]
-    new = np.arange(int(max(place)) + 1, dtype=study.labels.dtype)
-    for label, one in place.items():
-        new[label] = label_at.get(present[0] + present[-1] - one, 0)
-    return new[study.labels[::-1]], Study(study.labels[::-1].copy(), study.spine, study.height)
+    reference = Study(study.labels[::-1].copy(), study.spine, study.height)
+    lowest, *_, highest = [study.spine.positions[label] for label in study.vertebrae]
+    return reference.renumbered(lambda place: lowest + highest - place), reference
 
 
 FAULTS: dict[str, Fault] = {
     "none": unchanged,
-    "only the lower three": crop(None, 3),
-    "only the lower four": crop(None, 4),
-    "only the upper three": crop(-3, None),
-    "only the upper four": crop(-4, None),
+    "only the lower three": crop(slice(3)),
+    "only the lower four": crop(slice(4)),
+    "only the upper three": crop(slice(-3, None)),
+    "only the upper four": crop(slice(-4, None)),
     "one body in two by a cleft, one too high above": in_two("cleft"),
     "one body in two by a disc, one too high above": in_two("disc"),
     "one body missed, counted on above": missed_and_counted_on,

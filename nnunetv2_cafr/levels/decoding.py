@@ -165,7 +165,7 @@ def _decode(labels: np.ndarray, spine: Spine, grid: Grid, evidence: Evidence | N
         for one, slot in zip(anatomy.structures, targets, strict=True)
     ]
     of_fragments = [] if held else [_of_fragment(one, anatomy, given, spine, grid) for one in anatomy.fragments]
-    if doubt := _doubt_about_fragments(anatomy, of_fragments, given, spine):
+    if not held and (doubt := _doubt_about_fragments(anatomy, of_fragments, given, spine)):
         flags[UNCERTAIN] = doubt
         held, given = True, [one.label for one in anatomy.structures]
     levels = [
@@ -195,7 +195,7 @@ def _doubt_about_fragments(
     least = LABELLED * np.median([one.voxels for one, _ in bodies])
     large = [
         (one, label)
-        for one, label in zip(anatomy.fragments, of_fragments, strict=False)  # none, where the row is doubtful already
+        for one, label in zip(anatomy.fragments, of_fragments, strict=True)
         if one.kind == VERTEBRA and one.voxels >= least
     ]
     if (aside := sum(label == 0 for _, label in large)) >= FEWEST:

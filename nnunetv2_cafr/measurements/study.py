@@ -426,15 +426,15 @@ def _measure_slip(one: _Structure, vertebrae: Mapping[str, _Structure], label_ma
         one.level.refuse(f"{name} below it is not in the label map", SLIP)
     elif below.outline is None:
         one.level.refuse(f"{name} below it is not measured: {below.fault}", SLIP)
-    elif (aside := abs(one.slice - below.slice) * one.spacing[2]) * np.sin(np.radians(label_map.oblique)) > max(
-        SLIP_OFF, *one.spacing[:2]
-    ):
-        one.level.refuse(
-            f"oblique slices: {name} below it has its middle {aside:.0f} mm aside, in slices turned by "
-            f"{label_map.oblique:.0f} degrees",
-            SLIP,
-        )
     else:
+        aside = abs(one.slice - below.slice) * one.spacing[2]
+        if aside * np.sin(np.radians(label_map.oblique)) > max(SLIP_OFF, *one.spacing[:2]):
+            one.level.refuse(
+                f"oblique slices: {name} below it has its middle {aside:.0f} mm aside, in slices turned by "
+                f"{label_map.oblique:.0f} degrees",
+                SLIP,
+            )
+            return
         backwards = own_axes(below.outline.upper)[0]
         one.level.give(SLIP, (below.outline.upper_back - one.outline.lower_back) @ backwards)
 
