@@ -19,7 +19,7 @@ import pandas as pd
 
 from nnunetv2_cafr.evaluation.level_shifts import CONSISTENT, EXTRA, PREDICTED, RIGHT, SHIFTS
 from nnunetv2_cafr.evaluation.scores import DISTANCES, METRICS, OVERLAPS, Evaluation
-from nnunetv2_cafr.spine import is_spine_table, level_names
+from nnunetv2_cafr.spine import SACRUM, is_spine_table, level_names, vertebra_of
 
 Policy = Literal["present", "all", "found"]
 
@@ -101,9 +101,11 @@ def class_table(evaluation: Evaluation) -> pd.DataFrame:
 def low_contrast_names(evaluation: Evaluation) -> tuple[str, ...]:
     """LOW_CONTRAST's classes as far as the label table has them; none where the labels are no spine levels."""
     names = dict(enumerate(evaluation.classes["name"].unique()))
+    if not is_spine_table(names.values()):
+        return ()
     levels = level_names(names)
-    of_level = {levels[number]: name for number, name in names.items()} if is_spine_table(names.values()) else {}
-    return tuple(of_level[level] for level in LOW_CONTRAST if level in of_level)
+    levels |= {number: SACRUM for number, name in names.items() if vertebra_of(name) == SACRUM}  # S1 and sacrum
+    return tuple(names[number] for level in LOW_CONTRAST for number in names if levels[number] == level)
 
 
 def level_summary(evaluation: Evaluation) -> dict[str, float]:

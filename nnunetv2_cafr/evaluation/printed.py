@@ -64,13 +64,14 @@ def _mean_lines(evaluation: Evaluation) -> Iterator[str]:
 def _level_lines(evaluation: Evaluation) -> Iterator[str]:
     levels = means.level_summary(evaluation)
     if levels:
+        known = evaluation.levels["patient"].ne(evaluation.levels["case"]).any()  # without provenance.json no patient is
         yield (
             f"\n{levels['vertebrae']:.0f} vertebrae: {levels['found']:.1%} found whatever their label (instance Dice "
             f"{levels['instance_dice']:.3f}), {levels['right_level']:.1%} at the right level,"
         )
         yield (
             f"{levels['shifted_up']:.1%} one too high, {levels['shifted_down']:.1%} one too low; all right in "
-            f"{levels['patients_all_right']:.1%} of {levels['patients']:.0f} patients"
+            f"{levels['patients_all_right']:.1%} of {levels['patients']:.0f} {'patients' if known else 'cases'}"
         )
 
 

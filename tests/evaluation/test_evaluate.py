@@ -61,9 +61,12 @@ def test_tables_and_summary(folders: tuple[str, str], tmp_path: Path, capsys: py
     assert re.search(r"\nas predicted +0 +0 +3 +2 +0 +0 +1 +0 +0\.500\nlevel-consistent ", out)
 
 
-def test_levels_by_the_names_of_other_tools(folders: tuple[str, str], tmp_path: Path) -> None:
+def test_levels_by_the_names_of_other_tools(
+    folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A table of other names gives the same levels, and keeps its names in the tables."""
     assert evaluate(*folders, "-o", tmp_path / "ours") == 0
+    assert "of 2 cases\n" in capsys.readouterr().out, "nothing says whose they are"
     others = {"sacrum": 1, "vertebrae_L5": 2, "vertebrae_L4": 3, "disc_L5_S": 4, "disc_L4_L5": 5}
     (tmp_path / "dataset.json").write_text(json.dumps({**DATASET, "labels": {"background": 0, **others}}))
     assert evaluate(*folders, "-o", tmp_path / "theirs") == 0

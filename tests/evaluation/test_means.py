@@ -68,6 +68,8 @@ def test_subsets_and_views(evaluation: Evaluation) -> None:
     assert means.per_case(evaluation, "dice", "present", ["L4"]).tolist() == pytest.approx([NAN, 0], nan_ok=True)
     assert means.per_case(evaluation, "dice", "found", view="slices").tolist() == [0.8, 0.9]
     assert means.low_contrast_names(evaluation) == ("S", "L5", "L4", "L5/S")
+    both = Evaluation(evaluation.classes.replace({"name": {"L5/S": "S1"}}), evaluation.levels, {})
+    assert means.low_contrast_names(both) == ("S", "S1", "L5", "L4")
     others = Evaluation(evaluation.classes.replace({"name": {"L4": "canal"}}), evaluation.levels, {})
     assert means.low_contrast_names(others) == ()
     for wrong in (("dixe", "present"), ("dice", "absent")):
