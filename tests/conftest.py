@@ -23,8 +23,9 @@ from nnunetv2_cafr import phantom
 
 NNUNET_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# nnU-Net draws all its curves anew after every epoch, which takes longer than the epoch. Fresh processes still do.
-NO_CURVES = ("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
+# nnU-Net and our trainers draw all curves anew after every epoch, which takes longer than the epoch.
+PROGRESS = "nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png"
+LOSS_TERMS = "nnunetv2_cafr.training.contrastive.ContrastiveTraining._plot_loss_terms"
 DATASET_ID = 511
 DATASET = "Dataset511_SpineMRI"
 
@@ -73,6 +74,12 @@ def make_pools_threads(patch: pytest.MonkeyPatch) -> None:
     threads = SimpleNamespace(Pool=ThreadPool)
     patch.setattr(multiprocessing, "get_context", lambda name=None: threads if name == "spawn" else get_context(name))
     patch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)  # twelve forks wherever cases are listed
+
+
+def draw_no_curves(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """Fresh processes still draw them, and so do tests that are marked `loss_terms`."""
+    for name in names:
+        patch.setattr(name, lambda *_: None)
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ class NNUNetFolders:
                     patch.setenv(variable, value)
             make_pools_threads(patch)
             patch.setattr(torch, "set_num_threads", lambda _: None)  # the commands take all, and planning none
-            patch.setattr(*NO_CURVES)
+            draw_no_curves(patch, PROGRESS, LOSS_TERMS)
             yield patch
 
     def call(self, command: str, *arguments: object) -> str:
@@ -177,7 +184,9 @@ def phantom_dataset(make_nnunet_folders: Callable[[], NNUNetFolders]) -> NNUNetF
 
 
 @pytest.fixture
-def nnunet_environment(phantom_dataset: NNUNetFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def nnunet_environment(
+    phantom_dataset: NNUNetFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Path:
     """The phantom's preprocessed data in this process' environment, with an empty results folder (returned)."""
     results = tmp_path / "nnUNet_results"
     results.mkdir()
@@ -186,7 +195,8 @@ def nnunet_environment(phantom_dataset: NNUNetFolders, tmp_path: Path, monkeypat
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("nnUNet_results", str(results))
     make_pools_threads(monkeypatch)
-    monkeypatch.setattr(*NO_CURVES)
+    marked = request.node.get_closest_marker("loss_terms")
+    draw_no_curves(monkeypatch, PROGRESS, *(() if marked else (LOSS_TERMS,)))
     return results
 
 

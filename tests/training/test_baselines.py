@@ -99,6 +99,7 @@ def test_the_other_trainers_do_without_monai():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.loss_terms
 def test_contrastive_loss_beside_nnunets_own_training(construct, without_workers):
     """Deep supervision, optimiser and schedule stay nnU-Net's; the terms are logged and the head is trained."""
     stock, trainer = construct("nnUNetTrainer_LevelSafe"), construct(f"{CLR}_budget2x2")

@@ -117,6 +117,7 @@ def test_a_folder_without_fsync_stops_no_training_and_is_told_once(construct, mo
     assert log.count("fsync is refused") == 1 and "ALARM" not in log
 
 
+@pytest.mark.loss_terms
 def test_a_best_that_was_not_saved_is_tried_again(construct, monkeypatch):
     trainer = construct(TRAINER)
     for key, value in {"train_losses": 0.0, "val_losses": 0.0, "dice_per_class_or_region": [0.5]}.items():

@@ -326,6 +326,7 @@ def test_padding_reaches_the_loss_as_minus_one(construct):
     assert (pipeline(image=torch.zeros(1, 64, 48), segmentation=labels)["segmentation"] == -1).all()
 
 
+@pytest.mark.loss_terms
 def test_one_epoch_logs_the_terms_and_resumes_to_the_same_state(interrupted, construct):
     assert interrupted.logger.get_value("clr_weight", step=None) == [0.0]
     terms = [interrupted.logger.get_value(f"train_{term}", step=0) for term in ("dice", "ce", "clr")]
@@ -506,8 +507,6 @@ def test_paper_recipe_stops_after_ten_epochs_without_gain(monkeypatch, construct
     term = dict.fromkeys(("dice", "ce", "clr", "negative_cosine"), np.array(0.0))
     monkeypatch.setattr(trainer, "get_dataloaders", lambda: (iter(lambda: {}, None), iter(lambda: {}, None)))
     monkeypatch.setattr(trainer, "train_step", lambda batch: {"loss": np.array(1.0), **term})
-    monkeypatch.setattr(trainer.logger, "plot_progress_png", lambda folder: None)
-    monkeypatch.setattr(trainer, "_plot_loss_terms", lambda: None)
 
     def validation_step(_batch: dict) -> dict:
         hits = np.array([float(10 - abs(trainer.current_epoch - 2) / 4)])
