@@ -106,7 +106,8 @@ class Demo:
             train.append("--c")
         predict = ["nnUNetv2_predict", "-d", dataset, "-c", "2d", "-f", "0", "-tr", trainer, *on]
         predict += ["-i", str(self.held_out / "imagesTr"), "-o", str(self.predictions)]
-        predict += ["--save_probabilities", "-npp", workers, "-nps", workers]
+        # Without workers: each would import torch, which takes longer than a phantom.
+        predict += ["--save_probabilities", "-npp", "0", "-nps", "0"]
         relabel = ["nnUNetv2_cafr", "relabel", "-i", str(self.predictions), "-p", str(self.predictions)]
         relabel += ["-o", str(self.levels)]
 
