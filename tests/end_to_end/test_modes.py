@@ -16,6 +16,7 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_cafr import phantom
+from nnunetv2_cafr.loss import PixelInfoNCE
 from nnunetv2_cafr.training.continuation import BEST_VALIDATED
 
 TRAINER = "nnUNetTrainer_CAFR_budget2x1"
@@ -150,25 +151,45 @@ def datasets(make_nnunet_folders):
     return folders
 
 
-@pytest.fixture(scope="module")
-def trained(datasets):
-    """The low resolution of fold all, which predicts every case for the next stage, and its cascade; fold 0 of 3-D with
-    probabilities; the regions."""
+def remember_pairs(patch: pytest.MonkeyPatch) -> list:
+    """Collects target, number of cells and pairs of each training step."""
+    drawn = []
+    sample_pairs = PixelInfoNCE.sample_pairs
 
+    def remember(self: PixelInfoNCE, target: torch.Tensor, cells: Sequence[int], hard: torch.Tensor | None = None):
+        drawn.append((target, cells, sample_pairs(self, target, cells, hard)))
+        return drawn[-1][-1]
+
+    patch.setattr(PixelInfoNCE, "sample_pairs", remember)
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list:
+    """What the training on regions compared."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def trained(datasets, drawn):
+    """The low resolution of fold all, which predicts every case for the next stage, and its cascade with
+    probabilities; the regions."""
     train(datasets, THICK, "3d_lowres", "all")
-    train(datasets, THICK, "3d_cascade_fullres", 0)
-    train(datasets, THICK, "3d_fullres", 0, "--npz")
-    train(datasets, REGIONS, "2d", 0)
+    train(datasets, THICK, "3d_cascade_fullres", 0, "--npz")
+    with pytest.MonkeyPatch.context() as patch:
+        remembered = remember_pairs(patch)
+        train(datasets, REGIONS, "2d", 0)
+    drawn += remembered
     return datasets
 
 
 @pytest.fixture(scope="module")
-def weights(datasets) -> Path:
-    """The final checkpoint of 2-D, one channel, which was not validated: only its weights are asked for."""
+def weights(datasets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of 2-D, one channel, before any training: only names and shapes of its weights are asked for."""
+    file = tmp_path_factory.mktemp("weights") / "checkpoint_final.pth"
     with datasets.in_this_process():
-        trainer = make_trainer(THICK, "2d")
-        trainer.run_training()
-    return Path(trainer.output_folder) / "checkpoint_final.pth"
+        make_trainer(THICK, "2d").save_checkpoint(str(file))
+    return file
 
 
 @pytest.fixture
@@ -180,10 +201,12 @@ def in_process(datasets, tmp_path: Path) -> Iterator[Callable[..., nnUNetTrainer
 
 
 def test_thick_slices_in_3d(trained):
-    fold = fold_folder(trained, THICK, "3d_fullres")
+    fold = fold_folder(trained, THICK, "3d_cascade_fullres")
     checkpoint = load_final(fold)
+    # the image and one channel for each foreground class of the previous stage;
     # slices three times as thick as pixels are wide: a token covers a quarter as many of them
-    assert checkpoint["network_weights"]["patch_embedding.projection.weight"].shape == (768, 1, 4, 16, 16)
+    assert checkpoint["network_weights"]["patch_embedding.projection.weight"].shape == (768, 1 + 3, 4, 16, 16)
+    assert checkpoint["network_weights"]["pyramid.stages.0.0.0.weight"].shape[1] == 1 + 3
     assert_learned_from_all_terms(checkpoint)
     validated = read(fold / "validation" / f"{CASES[2]}.nii.gz")
     assert validated.shape == SHAPE
@@ -203,11 +226,6 @@ def test_low_resolution_of_fold_all_feeds_the_cascade(trained, tmp_path):
     assert_learned_from_all_terms(load_final(low), least_clr=0)
     for_next_stage = low.parent / "predicted_next_stage" / "3d_cascade_fullres"
     assert {path.name.partition(".")[0] for path in for_next_stage.iterdir()} == set(CASES)
-
-    checkpoint = load_final(fold_folder(trained, THICK, "3d_cascade_fullres"))
-    assert_learned_from_all_terms(checkpoint)
-    # the image and one channel for each foreground class of the previous stage
-    assert checkpoint["network_weights"]["pyramid.stages.0.0.0.weight"].shape[1] == 1 + 3
 
     predict(trained, THICK, "3d_lowres", tmp_path / "low", folds=["all"])
     previous = ["-prev_stage_predictions", tmp_path / "low"]
@@ -234,7 +252,7 @@ def test_val_best_validates_the_best_checkpoint(trained):
 @pytest.mark.slow
 def test_best_configuration_ensemble_and_postprocessing(trained, tmp_path):
     folders = trained
-    for configuration, fold in (("2d", 0), ("2d", 1), ("3d_fullres", 1)):
+    for configuration, fold in (("2d", 0), ("2d", 1), ("3d_fullres", 0), ("3d_fullres", 1)):
         train(folders, THICK, configuration, fold, "--npz")
     folders.run("nnUNetv2_find_best_configuration", 1, "-tr", TRAINER, "-c", "2d", "3d_fullres", "-f", 0, 1, "-np", 1)
     found = json.loads((folders.results / THICK / "inference_information.json").read_text())
@@ -342,31 +360,8 @@ def contents_of_cells(target: torch.Tensor, cells: Sequence[int]) -> list[set[tu
     ]
 
 
-@pytest.mark.parametrize("kind", ["regions", "label map"])
-def test_contrastive_pairs_of_a_training_are_unambiguous(kind, datasets, in_process, monkeypatch):
-    """Every cell that enters the loss holds one combination of regions, or one label, and nothing ignored or padded."""
-    if kind == "label map":
-        labels = {**CLASSES, "ignore": IGNORE}
-        path = datasets.preprocessed / REGIONS / "dataset.json"
-        before = path.read_text()
-        content = json.loads(before)
-        del content["regions_class_order"]
-        path.write_text(json.dumps({**content, "labels": labels}))
-    trainer = in_process(REGIONS, "2d")
-    if kind == "label map":
-        path.write_text(before)
-
-    drawn = []
-    sample_pairs = trainer.loss.contrastive.sample_pairs
-
-    def remember(target: torch.Tensor, cells, hard=None):
-        drawn.append((target, cells, sample_pairs(target, cells, hard)))
-        return drawn[-1][-1]
-
-    monkeypatch.setattr(trainer.loss.contrastive, "sample_pairs", remember)
-    trainer.run_training()
-    assert len(drawn) == trainer.num_epochs * trainer.num_iterations_per_epoch
-
+def assert_unambiguous(drawn: list, is_told_apart: Callable[[tuple], bool]) -> None:
+    """Every cell that enters the loss holds one combination of channel values, and one that may be compared."""
     num_pairs = 0
     for target, cells, pairs in drawn:
         found_in = contents_of_cells(target, cells)
@@ -377,12 +372,29 @@ def test_contrastive_pairs_of_a_training_are_unambiguous(kind, datasets, in_proc
             others = [found_in[negative] for negative in negatives]
             assert all(len(other) == 1 for other in others)
             assert {content} not in others
-            for values in (content, *(value for other in others for value in other)):
-                if kind == "regions":
-                    *inside, ignored = values
-                    assert any(inside)
-                    assert not ignored
-                else:
-                    assert values[0] in CLASSES.values()
+            assert all(map(is_told_apart, (content, *(value for other in others for value in other))))
         num_pairs += len(pairs.anchor)
     assert num_pairs > 0
+
+
+def test_contrastive_pairs_of_regions_are_unambiguous(trained, drawn):
+    assert len(drawn) == 2  # epochs of one step
+    assert_unambiguous(drawn, lambda values: any(values[:-1]) and not values[-1])  # the last channel is the ignored
+
+
+def test_contrastive_pairs_of_a_label_map_are_unambiguous(datasets, in_process, monkeypatch):
+    path = datasets.preprocessed / REGIONS / "dataset.json"
+    before = path.read_text()
+    content = json.loads(before)
+    del content["regions_class_order"]
+    path.write_text(json.dumps({**content, "labels": {**CLASSES, "ignore": IGNORE}}))
+    trainer = in_process(REGIONS, "2d")
+    path.write_text(before)
+
+    drawn = remember_pairs(monkeypatch)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    for _ in range(2):
+        trainer.train_step(next(trainer.dataloader_train))
+    assert len(drawn) == 2
+    assert_unambiguous(drawn, lambda values: values[0] in CLASSES.values())
