@@ -64,7 +64,7 @@ def _mean_lines(evaluation: Evaluation) -> Iterator[str]:
 def _level_lines(evaluation: Evaluation) -> Iterator[str]:
     levels = means.level_summary(evaluation)
     if levels:
-        known = evaluation.levels["patient"].ne(evaluation.levels["case"]).any()  # without provenance.json no patient is
+        known = evaluation.levels["patient"].ne(evaluation.levels["case"]).any()  # by provenance.json
         yield (
             f"\n{levels['vertebrae']:.0f} vertebrae: {levels['found']:.1%} found whatever their label (instance Dice "
             f"{levels['instance_dice']:.3f}), {levels['right_level']:.1%} at the right level,"

@@ -32,6 +32,8 @@ EVEN = 0.05  # of squared lengths: of cuts that are alike, that into equal parts
 WHOLE = 0.8  # share of an atom in one part
 ASIDE, SACRUM_ASIDE = 0.65, 1.5  # levels off the curve, at most, for the centre of a structure
 SMALLEST, SMALLEST_CUT = 0.12, 0.03  # of the median structure of its kind; the latter at the image's border
+S2 = 0.7  # of S1's voxels, at most
+SACRUM_GAP = 0.06  # levels from the sacrum to a vertebra above it, at least; 0.03 at most between S1 and S2, as drawn
 FAR = 0.85  # levels from the rest of the row: more than one missed vertebra leaves between its discs
 FULL = 0.5  # of the median structure of its kind: surely one
 SAME = 0.5  # overlap along the curve that makes two pieces one structure
@@ -377,14 +379,16 @@ def _choose(
                 near.append(one)
         if not near:
             continue
-        largest = sorted((one.voxels for one in near), reverse=True)
+        # A whole sacrum may have four times the voxels of a vertebra, and there is one of it.
+        largest = sorted((one.voxels for one in near if one.label not in sacral), reverse=True) or [near[0].voxels]
         typical = float(np.median([size for size in largest if size >= LARGE * largest[0]]))
         chosen: list[Structure] = []
         for one in sorted(near, key=lambda one: one.place):
             cut = one.low_cut or one.high_cut
             if one.voxels < (SMALLEST_CUT if cut else SMALLEST) * typical:
                 continue
-            if chosen and _are_one(chosen[-1], one, sacral):
+            lone = one.voxels >= FULL * typical
+            if chosen and _are_one(chosen[-1], one, sacral, SACRUM_GAP * pitch if lone else np.inf):
                 chosen[-1] = _joined(chosen[-1], one)
             else:
                 chosen.append(one)
@@ -411,11 +415,15 @@ def _connected(structures: list[Structure], pitch: float, sacral: Sequence[int])
     return structures[first:last]
 
 
-def _are_one(lower: Structure, upper: Structure, sacral: Sequence[int]) -> bool:
-    """Whether two pieces lie beside one another, or are both of the sacrum."""
-    if lower.label in sacral and upper.label in sacral:
-        return True
+def _are_one(lower: Structure, upper: Structure, sacral: Sequence[int], apart: float) -> bool:
+    """Whether two pieces lie beside one another, or are both of the sacrum.
+
+    S1 to S5 may be drawn apart, but S2 is much smaller than S1: what lies `apart` mm and more above a piece of its own
+    size is a vertebra that is called sacrum.
+    """
     overlap = (lower.place + lower.length / 2) - (upper.place - upper.length / 2)
+    if lower.label in sacral and upper.label in sacral:
+        return lower.voxels < S2 * upper.voxels or -overlap < apart
     return overlap >= SAME * min(lower.length, upper.length)
 
 

@@ -182,9 +182,14 @@ def _decode(labels: np.ndarray, spine: Spine, grid: Grid, evidence: Evidence | N
 
 
 def _lost_neck(before: np.ndarray, after: np.ndarray, spine: Spine) -> list[str]:
-    """Cervical vertebrae that decoding would take away altogether; sizes and distances are measured by the others."""
+    """Cervical vertebrae that decoding would rename or mostly take away: the others tell it sizes and distances."""
     gone = set(np.unique(before).tolist()) - set(np.unique(after).tolist())
-    return [name for name, labels in spine.labels.items() if name in CERVICAL and gone & set(labels)]
+    taken = before[after == 0]
+    return [
+        name
+        for name, labels in spine.labels.items()
+        if name in CERVICAL and (gone & set(labels) or np.isin(taken, labels).sum() > np.isin(before, labels).sum() / 2)
+    ]
 
 
 def _doubt_about_fragments(
@@ -371,14 +376,21 @@ def _contradictions(path: Path, row: Row, anatomy: Anatomy, spine: Spine) -> Ite
         yield f"{lowest.name}, the lowest vertebra, has {share:.0%} of the others' size: rather a piece of the sacrum"
     gaps = _gaps([one for *_, one in bodies])
     room, whole = _room([one for *_, one in bodies]), _whole(path, anatomy)
-    for gap, (below, first, low), (above, second, high) in zip(gaps, bodies[:-1], bodies[1:], strict=True):
+    for index, (gap, (below, first, low), (above, second, high)) in enumerate(
+        zip(gaps, bodies[:-1], bodies[1:], strict=True)
+    ):
         if second - first == 2 and gap > room:
             yield f"there is room for another vertebra between {below.name} and {above.name}"
         two = min(low.voxels, high.voxels) > TWIN * size and low.length + gap + high.length > LONG * length
         if first == second and two and below.name != SACRUM:
             yield f"two vertebrae that follow one another would both be {below.name}"
-        near = high.place - low.place < HALF * anatomy.pitch and max(low.length, high.length) < HALF * length
-        as_one = low.length + gap + high.length < ONE * length  # two that are fractured are higher together
+        # Vertebrae become shorter upwards, so two are compared with those next to them too.
+        beside = [*bodies[max(0, index - 2) : index], *bodies[index + 2 : index + 4]]
+        of_whole = [one.length for _, place, one in beside if place in whole]
+        usual = max(length, float(np.median(of_whole))) if len(of_whole) > 1 else length
+        half = HALF * usual
+        near = high.place - low.place < half * anatomy.pitch / length and max(low.length, high.length) < half
+        as_one = low.length + gap + high.length < ONE * usual  # two that are fractured are higher together
         if near and as_one and first in whole and second in whole:
             yield f"{below.name} and {above.name} are no higher together than others alone: pieces of one vertebra?"
     # Labelled all the same, off the row or in a structure that may be two: then the row was not understood.

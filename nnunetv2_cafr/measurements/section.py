@@ -68,12 +68,17 @@ class Outline:
         return at_mid_height & (along >= self.front) & (along <= self.front + depth * 2 / 3)
 
 
-def largest_part(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of a section: the body, where the arch is labelled too."""
+def largest_part(mask: np.ndarray, least: float = 1.0) -> np.ndarray:
+    """The largest connected part of a section (s, p), or the part farthest in front of those `least` times as large.
+
+    Where a vertebra's arch is labelled too, its body lies in front, and in the neck the spinous process may be larger.
+    """
     parts, number = ndimage.label(mask)
     if number < 2:
         return mask
-    return parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    sizes = np.bincount(parts.ravel())[1:]
+    where = np.array(ndimage.center_of_mass(mask, parts, np.arange(1, number + 1)))[:, 1]
+    return parts == np.where(sizes >= least * sizes.max(), where, np.inf).argmin() + 1
 
 
 @dataclass(frozen=True)

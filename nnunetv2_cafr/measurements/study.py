@@ -32,6 +32,7 @@ DIGITS = 3
 OBLIQUE_LIMIT = 20.0  # degrees; cos 20 is 0.94, so what is measured in the slices is 6 % wrong at most
 VERTEBRA_MM = (4.0, 100.0)  # of a label with its processes, from a newborn's upwards; beyond, the unit is another one
 FEWEST_VOXELS = 50  # of a structure: fewer are a chip of it
+BODY = 0.33  # of the largest part of a vertebra's section: the body is no smaller, and it lies in front
 FEWEST_SLICES = 3  # across a structure, for its width
 CUT_SHARE = 0.1  # of a section that reaches the outermost slices: more, and the structure is cut
 FEWEST_IN_CURVE = 3  # vertebrae that show a curve to the side
@@ -137,11 +138,12 @@ class _Structure:
         self.fault = ""  # why it has no outline
 
     def section(self, slice_: int) -> Section | None:
-        """The largest part of its section; None where it has none."""
+        """The largest part of its section, of a vertebra its body; None where it has none."""
         index = slice_ - self.corner[2]
         if not 0 <= index < self.mask.shape[2] or not (mask := self.mask[:, :, index]).any():
             return None
-        return Section(largest_part(mask), self.corner[:2], self.spacing[:2])
+        part = largest_part(mask, BODY if self.level.kind == "vertebra" else 1.0)
+        return Section(part, self.corner[:2], self.spacing[:2])
 
     def centre(self) -> np.ndarray | None:
         """(p, s, l) of its section in its middle slice, in mm."""

@@ -224,12 +224,13 @@ def test_no_body_becomes_the_sacrum_by_its_place_alone():
     assert found.flags[UNCERTAIN] == "the lowest vertebra is labelled L5, but lies where S would"
 
 
-def test_no_cervical_vertebra_is_taken_away():
+@pytest.mark.parametrize("left", [0, 60], ids=["all", "most"])
+def test_no_cervical_vertebra_is_taken_away(left):
     """Bodies of the neck are half as high as the others, by which sizes and distances are judged."""
     table = {name: number for number, name in enumerate(USUAL, 1)}
     drawn = draw(USUAL[12:], discs=False, shape=(12, 500, 160))
     labels = np.where(drawn.block >= 0, drawn.block + 13, 0).astype(np.uint8)
-    labels[labels == table["C1"]] = 0
+    labels.ravel()[np.flatnonzero(labels == table["C1"])[left:]] = 0
     labels[5:8, 20:32, 30:40] = table["C1"]  # in front of the row
     found = decode(labels, read_spine({"background": 0, **table}), GRID)
     np.testing.assert_array_equal(found.labels, labels)
@@ -335,6 +336,23 @@ def test_one_body_in_two_with_all_above_it_one_too_high(between):
     found = decoded(new)
     assert_untouched(found, new)
     words = "L3 and L2 are no higher together than others alone: pieces of one vertebra?"
+    assert found.flags[UNCERTAIN] == words
+
+
+def test_one_body_in_two_among_those_of_its_height():
+    """Half of a lumbar body is as high as others are farther up."""
+    names = ("L5", "L4", "L2", "L1", "T12", "T11", "T10", "T9")  # of L5 to T10, one too high from L3 on
+    new = draw(names, discs=False, shape=(12, 260, 160))
+    for place, name in enumerate(names):
+        rows = np.flatnonzero((new.block == place).any((0, 2)))
+        if place == 1:
+            new.labels[:, : int(rows.mean())][new.of(name)[:, : int(rows.mean())]] = LABELS["L3"]
+            new.labels[:, int(rows.mean()) - 1 : int(rows.mean()) + 1] = 0
+        elif place > 3:
+            new.labels[:, rows[-6:]] = 0
+    found = decoded(new)
+    assert_untouched(found, new)
+    words = "L4 and L3 are no higher together than others alone: pieces of one vertebra?"
     assert found.flags[UNCERTAIN] == words
 
 
@@ -527,6 +545,30 @@ def test_no_spine_has_vertebrae_so_far_apart():
     new = draw(discs=False)
     grid = Grid(GRID.steps * 1.6, UP, BACK)
     assert "mm apart" in decoded(new, grid=grid).flags[UNCERTAIN]
+
+
+@pytest.mark.parametrize("depth", [0.8, 1.0, 5.0])
+def test_everything_one_too_low_above_the_sacrum_is_one_vertebra_more(depth):
+    """The lowest vertebra is called S, as the sacrum below it is, of which a part, S1 or much more is seen."""
+    new = draw(("S", *LEVELS[:-1]))
+    columns = np.flatnonzero((new.block == 0).any((0, 1)))
+    sacrum = slice(columns[0], columns[0] + int(depth * len(columns)))
+    new.labels[new.block == 0] = 0
+    new.labels[1:-1, (new.block == 0).any((0, 2)), sacrum] = LABELS["S"]
+    found = decoded(new)
+    assert_untouched(found, new)
+    assert UNCERTAIN in found.flags
+    assert found.flags[TRANSITIONAL] == "one vertebra more at L5 (L6?)"
+
+
+@pytest.mark.parametrize(("gap", "lower"), [(1, 30), (4, 12)], ids=["near", "smaller"])
+def test_a_sacrum_of_several_bones(gap, lower):
+    truth = draw(bottom=60.0)
+    rows = np.flatnonzero(truth.of("S").any((0, 2)))
+    truth.labels[:, rows[-1] + 1 + gap : rows[-1] + 1 + gap + lower, 70:90] = LABELS["S"]
+    assert_untouched(decoded(truth), truth)
+    assert not decoded(truth).flags
+    assert_repaired(decoded(renamed(truth, L4="L3", L3="L4")), truth)
 
 
 def test_everything_above_the_sacrum_one_too_high_looks_like_a_sacralised_l5():

@@ -26,6 +26,21 @@ def by_name(study: StudyMeasurements) -> dict[str, Level]:
 BLOCKS: dict[str, Block] = {block.name: block for block in LUMBAR}
 
 
+def test_a_spinous_process_is_no_body():
+    """In the neck its section may be the larger one."""
+    image = draw()
+    labels = sitk.GetArrayFromImage(image)  # (s, p, l)
+    place = np.argwhere(labels == LABELS["L3"]).max(0)
+    larger = np.zeros_like(labels)
+    larger[place[0] - 40 : place[0], place[1] + 3 : place[1] + 33] = LABELS["L3"]
+    larger[labels > 0] = 0
+    new = sitk.GetImageFromArray(labels + larger)
+    new.CopyInformation(image)
+    expected, found = (by_name(measured(one))["L3"].values for one in (image, new))
+    assert {name: found[name] for name in HEIGHTS} == {name: expected[name] for name in HEIGHTS}
+    assert found["slip_mm"] == expected["slip_mm"]
+
+
 def slip_of(upper: Block, lower: Block) -> float:
     along = (lower.corners[2] - lower.corners[3]) / DEPTH
     return float((lower.corners[2] - upper.corners[1]) @ along)
