@@ -285,6 +285,6 @@ def _refuse_misfit(network: nn.Module, weights: Mapping[str, Any], prefix: str, 
     if prefix == "" and (reason := misfit(weights, network)) is not None:
         raise RuntimeError(
             f"These weights are of another network than {trainer} is in {_present()}: {reason}. {RECORD_FILE} and the "
-            "log beside the checkpoint say which version of nnunetv2-cafr trained it: install that version, or train "
-            "anew"
+            "log of its training say which version of nnunetv2-cafr trained it (a zip of nnU-Net has neither): install "
+            "that version, or train anew"
         )

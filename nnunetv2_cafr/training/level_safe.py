@@ -73,7 +73,8 @@ class LevelSafeAugmentation(OrientedCases):
             # 2-D patches are planes of the last two axes.
             patch_axis = up_down - (3 - len(patch_size))
             mirror_axes = tuple(axis for axis in stock_axes if axis != patch_axis) or None
-            self.print_to_log_file(f"Level-safe: up/down is patch axis {patch_axis}, mirroring axes {mirror_axes}")
+            where = f"is patch axis {patch_axis}" if patch_axis >= 0 else "lies across the slices"
+            self.print_to_log_file(f"Level-safe: up/down {where}, mirroring axes {mirror_axes}")
         if self.partial_probability and mirror_axes in (None, stock_axes):
             refuse(
                 self,
