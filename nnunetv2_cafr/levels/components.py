@@ -32,8 +32,9 @@ EVEN = 0.05  # of squared lengths: of cuts that are alike, that into equal parts
 WHOLE = 0.8  # share of an atom in one part
 ASIDE, SACRUM_ASIDE = 0.65, 1.5  # levels off the curve, at most, for the centre of a structure
 SMALLEST, SMALLEST_CUT = 0.12, 0.03  # of the median structure of its kind; the latter at the image's border
-S2 = 0.7  # of S1's voxels, at most
-SACRUM_GAP = 0.06  # levels from the sacrum to a vertebra above it, at least; 0.03 at most between S1 and S2, as drawn
+# Voxels of S1 in those of the median vertebra, at least, and of S2 in those of S1, at most; levels from the sacrum to a
+# vertebra above it, at least. By anatomy and drawn spines: no reference at hand has a sacrum.
+S1, S2, SACRUM_GAP = 0.75, 0.7, 0.1
 FAR = 0.85  # levels from the rest of the row: more than one missed vertebra leaves between its discs
 FULL = 0.5  # of the median structure of its kind: surely one
 SAME = 0.5  # overlap along the curve that makes two pieces one structure
@@ -67,6 +68,7 @@ class Structure:
 
     Args:
         pieces: numbers of its pieces in `Anatomy.owner`.
+        clump: that its lowest piece is a part of.
         place, length: of its centre along the curve and of its extent, in mm.
         offset: mm (3,) from the curve to its centre.
         low_cut, high_cut: whether it reaches the image's border below, above.
@@ -75,6 +77,7 @@ class Structure:
 
     kind: int
     pieces: list[int]
+    clump: int
     voxels: int
     place: float
     length: float
@@ -174,6 +177,7 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
         Structure(
             kind=int(kind[pieces.first[number]]),
             pieces=[number],
+            clump=int(clumps.number[pieces.first[number]]),
             voxels=int(pieces.voxels[number]),
             place=float(places[number]),
             length=float(lengths[number]),
@@ -379,19 +383,24 @@ def _choose(
                 near.append(one)
         if not near:
             continue
-        # A whole sacrum may have four times the voxels of a vertebra, and there is one of it.
+        # A whole sacrum has the voxels of several vertebrae, and there is one of it.
         largest = sorted((one.voxels for one in near if one.label not in sacral), reverse=True) or [near[0].voxels]
         typical = float(np.median([size for size in largest if size >= LARGE * largest[0]]))
         chosen: list[Structure] = []
+        last: Structure | None = None
         for one in sorted(near, key=lambda one: one.place):
             cut = one.low_cut or one.high_cut
             if one.voxels < (SMALLEST_CUT if cut else SMALLEST) * typical:
                 continue
-            lone = one.voxels >= FULL * typical
-            if chosen and _are_one(chosen[-1], one, sacral, SACRUM_GAP * pitch if lone else np.inf):
+            if last and {chosen[-1].label, last.label, one.label} <= set(sacral):
+                same = one.voxels < S1 * typical or _is_sacrum(last, one, pitch)
+            else:
+                same = bool(chosen) and _overlap(chosen[-1], one) >= SAME * min(chosen[-1].length, one.length)
+            if same:
                 chosen[-1] = _joined(chosen[-1], one)
             else:
                 chosen.append(one)
+            last = one
         structures += chosen
     structures = _connected(sorted(structures, key=lambda one: one.place), pitch, sacral)
     taken = {piece for one in structures for piece in one.pieces}
@@ -415,16 +424,19 @@ def _connected(structures: list[Structure], pitch: float, sacral: Sequence[int])
     return structures[first:last]
 
 
-def _are_one(lower: Structure, upper: Structure, sacral: Sequence[int], apart: float) -> bool:
-    """Whether two pieces lie beside one another, or are both of the sacrum.
+def _overlap(lower: Structure, upper: Structure) -> float:
+    """Of two pieces along the curve, in mm; negative where there is a gap between them."""
+    return (lower.place + lower.length / 2) - (upper.place - upper.length / 2)
 
-    S1 to S5 may be drawn apart, but S2 is much smaller than S1: what lies `apart` mm and more above a piece of its own
-    size is a vertebra that is called sacrum.
+
+def _is_sacrum(lower: Structure, upper: Structure, pitch: float) -> bool:
+    """Whether the upper one of two pieces that are called sacrum is a part of it, as large as a vertebra though it is.
+
+    S1 to S5 may be drawn apart, but near one another, and S2 is much smaller than S1. What lies farther above a piece
+    of its own size is a vertebra.
     """
-    overlap = (lower.place + lower.length / 2) - (upper.place - upper.length / 2)
-    if lower.label in sacral and upper.label in sacral:
-        return lower.voxels < S2 * upper.voxels or -overlap < apart
-    return overlap >= SAME * min(lower.length, upper.length)
+    gap = -_overlap(lower, upper)
+    return lower.clump == upper.clump or lower.voxels < S2 * upper.voxels or gap < SACRUM_GAP * pitch
 
 
 def _joined(first: Structure, second: Structure) -> Structure:
@@ -435,6 +447,7 @@ def _joined(first: Structure, second: Structure) -> Structure:
     return Structure(
         kind=first.kind,
         pieces=first.pieces + second.pieces,
+        clump=first.clump,
         voxels=voxels,
         place=share * first.place + (1 - share) * second.place,
         length=high - low,

@@ -182,14 +182,11 @@ def _decode(labels: np.ndarray, spine: Spine, grid: Grid, evidence: Evidence | N
 
 
 def _lost_neck(before: np.ndarray, after: np.ndarray, spine: Spine) -> list[str]:
-    """Cervical vertebrae that decoding would rename or mostly take away: the others tell it sizes and distances."""
-    gone = set(np.unique(before).tolist()) - set(np.unique(after).tolist())
-    taken = before[after == 0]
-    return [
-        name
-        for name, labels in spine.labels.items()
-        if name in CERVICAL and (gone & set(labels) or np.isin(taken, labels).sum() > np.isin(before, labels).sum() / 2)
-    ]
+    """Cervical vertebrae whose label or most of whose voxels would go: the others tell decoding sizes and distances."""
+    number = max(spine.names) + 1
+    had, has, taken = (np.bincount(labels.ravel(), minlength=number) for labels in (before, after, before[after == 0]))
+    gone = np.flatnonzero((had > 0) & ((has == 0) | (taken > had / 2)))
+    return [name for name, labels in spine.labels.items() if name in CERVICAL and np.isin(labels, gone).any()]
 
 
 def _doubt_about_fragments(
@@ -386,10 +383,10 @@ def _contradictions(path: Path, row: Row, anatomy: Anatomy, spine: Spine) -> Ite
             yield f"two vertebrae that follow one another would both be {below.name}"
         # Vertebrae become shorter upwards, so two are compared with those next to them too.
         beside = [*bodies[max(0, index - 2) : index], *bodies[index + 2 : index + 4]]
-        of_whole = [one.length for _, place, one in beside if place in whole]
+        of_whole = [one.length for slot, place, one in beside if place in whole and slot.name != SACRUM]
         usual = max(length, float(np.median(of_whole))) if len(of_whole) > 1 else length
-        half = HALF * usual
-        near = high.place - low.place < half * anatomy.pitch / length and max(low.length, high.length) < half
+        distance = anatomy.pitch * usual / length
+        near = high.place - low.place < HALF * distance and max(low.length, high.length) < HALF * usual
         as_one = low.length + gap + high.length < ONE * usual  # two that are fractured are higher together
         if near and as_one and first in whole and second in whole:
             yield f"{below.name} and {above.name} are no higher together than others alone: pieces of one vertebra?"

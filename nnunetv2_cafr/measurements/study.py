@@ -14,7 +14,15 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from nnunetv2_cafr.measurements.label_map import LabelMap
-from nnunetv2_cafr.measurements.section import NotMeasurableError, Outline, Section, largest_part, outline, own_axes
+from nnunetv2_cafr.measurements.section import (
+    NotMeasurableError,
+    Outline,
+    Section,
+    body_part,
+    largest_part,
+    outline,
+    own_axes,
+)
 from nnunetv2_cafr.spine import OPTIONAL, SACRUM, Spine
 
 # What is measured of which kind; the names carry the units.
@@ -32,7 +40,7 @@ DIGITS = 3
 OBLIQUE_LIMIT = 20.0  # degrees; cos 20 is 0.94, so what is measured in the slices is 6 % wrong at most
 VERTEBRA_MM = (4.0, 100.0)  # of a label with its processes, from a newborn's upwards; beyond, the unit is another one
 FEWEST_VOXELS = 50  # of a structure: fewer are a chip of it
-BODY = 0.33  # of the largest part of a vertebra's section: the body is no smaller, and it lies in front
+CANAL = 5.0  # mm from a body to its arch, at least
 FEWEST_SLICES = 3  # across a structure, for its width
 CUT_SHARE = 0.1  # of a section that reaches the outermost slices: more, and the structure is cut
 FEWEST_IN_CURVE = 3  # vertebrae that show a curve to the side
@@ -142,7 +150,7 @@ class _Structure:
         index = slice_ - self.corner[2]
         if not 0 <= index < self.mask.shape[2] or not (mask := self.mask[:, :, index]).any():
             return None
-        part = largest_part(mask, BODY if self.level.kind == "vertebra" else 1.0)
+        part = body_part(mask, CANAL / self.spacing[1]) if self.level.kind == "vertebra" else largest_part(mask)
         return Section(part, self.corner[:2], self.spacing[:2])
 
     def centre(self) -> np.ndarray | None:
@@ -286,7 +294,10 @@ def _measure_outline(one: _Structure, structures: Sequence[_Structure], label_ma
         if level.kind == "sacrum":
             one.outline = _outline_of_sacrum(one, structures, label_map, spine)
             return
-        one.outline, slices = _outline_in_the_middle(one, structures, label_map)
+        found, slices = _outline_in_the_middle(one, structures, label_map)
+        if level.kind == "vertebra":
+            _check_lean(one, label_map)
+        one.outline = found
     except NotMeasurableError as error:
         one.fault = str(error)
         level.refuse(one.fault)
@@ -303,6 +314,18 @@ def _measure_outline(one: _Structure, structures: Sequence[_Structure], label_ma
         level.give(WEDGE, np.degrees(one.outline.lower - one.outline.upper))
     else:
         level.give(DISC_HEIGHT, np.mean(one.outline.heights))
+
+
+def _check_lean(body: _Structure, label_map: LabelMap) -> None:
+    """Raises NotMeasurableError if the body's own end plates lean to a side, more than its neighbours tell."""
+    try:
+        plates = _coronal_plates(body, label_map)
+    except NotMeasurableError:  # too few slices show them
+        return
+    if (lean := abs(float(np.degrees(np.mean(plates))))) > OBLIQUE_LIMIT:
+        raise NotMeasurableError(
+            f"oblique slices: it leans to a side by {lean:.0f} degrees, at most {OBLIQUE_LIMIT:.0f} are measured"
+        )
 
 
 def _ends_at_plates(disc: _Structure, width: float, height: float) -> bool:

@@ -561,14 +561,28 @@ def test_everything_one_too_low_above_the_sacrum_is_one_vertebra_more(depth):
     assert found.flags[TRANSITIONAL] == "one vertebra more at L5 (L6?)"
 
 
-@pytest.mark.parametrize(("gap", "lower"), [(1, 30), (4, 12)], ids=["near", "smaller"])
-def test_a_sacrum_of_several_bones(gap, lower):
-    truth = draw(bottom=60.0)
-    rows = np.flatnonzero(truth.of("S").any((0, 2)))
-    truth.labels[:, rows[-1] + 1 + gap : rows[-1] + 1 + gap + lower, 70:90] = LABELS["S"]
+@pytest.mark.parametrize(
+    ("levels", "gap", "bridge", "heights", "depths"),
+    [
+        (LEVELS, 1, 0, [30], [20]),
+        (LEVELS, 5, 2, [30], [20]),
+        (LEVELS, 3, 0, [14, 12, 11, 9], [17, 14, 11, 8]),
+        (LEVELS[:3], 0, 0, [40], [45]),
+        (LEVELS[:4], 0, 0, [50], [16]),
+    ],
+    ids=["two near", "bridge", "S1 to S5", "one, wide", "one, long"],
+)
+def test_a_sacrum_of_any_bones_and_size(levels, gap, bridge, heights, depths):
+    truth = draw(levels, discs=False, bottom=130.0, shape=(12, 300, 160))
+    row = np.flatnonzero(truth.of("S").any((0, 2)))[-1] + 1
+    for height, depth in zip(heights, depths, strict=True):
+        truth.labels[1:-1, row : row + gap, 75 : 75 + bridge] = LABELS["S"]
+        row += gap
+        truth.labels[1:-1, row : row + height, 70 : 70 + depth] = LABELS["S"]
+        row += height
     assert_untouched(decoded(truth), truth)
     assert not decoded(truth).flags
-    assert_repaired(decoded(renamed(truth, L4="L3", L3="L4")), truth)
+    assert_repaired(decoded(renamed(truth, L4="L5", L5="L4")), truth)
 
 
 def test_everything_above_the_sacrum_one_too_high_looks_like_a_sacralised_l5():

@@ -32,13 +32,32 @@ def test_a_spinous_process_is_no_body():
     labels = sitk.GetArrayFromImage(image)  # (s, p, l)
     place = np.argwhere(labels == LABELS["L3"]).max(0)
     larger = np.zeros_like(labels)
-    larger[place[0] - 40 : place[0], place[1] + 3 : place[1] + 33] = LABELS["L3"]
+    larger[place[0] - 40 : place[0], place[1] + 6 : place[1] + 36] = LABELS["L3"]
     larger[labels > 0] = 0
     new = sitk.GetImageFromArray(labels + larger)
     new.CopyInformation(image)
     expected, found = (by_name(measured(one))["L3"].values for one in (image, new))
     assert {name: found[name] for name in HEIGHTS} == {name: expected[name] for name in HEIGHTS}
     assert found["slip_mm"] == expected["slip_mm"]
+
+
+@pytest.mark.parametrize("fault", ["on half of L2", "cleft"])
+def test_a_part_in_front_is_no_body(fault):
+    image = draw()
+    labels = sitk.GetArrayFromImage(image)  # (s, p, l)
+    body = labels == LABELS["L3"]
+    if fault == "cleft":
+        columns = np.flatnonzero(body.any((0, 2)))
+        middle = columns[int(0.4 * len(columns))]
+        labels[:, middle : middle + 2][body[:, middle : middle + 2]] = 0
+    else:
+        rows = np.flatnonzero((labels == LABELS["L2"]).any((1, 2)))
+        upper = labels[rows[len(rows) // 2] :]
+        upper[upper == LABELS["L2"]] = LABELS["L3"]
+    new = sitk.GetImageFromArray(labels)
+    new.CopyInformation(image)
+    expected, found = (by_name(measured(one))["L3"].values for one in (image, new))
+    assert [found[name] for name in HEIGHTS] == pytest.approx([expected[name] for name in HEIGHTS], abs=2)
 
 
 def slip_of(upper: Block, lower: Block) -> float:
@@ -154,6 +173,14 @@ def test_what_cannot_be_known_is_empty(image, names, words):
             assert words in level.reasons[measure_] or "edge" in words + level.reasons[measure_]
     assert study.lordosis.degrees is None
     assert study.lordosis.reason
+
+
+def test_a_body_that_leans_to_a_side_is_not_measured():
+    """At the ends of a curve it leans more than the line through its neighbours."""
+    levels = by_name(measured(draw_coronal(scoliosis(24))))
+    words = "oblique slices: it leans to a side by 24 degrees, at most 20 are measured"
+    assert levels["L4"].values["height_middle_mm"] is None and levels["L4"].reasons["height_middle_mm"] == words
+    assert levels["L2"].values["height_middle_mm"] == pytest.approx(27, abs=1)
 
 
 @pytest.mark.parametrize(("tilt", "known"), [(4, True), (14, False)])
