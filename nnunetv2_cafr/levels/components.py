@@ -384,8 +384,8 @@ def _choose(
         if not near:
             continue
         # A whole sacrum has the voxels of several vertebrae, and there is one of it.
-        largest = sorted((one.voxels for one in near if one.label not in sacral), reverse=True) or [near[0].voxels]
-        typical = float(np.median([size for size in largest if size >= LARGE * largest[0]]))
+        sizes = [one.voxels for one in near if one.label not in sacral] or [one.voxels for one in near]
+        typical = float(np.median([size for size in sizes if size >= LARGE * max(sizes)]))
         chosen: list[Structure] = []
         last: Structure | None = None
         for one in sorted(near, key=lambda one: one.place):
