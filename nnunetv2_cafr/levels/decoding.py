@@ -381,10 +381,8 @@ def _contradictions(path: Path, row: Row, anatomy: Anatomy, spine: Spine) -> Ite
         two = min(low.voxels, high.voxels) > TWIN * size and low.length + gap + high.length > LONG * length
         if first == second and two and below.name != SACRUM:
             yield f"two vertebrae that follow one another would both be {below.name}"
-        # Vertebrae become shorter upwards, so two are compared with those next to them too.
         beside = [*bodies[max(0, index - 2) : index], *bodies[index + 2 : index + 4]]
-        of_whole = [one.length for slot, place, one in beside if place in whole and slot.name != SACRUM]
-        usual = max(length, float(np.median(of_whole))) if len(of_whole) > 1 else length
+        usual = max(length, _usual([one for slot, place, one in beside if place in whole and slot.name != SACRUM]))
         distance = anatomy.pitch * usual / length
         near = high.place - low.place < HALF * distance and max(low.length, high.length) < HALF * usual
         as_one = low.length + gap + high.length < ONE * usual  # two that are fractured are higher together
@@ -402,6 +400,11 @@ def _contradictions(path: Path, row: Row, anatomy: Anatomy, spine: Spine) -> Ite
     found = [name for name in spine.vertebrae if any(one.label in spine.labels.get(name, ()) for *_, one in bodies)]
     if lowest.name != SACRUM and found[0] not in {slot.name for slot, *_ in bodies}:
         yield f"{found[0]} is the lowest level that is labelled, but the row of vertebrae would begin above it"
+
+
+def _usual(beside: Sequence[Structure]) -> float:
+    """Median length of the vertebrae next to two of them, which become shorter upwards; 0 if they are too few."""
+    return float(np.median([one.length for one in beside])) if len(beside) > 1 else 0.0
 
 
 def _relabelled(

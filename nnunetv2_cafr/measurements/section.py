@@ -85,14 +85,18 @@ def body_part(mask: np.ndarray, canal: float) -> np.ndarray:
     Args:
         canal: how far in front, at least, in voxels.
     """
-    largest = largest_part(mask)
-    parts, _ = ndimage.label(mask & ~largest)
-    front = np.flatnonzero(largest.any(0))[0]
-    for number, (_, columns) in enumerate(ndimage.find_objects(parts), 1):
-        part = parts == number
-        if columns.stop + canal <= front and part.sum() >= LEAST_BODY * largest.sum():
-            return part
-    return largest
+    parts, number = ndimage.label(mask)
+    if number < 2:
+        return mask
+    sizes = np.bincount(parts.ravel())[1:]
+    columns = [box[1] for box in ndimage.find_objects(parts)]
+    largest = int(sizes.argmax())
+    in_front = [
+        part
+        for part in range(number)
+        if columns[part].stop + canal <= columns[largest].start and sizes[part] >= LEAST_BODY * sizes[largest]
+    ]
+    return parts == (in_front or [largest])[0] + 1
 
 
 @dataclass(frozen=True)

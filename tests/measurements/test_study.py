@@ -23,6 +23,13 @@ def by_name(study: StudyMeasurements) -> dict[str, Level]:
     return {level.name: level for level in study.levels}
 
 
+def with_labels(image: sitk.Image, labels: np.ndarray) -> sitk.Image:
+    """Other labels (s, p, l) on the same grid."""
+    new = sitk.GetImageFromArray(labels)
+    new.CopyInformation(image)
+    return new
+
+
 BLOCKS: dict[str, Block] = {block.name: block for block in LUMBAR}
 
 
@@ -34,8 +41,7 @@ def test_a_spinous_process_is_no_body():
     larger = np.zeros_like(labels)
     larger[place[0] - 40 : place[0], place[1] + 6 : place[1] + 36] = LABELS["L3"]
     larger[labels > 0] = 0
-    new = sitk.GetImageFromArray(labels + larger)
-    new.CopyInformation(image)
+    new = with_labels(image, labels + larger)
     expected, found = (by_name(measured(one))["L3"].values for one in (image, new))
     assert {name: found[name] for name in HEIGHTS} == {name: expected[name] for name in HEIGHTS}
     assert found["slip_mm"] == expected["slip_mm"]
@@ -54,8 +60,7 @@ def test_a_part_in_front_is_no_body(fault):
         rows = np.flatnonzero((labels == LABELS["L2"]).any((1, 2)))
         upper = labels[rows[len(rows) // 2] :]
         upper[upper == LABELS["L2"]] = LABELS["L3"]
-    new = sitk.GetImageFromArray(labels)
-    new.CopyInformation(image)
+    new = with_labels(image, labels)
     expected, found = (by_name(measured(one))["L3"].values for one in (image, new))
     assert [found[name] for name in HEIGHTS] == pytest.approx([expected[name] for name in HEIGHTS], abs=2)
 
@@ -216,8 +221,7 @@ def test_no_height_is_more_than_there_is_of_a_body():
         gone = 2 if share > 0.8 else round(5 * (0.8 - share) / 0.8)
         rows = np.flatnonzero((labels[:, column] == LABELS["L3"]).any(1))
         labels[np.r_[rows[:gone], rows[len(rows) - gone :]], column] = 0
-    carved = sitk.GetImageFromArray(labels)
-    carved.CopyInformation(image)
+    carved = with_labels(image, labels)
     level = by_name(measured(carved))["L3"]
     assert level.values["height_anterior_mm"] <= 27 and level.values["height_posterior_mm"] <= 27
 
@@ -233,8 +237,7 @@ def test_body_grown_together_with_its_arch():
     rows, columns, _ = np.nonzero(labels == LABELS["L3"])
     middle, back = int(rows.mean()), columns.max() - 5
     labels[middle - 5 : middle + 5, back : back + 16] = LABELS["L3"]
-    joined = sitk.GetImageFromArray(labels)
-    joined.CopyInformation(image)
+    joined = with_labels(image, labels)
     level = by_name(measured(joined))["L3"]
     assert level.values["height_anterior_mm"] is None
     assert level.reasons["height_anterior_mm"].startswith("no outline of a vertebra")
@@ -267,8 +270,7 @@ def test_scattered_labels_are_no_matter_of_the_spacing():
     middle = labels.shape[2] // 2
     for place, name in enumerate(("L5", "L4", "L3", "L2", "L1")):
         labels[[0, -1], place, middle] = LABELS[name]
-    scattered = sitk.GetImageFromArray(labels)
-    scattered.CopyInformation(image)
+    scattered = with_labels(image, labels)
     with pytest.raises(ValueError, match=r"scattered over .* look at the label map"):
         measured(scattered)
 
