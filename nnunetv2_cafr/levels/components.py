@@ -61,6 +61,16 @@ class Grid:
     up: np.ndarray | None = None
     back: np.ndarray | None = None
 
+    @property
+    def directions(self) -> np.ndarray:
+        """(3, 3), column by column the unit vector of an array axis."""
+        return self.steps / np.linalg.norm(self.steps, axis=0)
+
+    @property
+    def up_axis(self) -> int | None:
+        """The array axis nearest to the patient's up."""
+        return None if self.up is None else int(np.abs(self.up @ self.directions).argmax())
+
 
 @dataclass
 class Structure:
@@ -198,11 +208,9 @@ def dissect(labels: np.ndarray, spine: Spine, grid: Grid) -> Anatomy:
 
 def _lean(up: np.ndarray, grid: Grid) -> float:
     """Degrees between the spine's direction (3,) and the image's axis that runs up."""
-    if grid.up is None:
+    if grid.up_axis is None:
         return 0.0
-    axes = grid.steps / np.linalg.norm(grid.steps, axis=0)
-    axis = axes[:, np.abs(grid.up @ axes).argmax()]
-    return float(np.degrees(np.arccos(min(1.0, abs(float(up @ axis))))))
+    return float(np.degrees(np.arccos(min(1.0, abs(float(up @ grid.directions[:, grid.up_axis]))))))
 
 
 def _depth(points: np.ndarray, clumps: _Groups, least: float) -> float:

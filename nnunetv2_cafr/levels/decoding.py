@@ -183,10 +183,13 @@ def _decode(labels: np.ndarray, spine: Spine, grid: Grid, evidence: Evidence | N
 
 def _lost_neck(before: np.ndarray, after: np.ndarray, spine: Spine) -> list[str]:
     """Cervical vertebrae whose label or most of whose voxels would go: the others tell decoding sizes and distances."""
-    number = max(spine.names) + 1
-    had, has, taken = (np.bincount(labels.ravel(), minlength=number) for labels in (before, after, before[after == 0]))
-    gone = np.flatnonzero((had > 0) & ((has == 0) | (taken > had / 2)))
-    return [name for name, labels in spine.labels.items() if name in CERVICAL and np.isin(labels, gone).any()]
+    lost = []
+    for name in CERVICAL:
+        for label in spine.labels.get(name, ()):
+            had = before == label
+            if had.any() and (not (after == label).any() or np.mean(after[had] == 0) > 0.5):
+                lost.append(name)
+    return lost
 
 
 def _doubt_about_fragments(
@@ -454,20 +457,17 @@ def _of_fragment(one: Structure, anatomy: Anatomy, given: Sequence[int], spine: 
     if not same:
         return one.label
 
-    def nearest(indices: Sequence[int]) -> int:
-        return min(indices, key=lambda index: abs(anatomy.structures[index].place - one.place))
-
     def distance(index: int) -> float:
         return abs(anatomy.structures[index].place - one.place)
 
-    here = nearest(same)
+    here = min(same, key=distance)
     namesakes = [index for index in same if anatomy.structures[index].label == one.label]
     if aside > ASIDE * pitch:
-        if namesakes and distance(nearest(namesakes)) <= BEHIND * pitch:
-            return given[nearest(namesakes)]
+        if namesakes and distance(nearest := min(namesakes, key=distance)) <= BEHIND * pitch:
+            return given[nearest]
     elif _fits(one, anatomy, given, spine):
         holders = [index for index, label in enumerate(given) if label == one.label]
-        if sacral or not holders or distance(nearest(holders)) <= NEAR * pitch:
+        if sacral or not holders or min(map(distance, holders)) <= NEAR * pitch:
             return one.label
     places = [anatomy.structures[index].place for index in same]
     reach = distance(here) + one.length / 2 - anatomy.structures[here].length / 2

@@ -16,7 +16,7 @@ SIGNAL = 0.2  # of the image's range: a row whose brightest hundredth stays belo
 
 def height_of(shape: Sequence[int], grid: Grid) -> float | None:
     """How high an array (z, y, x) is, in mm, along its axis nearest to the patient's up; None if up is unknown."""
-    axis = _up_axis(grid)
+    axis = grid.up_axis
     return None if axis is None else float(shape[axis] * np.linalg.norm(grid.steps[:, axis]))
 
 
@@ -26,7 +26,7 @@ def height_shown(image: np.ndarray, grid: Grid) -> float | None:
     A part of a scan in a matrix of the old size, or one of which a coil failed, has such rows. Of 81 scans of three
     sources none lost more than 2 % by it.
     """
-    axis = _up_axis(grid)
+    axis = grid.up_axis
     if axis is None:
         return None
     shown = np.zeros(image.shape[1 + axis], bool)
@@ -36,13 +36,6 @@ def height_shown(image: np.ndarray, grid: Grid) -> float | None:
         shown |= rows >= low + SIGNAL * (high - low)
     where = np.flatnonzero(shown)
     return float((where[-1] + 1 - where[0]) * np.linalg.norm(grid.steps[:, axis])) if where.size else 0.0
-
-
-def _up_axis(grid: Grid) -> int | None:
-    """The array's axis nearest to the patient's up."""
-    if grid.up is None:
-        return None
-    return int(np.abs(grid.up @ grid.steps / np.linalg.norm(grid.steps, axis=0)).argmax())
 
 
 def doubt_about_height(height: float | None, trained: tuple[float, float] | None, empty: bool = False) -> str | None:

@@ -22,6 +22,7 @@ from nnunetv2_cafr.measurements.section import (
     largest_part,
     outline,
     own_axes,
+    upper_part,
 )
 from nnunetv2_cafr.spine import OPTIONAL, SACRUM, Spine
 
@@ -146,12 +147,20 @@ class _Structure:
         self.fault = ""  # why it has no outline
 
     def section(self, slice_: int) -> Section | None:
-        """The largest part of its section, of a vertebra its body; None where it has none."""
+        """The part of its section that is measured: body, disc or S1; None where it has none."""
         index = slice_ - self.corner[2]
         if not 0 <= index < self.mask.shape[2] or not (mask := self.mask[:, :, index]).any():
             return None
-        part = body_part(mask, CANAL / self.spacing[1]) if self.level.kind == "vertebra" else largest_part(mask)
+        if self.level.kind == "vertebra":
+            part = body_part(mask, CANAL / self.spacing[1])
+        else:
+            part = upper_part(mask) if self.level.kind == "sacrum" else largest_part(mask)
         return Section(part, self.corner[:2], self.spacing[:2])
+
+    @property
+    def unmeasured(self) -> str:
+        """That it has no outline, and why."""
+        return f"{self.level.name} is not measured: {self.fault}"
 
     def centre(self) -> np.ndarray | None:
         """(p, s, l) of its section in its middle slice, in mm."""
@@ -202,7 +211,7 @@ def _find(label_map: LabelMap, spine: Spine) -> Iterator[_Structure]:
         name = spine.names[labels[0]] if numbered else f"{upper}/{lower}"
         wanted.append((place, name, "disc", (lower, upper), labels))
     wanted.sort(key=lambda one: one[0])
-    number_of = np.zeros(max(label_map.labels.max(), *spine.names) + 1, np.uint8)
+    number_of = np.zeros(int(max(label_map.labels.max(), *spine.names)) + 1, np.uint8)
     for number, (*_, labels) in enumerate(wanted, start=1):
         number_of[list(labels)] = number
     numbers = number_of[label_map.labels]
@@ -468,16 +477,13 @@ def _measure_index(one: _Structure, vertebrae: Mapping[str, _Structure]) -> None
     if one.outline is None:
         return
     beside = [name for name in reversed(one.between) if name not in (SACRUM, "vertebra_0")]
-    missing = [name for name in beside if name not in vertebrae]
-    faults = [f"{name} is not measured: {vertebrae[name].fault}" for name in beside if name in vertebrae]
-    bodies = [vertebrae[name].outline for name in beside if name in vertebrae]
-    heights = [body.heights[1] for body in bodies if body is not None]
-    if missing:
+    bodies = [vertebrae[name] for name in beside if name in vertebrae]
+    if missing := [name for name in beside if name not in vertebrae]:
         one.level.refuse(f"{' and '.join(missing)} beside it is not in the label map", DISC_INDEX)
-    elif len(heights) < len(beside):
-        lacking = [fault for fault, body in zip(faults, bodies, strict=True) if body is None]
-        one.level.refuse("; ".join(lacking), DISC_INDEX)
+    elif unmeasured := [body.unmeasured for body in bodies if body.outline is None]:
+        one.level.refuse("; ".join(unmeasured), DISC_INDEX)
     else:
+        heights = [body.outline.heights[1] for body in bodies if body.outline is not None]
         one.level.give(DISC_INDEX, np.mean(one.outline.heights) / np.mean(heights))
 
 
@@ -493,7 +499,7 @@ def _lordosis(vertebrae: Mapping[str, _Structure], spine: Spine) -> Angle:
     upper, lower = vertebrae["L1"], vertebrae[end]
     for one in (upper, lower):
         if one.outline is None:
-            return Angle(LORDOSIS, between, None, f"{one.level.name} is not measured: {one.fault}")
+            return Angle(LORDOSIS, between, None, one.unmeasured)
     assert upper.outline is not None and lower.outline is not None
     plate = lower.outline.upper if end == SACRUM else lower.outline.lower
     return Angle(LORDOSIS, between, round(float(np.degrees(plate - upper.outline.upper)), DIGITS) + 0.0)
@@ -511,7 +517,8 @@ def _cobb(
     try:
         _check_oblique(label_map)
         for one in bodies:
-            if one.corner[0] == 0 or one.corner[0] + one.mask.shape[0] == label_map.labels.shape[0]:
+            rows = np.flatnonzero(largest_part(one.mask).any((1, 2))) + one.corner[0]  # of its islands none
+            if _edges(0, rows[0], rows[-1], label_map.labels.shape):
                 continue
             below = _name_below(one, vertebrae, spine)
             if plates and below is not None and below != plates[-1][0]:

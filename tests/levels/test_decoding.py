@@ -237,6 +237,19 @@ def test_no_cervical_vertebra_is_taken_away(left):
     assert found.flags[UNCERTAIN].startswith("C1 would be lost")
 
 
+@pytest.mark.parametrize("canal", [1, 200], ids=["below", "above"])
+def test_labels_that_are_no_level_may_have_any_number(canal):
+    """SPIDER's converter numbers the canal first, other tools last."""
+    table = {"background": 0, "canal": canal, **{name: label + 1 for name, label in LABELS.items() if label}}
+    drawn = shifted(draw(), 4, 1, 5)
+    labels = np.where(drawn.labels > 0, drawn.labels + 1, 0).astype(np.uint8)
+    labels[5:8, :, 8:12] = canal
+    found = decode(labels, read_spine(table), GRID)
+    assert found.changed > 0
+    expected = np.where(labels == canal, canal, np.where(labels > 0, decoded(drawn).labels + 1, 0))
+    np.testing.assert_array_equal(found.labels, expected)
+
+
 @pytest.mark.parametrize("gone", ["L4", "L1"])
 def test_room_for_a_body_that_the_numbering_does_not_know(gone):
     """Metal, or a sixth lumbar vertebra without a label: the numbers go on above the hole."""

@@ -147,6 +147,23 @@ def test_phantom_of_known_anatomy():
     assert "upper edge" in levels["T10"].reasons["height_middle_mm"]
 
 
+def test_any_label_that_is_no_level():
+    image = draw()
+    labels = sitk.GetArrayFromImage(image)
+    beside = labels.copy()
+    beside[:, -3:][beside[:, -3:] == 0] = 255
+    assert measured(with_labels(image, beside)).lordosis == measured(image).lordosis
+
+
+def test_s1_that_is_drawn_apart_from_a_larger_rest_of_the_sacrum():
+    """The lordosis is that of L1 and S1, not of L1 and S2."""
+    whole = [(block.name, block.anterior, block.posterior) for block in LUMBAR]
+    blocks = stack([("S", 40, 30), ("gap", 4, 2), *whole], tilt=40)
+    upper, lower = (next(b for b in blocks[2:] if b.name == name) for name in ("L1", "S"))
+    study = measured(draw([block for block in blocks if block.name != "gap"]))
+    assert study.lordosis.degrees == pytest.approx(lower.upper - upper.upper, abs=3)
+
+
 def test_without_sacrum():
     study = measured(draw(LUMBAR[2:]))
     assert study.lordosis.between == "L1-L5"
@@ -312,6 +329,14 @@ def test_curve_to_the_side(tilt, spacing):
     assert cobb.between == "T12-L4"
     assert cobb.degrees == pytest.approx(abs(2 * tilt + WEDGE), rel=0.05, abs=degrees)
     assert cobb.convex == ("right" if tilt > 0 else "left")
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_a_stray_voxel_at_the_edge_hides_no_curve(end):
+    image = draw_coronal(scoliosis(20))
+    labels = sitk.GetArrayFromImage(image)
+    labels[end, 0, 0] = LABELS["T12"]
+    assert measured(with_labels(image, labels)).cobb == measured(image).cobb
 
 
 def test_curve_to_the_side_in_lordosis():
