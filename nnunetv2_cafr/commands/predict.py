@@ -13,7 +13,6 @@ spines, measurements.csv and .json (see nnUNetv2_cafr measure --help); names and
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,7 +119,8 @@ def _predict(
     from nnunetv2_cafr.deployment.model import prepare
     from nnunetv2_cafr.deployment.orders import warning_of_unknown_order
     from nnunetv2_cafr.deployment.prediction import predict_all
-    from nnunetv2_cafr.levels.files import STATISTICS_FILE, Record
+    from nnunetv2_cafr.deployment.record import PredictionRecord, writing_beside
+    from nnunetv2_cafr.levels.files import STATISTICS_FILE, TABLE_FILE, Record
 
     record = None
     settings = {"network": str(arguments.m)}
@@ -137,12 +137,11 @@ def _predict(
                 "nnUNetv2_cafr relabel a dataset.json with names such as L5 and L4/L5 by --labels"
             )
         try:
-            record = Record(maps.folder if maps.file is None else None, settings)
+            record = Record(maps.folder if maps.file is None else None, settings, writing_beside)
         except ValueError as error:
             raise UserError(str(error)) from error
-    elif maps.file is None and (maps.folder / STATISTICS_FILE).is_file():
-        with contextlib.suppress(ValueError):  # of somebody else, in which no study of ours stands
-            record = Record(maps.folder, settings)
+    elif maps.file is None and all(PredictionRecord(maps.folder).has(name) for name in (STATISTICS_FILE, TABLE_FILE)):
+        record = Record(maps.folder, settings, writing_beside)
     if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
         print(warning)
 

@@ -16,7 +16,6 @@ from nnunetv2_cafr.deployment.studies import Study, fingerprint, series_of
 from nnunetv2_cafr.errors import last_line, shorten
 from nnunetv2_cafr.files import (
     FULL,
-    begins_with,
     check_place,
     json_or_none,
     partial_of,
@@ -35,10 +34,6 @@ if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 DOCUMENTS = {"dataset.json": "dataset_json", "plans.json": "plans"}  # where nnUNetv2_predict leaves them
-LEVEL_TABLES = {  # how they are known
-    TABLE_FILE: begins_with("case,confidence,flags"),
-    STATISTICS_FILE: begins_with('"settings": {'),
-}
 SEGMENTATION = ".seg.dcm"
 ROOM = 1 << 20  # bytes; with less left, a disk is full
 
@@ -98,8 +93,6 @@ class LabelMaps:
         if self.file is not None:
             self._check_file(studies)
             return list(studies)
-        if self.settings.get("levels"):
-            self._check_tables()
         if os.path.lexists(self.folder) and not self.folder.is_dir():
             raise FileExistsError(f"{self.folder} is a file; give a folder, or a new file's name for one study")
         if self.folder.exists() and any(path.is_dir() and path.samefile(self.folder) for path in given):
@@ -137,13 +130,6 @@ class LabelMaps:
         except OSError:  # which prediction tells of
             return False
 
-    def _check_tables(self) -> None:
-        """Makes sure that the two tables of --levels are written over an earlier one's only."""
-        for name, is_ours in LEVEL_TABLES.items():
-            path = self.folder / name
-            if os.path.lexists(path) and (path.is_symlink() or not is_ours(path)):
-                raise FileExistsError(f"{path} is there and is none of nnUNetv2_cafr predict --levels: move it away")
-
     def _check_file(self, studies: Sequence[Study]) -> None:
         if len(studies) != 1:
             raise FileExistsError(f"-o {self.file} names one file, for {len(studies)} studies: give a folder")
@@ -175,6 +161,8 @@ class LabelMaps:
             names += (SLICER_FILE, ITKSNAP_FILE)
         if self.description.spine is not None:
             names += [measurements.TABLE_FILE, measurements.JSON_FILE]
+        if self.settings.get("levels"):
+            names += (TABLE_FILE, STATISTICS_FILE)
         for study in studies:
             names += [f"{PICTURES}/{study.name}.png"] * self.png
             names += [f"{study.name}{SEGMENTATION}"] * (self.dicom_seg and series_of(study) is not None)

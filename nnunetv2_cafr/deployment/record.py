@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,25 @@ class PredictionRecord:
         """What an earlier call wrote beside the label maps; None where there is nothing, or somebody changed it."""
         return (self.folder / name).read_text(encoding="utf-8") if self.has(name) else None
 
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Writes files beside the label maps, by their names in the folder, each whole or not at all.
+
+        Raises:
+            FileExistsError: if one is there that no earlier call wrote.
+            OSError: if they cannot be written.
+        """
+        for name in files:
+            if self.is_foreign(name):
+                raise FileExistsError(f"{self.folder / name} has come into being meanwhile; it was left as it is")
+        for name, content in files.items():
+            path = self.folder / name
+            before = [sha256(path)] if path.exists() else []
+            self.beside[name] = list(dict.fromkeys([*before, hashlib.sha256(content).hexdigest()]))
+        self.save()  # first, so that a kill never leaves a file that is not in it
+        for name, content in files.items():
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            write_bytes(self.folder / name, content)
+
 
 @contextlib.contextmanager
 def locked_record(folder: Path) -> Iterator[PredictionRecord]:
@@ -87,25 +106,17 @@ def locked_record(folder: Path) -> Iterator[PredictionRecord]:
         held.release()
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes files beside the label maps, by their names in the folder, each whole or not at all.
-
-    Raises:
-        FileExistsError: if one is there that no earlier call wrote.
-        OSError: if they cannot be written.
-    """
+@contextlib.contextmanager
+def writing_beside(folder: Path) -> Iterator[Callable[[Mapping[str, bytes]], None]]:
+    """What writes files beside the label maps, see `PredictionRecord.write`, while no other process does."""
     with locked_record(folder) as record:
-        for name in files:
-            if record.is_foreign(name):
-                raise FileExistsError(f"{folder / name} has come into being meanwhile; it was left as it is")
-        for name, content in files.items():
-            path = folder / name
-            before = [sha256(path)] if path.exists() else []
-            record.beside[name] = list(dict.fromkeys([*before, hashlib.sha256(content).hexdigest()]))
-        record.save()  # first, so that a kill never leaves a file that is not in it
-        for name, content in files.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            write_bytes(folder / name, content)
+        yield record.write
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files beside the label maps, see `PredictionRecord.write`."""
+    with writing_beside(folder) as write:
+        write(files)
 
 
 def remove_files(folder: Path, names: Sequence[str]) -> None:

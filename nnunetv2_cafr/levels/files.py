@@ -3,6 +3,7 @@
 Label maps are read and written by nnU-Net's own readers, so every file ending that nnU-Net knows will do.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -10,8 +11,10 @@ import math
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from nnunetv2_cafr.files import sha256, write_atomically, write_json, write_text
+from nnunetv2_cafr.files import sha256, write_atomically, write_bytes
 from nnunetv2_cafr.label_reading import read_label_file, refuse_foreign_labels
 from nnunetv2_cafr.levels.components import Grid
 from nnunetv2_cafr.levels.decoding import (
@@ -41,6 +44,7 @@ from nnunetv2_cafr.voxel_order import LPS_TO_RAS, affine_of
 
 TABLE_FILE, STATISTICS_FILE = "level_decoding.csv", "level_decoding.json"
 COLUMNS = ("case", "confidence", "flags", "vertebrae", "discs", "relabelled", "islands", "changed_voxels")
+Writing = AbstractContextManager[Callable[[Mapping[str, bytes]], None]]  # of files by their names in a folder
 AGREEMENT = 0.9  # of labelled voxels, at least, whose label is that of the highest probability
 TOOLS = ("nnunetv2-cafr", "numpy", "connected-components-3d")
 DEFINITIONS = {
@@ -149,24 +153,37 @@ def decoding_of(label_map: Path, study: dict[str, Any] | None) -> dict[str, Any]
     return study if study is not None and study.get("sha256") == sha256(label_map) else None
 
 
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+
+
+def _alone(folder: Path) -> Writing:
+    return contextlib.nullcontext(partial(_write_files, folder))
+
+
 class Record:
     """The table and the statistics of a folder's decodings, written anew after every study.
 
     Args:
         folder: which gets TABLE_FILE and STATISTICS_FILE. Studies that stand in these stay. None: nothing is written.
+        writing: a context that gives what writes files into the folder, and keeps other processes from it meanwhile.
 
     Raises:
         ValueError: if an earlier STATISTICS_FILE cannot be understood.
     """
 
-    def __init__(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path | None, settings: Mapping[str, Any], writing: Callable[[Path], Writing] = _alone
+    ) -> None:
         self.folder = folder
         self.settings = dict(settings)
+        self.writing = writing
         self.studies: dict[str, dict[str, Any]] = {} if folder is None else read_decodings(folder)
 
     def add(self, case: str, decoding: Decoding, label_map: Path) -> None:
         """Adds a study, whose label map is written already."""
-        self.studies[case] = {
+        study = {
             "sha256": sha256(label_map),
             "confidence": None if math.isnan(decoding.confidence) else round(decoding.confidence, 4),
             "flags": decoding.flags,
@@ -174,16 +191,23 @@ class Record:
             "islands": [asdict(level) for level in decoding.islands],
             "changed_voxels": decoding.changed,
         }
-        self._write()
+        if self.folder is None:
+            self.studies[case] = study
+            return
+        with self.writing(self.folder) as write:
+            self.studies = {**read_decodings(self.folder), case: study}  # another process may have added some
+            write(self._files())
 
     def remove(self, case: str) -> None:
         """Takes out a study whose label map was written anew, and not decoded."""
-        if self.studies.pop(case, None) is not None:
-            self._write()
-
-    def _write(self) -> None:
-        if self.folder is None:
+        if self.folder is None or case not in read_decodings(self.folder):
             return
+        with self.writing(self.folder) as write:
+            self.studies = read_decodings(self.folder)
+            self.studies.pop(case, None)
+            write(self._files())
+
+    def _files(self) -> dict[str, bytes]:
         content = {
             "settings": {**self.settings, "threshold": THRESHOLD},
             "versions": {name: version(name) for name in TOOLS},
@@ -194,8 +218,8 @@ class Record:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(_row(name, study) for name, study in sorted(self.studies.items()))
-        write_json(self.folder / STATISTICS_FILE, content)
-        write_text(self.folder / TABLE_FILE, table.getvalue())
+        texts = {STATISTICS_FILE: json.dumps(content, indent=4) + "\n", TABLE_FILE: table.getvalue()}
+        return {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
 
     def summary(self, cases: list[str]) -> str:
         """What became of these cases, and what each flag says, with the cases that have it."""

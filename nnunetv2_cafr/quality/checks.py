@@ -47,9 +47,9 @@ class Source:
 
 
 def check_grey_values(
-    values: np.ndarray, intensity: Intensities, labels: np.ndarray | None, source: Source
+    values: np.ndarray, intensity: Intensities, labels: np.ndarray | None, source: Source, axis: int = 0
 ) -> Iterator[Finding]:
-    """Constant and clipped images and slices; `values` and `labels` are (z, y, x)."""
+    """Constant and clipped images and slices; `values` and `labels` are (z, y, x), slices follow along `axis`."""
     if intensity.minimum == intensity.maximum:
         yield source.finding(
             Severity.ERROR,
@@ -60,7 +60,7 @@ def check_grey_values(
         )
         return
     yield from _check_clipping(values, intensity, source)
-    yield from _check_slices(values, labels, source)
+    yield from _check_slices(values, labels, source, axis)
 
 
 def _check_clipping(values: np.ndarray, intensity: Intensities, source: Source) -> Iterator[Finding]:
@@ -86,25 +86,23 @@ def _check_clipping(values: np.ndarray, intensity: Intensities, source: Source) 
         )
 
 
-def _check_slices(values: np.ndarray, labels: np.ndarray | None, source: Source) -> Iterator[Finding]:
-    if len(values) < 3:
-        return
-    flat = values.reshape(len(values), -1)
-    constant = flat.min(1) == flat.max(1)
-    if not constant.any():
+def _check_slices(values: np.ndarray, labels: np.ndarray | None, source: Source, axis: int) -> Iterator[Finding]:
+    others = tuple({0, 1, 2} - {axis})
+    constant = values.min(others) == values.max(others)
+    if len(constant) < 3 or not constant.any():
         return
     filled = np.flatnonzero(~constant)
-    inner = [int(k) for k in np.flatnonzero(constant) if filled[0] < k < filled[-1]]
-    labelled = [
-        int(k)
-        for k in np.flatnonzero(constant)
-        if labels is not None and labels.shape == values.shape and labels[k].any()
-    ]
+    empty = np.flatnonzero(constant)
+    inner = empty[(filled[0] < empty) & (empty < filled[-1])].tolist()
+    labelled = []
+    if labels is not None and labels.shape == values.shape:
+        labelled = np.flatnonzero(constant & labels.any(others)).tolist()
     if inner or labelled:
+        places = ", ".join(map(str, sorted({*inner, *labelled})))
         yield source.finding(
             Severity.WARNING,
             "constant slices",
-            f"z = {', '.join(map(str, sorted({*inner, *labelled})))} (counted from 0): one value in the whole slice"
+            f"{'zyx'[axis]} = {places} (counted from 0): one value in the whole slice"
             + (", and labels in it" if labelled else ""),
             "slices with content between slices with content",
             "export the image again; a slice was lost",
@@ -113,7 +111,7 @@ def _check_slices(values: np.ndarray, labels: np.ndarray | None, source: Source)
         yield source.finding(
             Severity.NOTE,
             "constant slices",
-            f"{int(constant.sum())} of {len(values)} slices, at the ends and without labels, hold one value",
+            f"{int(constant.sum())} of {len(constant)} slices, at the ends and without labels, hold one value",
             "slices with content",
             "nothing, if the image was padded or masked on purpose",
         )
@@ -216,7 +214,7 @@ def check_islands(structures: Sequence[Structure], mask: sitk.Image, source: Sou
             "island",
             f"beside the largest piece of {structure.pieces[0].voxels} voxels {_describe(islands, structure)}",
             f"pieces at most {SACRAL_GAP:g} mm apart" if sacrum else "one connected piece",
-            "look there (voxels are counted from 0), and erase or relabel what does not belong to the structure",
+            "look there (voxels are counted from 0 in the image's order), and erase or relabel what is not the structure",
             structure.name,
         )
     if tiny:
@@ -225,7 +223,7 @@ def check_islands(structures: Sequence[Structure], mask: sitk.Image, source: Sou
             "tiny island",
             ". ".join(f"{name}: {described}" for name, described in tiny.items()),
             "one connected piece of each structure",
-            "nothing, or erase them; voxels are counted from 0",
+            "nothing, or erase them; voxels are counted from 0 in the image's order",
             ", ".join(tiny),
         )
 

@@ -22,10 +22,10 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_cafr.errors import ranges
 from nnunetv2_cafr.quality.findings import Finding, Severity
-from nnunetv2_cafr.spine import BACKGROUND, IGNORE, read_spine, values_of
+from nnunetv2_cafr.spine import read_spine, unread_levels, values_of
 
 FILE = "dataset.json"
-LIKE_A_LEVEL = re.compile(r"\d|vert|dis[ck]|sacr", re.IGNORECASE)
+OF_A_SPINE = re.compile(r"vert|dis[ck]|sacr", re.IGNORECASE)
 
 
 def _error(check: str, found: str, expected: str, remedy: str, structure: str = "") -> Finding:
@@ -133,8 +133,9 @@ def _check_levels(labels: Mapping[str, Any]) -> Iterator[Finding]:
         spine = read_spine(labels)
     except ValueError:
         return
+    unread = unread_levels(labels, spine)
     for name in labels:
-        if name not in (BACKGROUND, IGNORE, *spine.names.values()) and LIKE_A_LEVEL.search(name):
+        if name in unread or (name not in spine.names.values() and OF_A_SPINE.search(name)):
             yield Finding(
                 "",
                 Severity.WARNING,

@@ -30,6 +30,7 @@ from nnunetv2_cafr.quality.measures import (
     grey_values,
     intensities,
     structures,
+    thick_axis,
 )
 from nnunetv2_cafr.quality.picture import Picture, draw
 
@@ -91,7 +92,9 @@ def inspect_case(files: CaseFiles, dataset: RawDataset, picture_size: int) -> Ca
         source = checks.Source(report.identifier, dataset.relative(path))
         intensity = intensities(values)
         report.intensities.append(intensity)
-        report.findings += checks.check_grey_values(values, intensity, labels, source)
+        across = thick_axis(image.GetSpacing())
+        axis = 0 if across is None else 2 - across
+        report.findings += checks.check_grey_values(values, intensity, labels, source, axis)
         if intensity.minimum < intensity.maximum:
             report.fingerprints[channel] = fingerprint(values)
         if first is None:

@@ -6,7 +6,7 @@ Arrays are (slices, rows, columns), that is (z, y, x); sizes and spacings are sh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import cc3d
@@ -17,8 +17,7 @@ from dataset_conversion.geometry import orientation_of
 from nnunetv2_cafr.spine import level_names
 
 SLICE_RATIO = 1.3  # ours: slices are thick if they lie this much farther apart than the next largest spacing
-PLANES = {"L": "sagittal", "P": "coronal", "S": "axial"}
-AXES = ("L", "P", "S")  # of the world, as SimpleITK has it
+PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal", "S": "axial", "I": "axial"}  # across them
 WORLD_AXES = ("RL", "AP", "IS")  # what they can run towards
 
 
@@ -36,11 +35,8 @@ class Geometry:
         size, spacing = image.GetSize(), image.GetSpacing()
         if dimension == 2:
             return cls(size[:2], spacing[:2], "2-D", "2-D")
-        ordered = sorted(spacing)
-        plane = "none"
-        if ordered[-1] >= SLICE_RATIO * ordered[-2]:
-            plane = PLANES[AXES[world_axis(image, int(np.argmax(spacing)))]]
-        return cls(size, spacing, orientation_of(image), plane)
+        orientation, across = orientation_of(image), thick_axis(spacing)
+        return cls(size, spacing, orientation, "none" if across is None else PLANES[orientation[across]])
 
     def along_world_axes(self) -> Geometry:
         """The same grid with its axes in the order left/right, front/back, up/down, whichever way they run."""
@@ -101,9 +97,10 @@ class Fingerprint:
     arrangement: str
 
 
-def world_axis(image: sitk.Image, image_axis: int) -> int:
-    """World axis (0 left/right, 1 front/back, 2 up/down) closest to the image's axis x, y or z (0 to 2)."""
-    return int(np.argmax(np.abs(np.reshape(image.GetDirection(), (3, 3))[:, image_axis])))
+def thick_axis(spacing: Sequence[float]) -> int | None:
+    """The axis x, y or z (0 to 2) across thick slices; None where voxels are nearly cubic."""
+    *_, next_, largest = sorted(spacing)
+    return int(np.argmax(spacing)) if largest >= SLICE_RATIO * next_ else None
 
 
 def up_down_axis(image: sitk.Image) -> int:

@@ -12,7 +12,9 @@ from PIL import Image
 from nnunetv2_cafr.deployment import beside
 from nnunetv2_cafr.deployment import model as deployed
 from nnunetv2_cafr.deployment.description import Description
+from nnunetv2_cafr.deployment.record import writing_beside
 from nnunetv2_cafr.levels.decoding import Decoding
+from nnunetv2_cafr.levels.files import Record, read_decodings
 from nnunetv2_cafr.preview.page import parts_in
 
 from .files import VOXELS, describe, image_of, write
@@ -158,8 +160,32 @@ def test_flags_of_levels(predict, scans, tmp_path, monkeypatch, capsys) -> None:
     assert "uncertain</b>: confidence 0.02" in shown(out)["a"]
     statistics = out / "level_decoding.json"
     statistics.write_text(statistics.read_text()[:-50])
-    with pytest.raises(SystemExit, match=r"level_decoding\.json cannot be understood"):
+    with pytest.raises(SystemExit, match=r"holds level_decoding\.json, which this network did not write, or which was"):
         predict(scans, out, "--levels", model=model)
+
+
+def test_a_table_of_levels_that_somebody_annotated_is_kept(predict, scans, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("nnunetv2_cafr.deployment.model.LevelDecoder", Decoder)
+    model, out = spine(tmp_path), tmp_path / "out"
+    assert predict(scans, out, "--levels", model=model) == 0
+    table = out / "level_decoding.csv"
+    annotated = table.read_text().replace("\n", ",seen\n")
+    table.write_text(annotated)
+    with pytest.raises(SystemExit, match=r"holds level_decoding\.csv, which this network did not write, or which was"):
+        predict(scans, out, "--levels", model=model)
+    assert predict(scans, out, model=model) == 0
+    assert table.read_text() == annotated
+
+
+def test_two_calls_at_once_write_one_table_of_levels(predict, scans, tmp_path, monkeypatch) -> None:
+    """As when a long list of scans is shared between two machines."""
+    monkeypatch.setattr("nnunetv2_cafr.deployment.model.LevelDecoder", Decoder)
+    model, out = spine(tmp_path), tmp_path / "out"
+    assert predict(scans / "a.nii.gz", out, "--levels", model=model) == 0
+    other = Record(out, {}, writing_beside)
+    assert predict(scans / "b.nii.gz", out, "--levels", model=model) == 0
+    other.add("c", Decoding(VOXELS, 0.5, {}, [], [], 0), out / "a.nii.gz")
+    assert sorted(read_decodings(out)) == ["a", "b", "c"]
 
 
 def test_the_table_of_levels_is_of_the_label_maps_that_are_there(predict, scans, tmp_path, monkeypatch, capsys) -> None:

@@ -200,7 +200,7 @@ def test_other_settings_are_another_label_map(predict, scans, tmp_path, capsys) 
     assert predict(scans, out, "--continue_prediction", "--disable_tta") == 0
     assert "2 label maps written" in capsys.readouterr().out
     (out / "level_decoding.csv").write_text("case,score\n")
-    with pytest.raises(SystemExit, match=r"level_decoding.csv is there and is none of"):
+    with pytest.raises(SystemExit, match=r"holds level_decoding.csv, which this network did not write"):
         predict(scans, out, "--levels")
     assert (out / "level_decoding.csv").read_text() == "case,score\n"
 

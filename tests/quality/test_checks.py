@@ -236,12 +236,15 @@ def test_discs_on_coarse_pixels_touch_what_they_lie_beside(empty, alone):
     assert bool(found) is alone
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize(("index", "severity"), [(2, Severity.WARNING), (0, Severity.NOTE)])
-def test_constant_slices_between_others_without_labels(index, severity):
+def test_constant_slices_between_others_without_labels(index, severity, axis):
     values = np.random.default_rng(0).integers(0, 900, (5, 20, 20))
     values[index] = 0
-    found = list(check_grey_values(values, intensities(values), None, Source("", "")))
+    values = np.moveaxis(values, 0, axis)
+    found = list(check_grey_values(values, intensities(values), None, Source("", ""), axis))
     assert [(f.check, f.severity) for f in found] == [("constant slices", severity)]
+    assert severity is Severity.NOTE or found[0].found.startswith(f"{'zyx'[axis]} = 2 ")
 
 
 DISGUISES = {
@@ -620,7 +623,7 @@ def test_all_that_is_wrong_with_dataset_json_is_said_at_once():
     [
         (("lumbar5", "L4", "L3", "L2"), ["lumbar5"]),
         (("L5", "lumbar4", "L3", "L2", "vertebra arch"), ["lumbar4", "vertebra arch"]),
-        (("L5", "L4", "L2", "L4/L5", "canal"), []),
+        (("L5", "L4", "L2", "L4/L5", "canal", "rib_left_1"), []),
         (("lesion1", "lesion2", "lesion3"), []),
     ],
 )
