@@ -217,13 +217,11 @@ def convert(
         with staging.staged_directory(target, settings) as (folder, notes):
             for note in notes:
                 notify(note)
-            for name in (
-                "imagesTr",
-                "labelsTr",
-                *(["imagesTs"] if collection.num_training < len(collection.cases) else []),
-            ):
+            for name in ("imagesTr", "labelsTr", "imagesTs"):
                 (folder / name).mkdir(exist_ok=True)
             records = _process_all(collection.cases, work, folder, num_processes, notify)
+            if collection.num_training == len(collection.cases):
+                (folder / "imagesTs").rmdir()
             spacings = [records[case.identifier]["spacing"] for case in collection.cases if case.mask is not None]
             if spacings and (warning := slices_of_nnunet(spacings)):
                 notify(warning)
@@ -239,6 +237,7 @@ def _process_all(
     notify: Callable[[str], object],
 ) -> dict[str, dict[str, Any]]:
     """Write all cases that are not finished yet; returns the record of each case by its identifier."""
+    staging.remove_others(folder, cases)
     records = {case.identifier: record for case in cases if (record := staging.load_record(folder, case))}
     if records:
         notify(f"goes on with an interrupted conversion: {len(records)} of {len(cases)} cases are finished")

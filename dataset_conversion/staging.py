@@ -143,6 +143,15 @@ def mask_path(folder: Path, case: Case) -> Path:
     return folder / "labelsTr" / f"{case.identifier}{FILE_ENDING}"
 
 
+def remove_others(folder: Path, cases: Sequence[Case]) -> None:
+    """Removes what an interrupted conversion wrote of cases that are none of these, or have lost or got a mask."""
+    wanted = {image_path(folder, case) for case in cases} | {mask_path(folder, case) for case in cases if case.mask}
+    for name in ("imagesTr", "labelsTr", "imagesTs"):
+        for file in (folder / name).glob(f"*{FILE_ENDING}"):
+            if file not in wanted:
+                file.unlink()
+
+
 def _stamp(volume: Path) -> list[Any]:
     """Name, size and time of change of each file that a volume is stored in."""
     files = [(file.relative_to(volume.parent).as_posix(), file.stat()) for file in files_of(volume)]

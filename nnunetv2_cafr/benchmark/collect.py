@@ -13,6 +13,7 @@ import pandas as pd
 from nnunetv2_cafr.benchmark import fairness
 from nnunetv2_cafr.benchmark.arms import RECIPE
 from nnunetv2_cafr.benchmark.jobs import (
+    COMPLETE,
     COST_FILE,
     EQUAL_SECONDS,
     external_predictions,
@@ -169,10 +170,26 @@ def _validation_scores(matrix: Matrix, training: Training, folder: Path) -> Eval
 def _external_scores(
     matrix: Matrix, folder: Path, dataset: str, cases: Sequence[str], arm: str, seed: int
 ) -> Evaluation:
-    """Raises ValueError if they are not those of the data set's present cases."""
+    """Raises ValueError if they are not those of the data set's present cases, or are older than their trainings."""
     file = external_scores(matrix, folder, dataset, arm, seed)
-    remedy = f"remove {external_predictions(matrix, folder, dataset, arm, seed)} and {file}"
+    predictions = external_predictions(matrix, folder, dataset, arm, seed)
+    remedy = f"remove {predictions} and {file}"
+    validated = [
+        matrix.fold_folder(training) / "validation" / "summary.json"
+        for training in _trainings(matrix, arm)
+        if training.seed == seed
+    ]
+    steps = [max(map(_time_of, validated)), _time_of(predictions / COMPLETE), _time_of(file / SETTINGS_FILE)]
+    if steps != sorted(steps):
+        raise ValueError(
+            f"{file} has scores of an earlier training than {validated[0].parents[1]}: {remedy}, and give the "
+            "benchmark's line again"
+        )
     return _scores_of_cases(file, dataset, cases, external_references(dataset), remedy)
+
+
+def _time_of(file: Path) -> float:
+    return file.stat().st_mtime
 
 
 def _scores_of_cases(file: Path, dataset: str, cases: Sequence[str], references: Path, remedy: str) -> Evaluation:
@@ -206,11 +223,11 @@ def _pool(evaluations: list[Evaluation]) -> Evaluation:
 
 def _trainings(matrix: Matrix, arm: str) -> Iterator[Training]:
     """The trainings of an arm on all of the data, at equal iterations."""
-    return (training for training in matrix.trainings() if _is_of(training, arm))
-
-
-def _is_of(training: Training, arm: str) -> bool:
-    return training.arm.name == arm and training.percent == 100 and not training.equal_seconds
+    return (
+        training
+        for training in matrix.trainings()
+        if training.arm.name == arm and training.percent == 100 and not training.equal_seconds
+    )
 
 
 def _lengths(matrix: Matrix) -> Lengths | None:

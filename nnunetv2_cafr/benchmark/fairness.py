@@ -60,7 +60,7 @@ def differences(matrix: Matrix, *, to_train: bool = False) -> list[str]:
             if training.equal_seconds:
                 name = f"num_epochs of {training.arm.name} at equal seconds"
                 values[name][_short(record["settings"]["num_epochs"])].append(who)
-                values[name][_short(matrix.length_of(training).epochs)].append("the length by its seconds per step")
+                values[name][_short(matrix.length_of(training).counts[0])].append("the length by its seconds per step")
     for condition, split in _splits(matrix):
         values[condition][_short(split)].append(f"{SPLITS_FILE} as it is now")
     if to_train:

@@ -214,7 +214,7 @@ def check_islands(structures: Sequence[Structure], mask: sitk.Image, source: Sou
             "island",
             f"beside the largest piece of {structure.pieces[0].voxels} voxels {_describe(islands, structure)}",
             f"pieces at most {SACRAL_GAP:g} mm apart" if sacrum else "one connected piece",
-            "look there (voxels are counted from 0 in the image's order), and erase or relabel what is not the structure",
+            "look there (voxels are counted from 0 in the image's order); erase or relabel what is not the structure",
             structure.name,
         )
     if tiny:

@@ -153,7 +153,8 @@ class SafeCheckpoints(nnUNetTrainer):
     - SIGTERM, as SLURM sends it before a time limit, Ctrl-C and a closed terminal end the training between two steps.
       `checkpoint_latest` then holds the state at the start of the running epoch: `--c` repeats that epoch, so that a
       training in pieces has exactly as many iterations as one in a piece. A second Ctrl-C ends it at once.
-    - `checkpoint_latest` is written every 10 epochs (ours; nnU-Net: 50).
+    - `checkpoint_latest` is written every 10 epochs (ours; nnU-Net: 50), and knows the best epoch so far, also where
+      that is its own.
     - A checkpoint that is damaged, holds more than values or lacks an entry is refused by name.
 
     Attributes:
@@ -232,15 +233,20 @@ class SafeCheckpoints(nnUNetTrainer):
         return super().validation_step(batch)
 
     def on_epoch_end(self) -> None:
-        epoch, best = self.current_epoch, self._best_ema
+        epoch, best, every = self.current_epoch, self._best_ema, self.save_every
         self._best_was_saved = True
+        self.save_every = self.num_epochs + 1  # nnU-Net would save before it knows whether this epoch is the best
         try:
             super().on_epoch_end()
         except OSError as error:
             self.print_to_log_file(f"ALARM: the curves could not be drawn ({error}). Training goes on.")
-            self.current_epoch = epoch + 1
+        self.save_every = every
         if not self._best_was_saved:
             self._best_ema = best  # so that the next good epoch is tried again
+        self.current_epoch = epoch  # nnU-Net saves at the end of an epoch, and stores the next one's number
+        if (epoch + 1) % every == 0 and epoch + 1 != self.num_epochs:
+            self.save_checkpoint(str(Path(self.output_folder) / LATEST))
+        self.current_epoch = epoch + 1
 
     def run_training(self) -> None:
         with on_end(self._request_termination):

@@ -15,6 +15,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import (
     nnUNetDatasetBlosc2,
     nnUNetDatasetNumpy,
 )
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from skimage.exposure import equalize_adapthist, equalize_hist
 
 from nnunetv2_cafr.plans_fields import resolved
@@ -26,6 +27,16 @@ AFFINE = ("ZScoreNormalization", "RescaleTo01Normalization", "RGBTo01Normalizati
 
 class EarlyStop(Exception):  # noqa: N818 - an exit, not an error
     """Leaves nnU-Net's epoch loop, which has no other exit."""
+
+
+class StoppableTraining(nnUNetTrainer):
+    """Mixin next to nnU-Net's own loop: after EarlyStop a training ends as after its last epoch."""
+
+    def run_training(self) -> None:
+        try:
+            super().run_training()
+        except EarlyStop:
+            self.on_train_end()
 
 
 class EqualizeTransform(ImageOnlyTransform):
@@ -98,7 +109,7 @@ class UnitRangeNumpy(UnitRange, nnUNetDatasetNumpy):
 UNIT_RANGE = {nnUNetDatasetBlosc2: UnitRangeBlosc2, nnUNetDatasetNumpy: UnitRangeNumpy}
 
 
-class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe):
+class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe, StoppableTraining):
     """CAFR-Net by the paper's recipe wherever it is known; 2-D configurations only.
 
     From the paper (training section): 500 epochs, batch 16, 256x256 patches, Adam 1e-4 to 1e-6 by cosine annealing,
@@ -199,10 +210,7 @@ class nnUNetTrainer_CAFR_paper(nnUNetTrainer_CAFR_paperRecipe):
     def run_training(self) -> None:
         if self.epochs_without_gain() >= self.patience:
             self.num_epochs = self.current_epoch  # continued after it had stopped: nothing is left to train
-        try:
-            super().run_training()
-        except EarlyStop:
-            self.on_train_end()
+        super().run_training()
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()

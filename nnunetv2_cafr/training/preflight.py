@@ -13,13 +13,18 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_cafr.errors import UserError, ranges, shorten
 from nnunetv2_cafr.files import read_json_list
 from nnunetv2_cafr.plans_fields import faults_of, resolved
+from nnunetv2_cafr.raw_dataset import patients_of
 from nnunetv2_cafr.training.network_identity import bare
 
 # What nnU-Net raises of a network, labels or names in the plans of which nothing can be made.
-# RuntimeError is torch's of layers that no memory holds.
 PLANS_ERRORS = (
-    *(LookupError, TypeError, ValueError, AssertionError, AttributeError, ModuleNotFoundError),
-    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AssertionError,
+    AttributeError,
+    ModuleNotFoundError,
+    RuntimeError,  # torch's of layers that no memory holds
 )
 # The device's, its driver's and NCCL's, which are RuntimeErrors too: a GPU may be busy, or older than its driver.
 DEVICE_ERRORS = tuple(
@@ -108,10 +113,13 @@ class CheckedTraining(nnUNetTrainer):
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
-        # nnU-Net would make a random split by case, in which a patient can be on both sides.
-        if isinstance(self.fold, int) and file.is_file() and self.fold >= (number := len(read_json_list(file))):
-            there = ranges(range(number))
-            refuse(self, f"{file} has no fold {self.fold}: give one that it has, fold {there}, or 'all'")
+        # Of what is not there nnU-Net makes a random split by case, in which a patient can be on both sides.
+        if isinstance(self.fold, int):
+            if not file.is_file():
+                self._require_single_cases(file)
+            elif self.fold >= (number := len(read_json_list(file))):
+                there = ranges(range(number))
+                refuse(self, f"{file} has no fold {self.fold}: give one that it has, fold {there}, or 'all'")
         train, validation = super().get_tr_and_val_datasets()
         cases = {"train": list(train.identifiers), "val": list(validation.identifiers)}
         place = f"{file}, fold {self.fold}"
@@ -126,8 +134,34 @@ class CheckedTraining(nnUNetTrainer):
                 f"Preprocess them: nnUNetv2_preprocess -d {self.plans_manager.dataset_name} -plans_name "
                 f"{self.plans_manager.plans_name} -c {self.configuration_name}; or take them out of the split",
             )
+        patients = {part: set(self._patients_of(identifiers).values()) for part, identifiers in cases.items()}
+        if isinstance(self.fold, int) and (both := sorted(patients["train"] & patients["val"])):
+            refuse(
+                self,
+                f"{place} trains on {len(both)} of the {len(patients['val'])} patients whom it validates "
+                f"({shorten(both)}), by provenance.json: its Dice would say nothing of others. Remove it, then: "
+                f"nnUNetv2_cafr split -d {self.plans_manager.dataset_name}",
+            )
         self._require_previous_stage(cases["train"] + cases["val"])
         return train, validation
+
+    def _require_single_cases(self, file: Path) -> None:
+        cases = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+        number = len(set(self._patients_of(cases).values()))
+        if number < len(cases):
+            refuse(
+                self,
+                f"{file} is not there, and nnU-Net's own folds are by case: of {number} patients with {len(cases)} "
+                "cases, by provenance.json, some would be trained on and validated. Make folds by patient: "
+                f"nnUNetv2_cafr split -d {self.plans_manager.dataset_name}",
+            )
+
+    def _patients_of(self, cases: Sequence[str]) -> dict[str, str]:
+        """By case; each is its own where the raw data set is not at hand, or does not know it."""
+        try:
+            return patients_of(self.plans_manager.dataset_name, cases)
+        except UserError:
+            return {case: case for case in cases}
 
     def _require_previous_stage(self, cases: Sequence[str]) -> None:
         """Of a cascade: nnU-Net's validation of the stage before writes what this one refines."""

@@ -15,6 +15,8 @@ from nnunetv2_cafr.benchmark.matrix import Matrix
 from nnunetv2_cafr.commands import benchmark as command
 from nnunetv2_cafr.commands.benchmark import _claimed
 
+from .test_fairness import RECORD, write
+
 STEPS = {"LevelSafe": 0.8, "CAFR": 0.3}
 
 
@@ -47,6 +49,16 @@ def test_the_cheaper_step_gives_more_iterations(matrix):
     by_arm = dataclasses.replace(matrix, budget_seconds="LevelSafe")
     assert by_arm.seconds == pytest.approx(400) and lengths(by_arm) == lengths(matrix)
     assert lengths(dataclasses.replace(matrix, budget_seconds="1"))["CAFR"].endswith("_budget1x50"), "at least an epoch"
+
+
+def test_full_lengths_stand_beside_equal_seconds(matrix):
+    """The arm that gives the seconds trains as long as nnU-Net does."""
+    full = dataclasses.replace(matrix, budget="full", budget_seconds="LevelSafe")
+    for training in full.trainings():
+        epochs, iterations = full.length_of(training).counts
+        settings = {**RECORD["settings"], "num_epochs": epochs, "num_iterations_per_epoch": iterations}
+        write(full, training, {**RECORD, "device": "cpu", "settings": settings})
+    assert [line for line in fairness.differences(full) if line.startswith("num_epochs")] == []
 
 
 def test_what_whole_epochs_take_is_told(matrix):

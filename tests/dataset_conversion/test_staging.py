@@ -103,6 +103,21 @@ def test_killed_conversion_goes_on(source: Path, capsys: pytest.CaptureFixture[s
         assert path.stat().st_mtime_ns == before[path.name]
 
 
+def test_a_case_that_was_taken_out_meanwhile_is_taken_out(source: Path) -> None:
+    kill(start(source, 20))
+    (remainder,) = remains(source)
+    gone = next((remainder / ".cases").glob("[0-9]*.json")).stem
+    for folder in ("i", "m"):
+        (source / folder / f"{gone}.nii").unlink()
+    assert main(arguments(source)) == 0
+    written = source.parent / "raw" / TARGET
+    left = {str(number) for number in range(NUM_CASES)} - {gone}
+    assert json.loads((written / "provenance.json").read_text())["cases"].keys() == left
+    assert {path.name for path in (written / "imagesTr").iterdir()} == {f"{case}_0000.nii.gz" for case in left}
+    assert {path.name for path in (written / "labelsTr").iterdir()} == {f"{case}.nii.gz" for case in left}
+    assert not (written / "imagesTs").exists()
+
+
 def test_changed_source_and_damaged_result_are_done_again(
     source: Path, capsys: pytest.CaptureFixture[str], read: Callable[[Path], np.ndarray]
 ) -> None:

@@ -135,6 +135,23 @@ def test_a_best_that_was_not_saved_is_tried_again(construct, monkeypatch):
     assert "curves could not be drawn" in log and "loss_terms.png could not be drawn" in log
 
 
+@pytest.mark.loss_terms
+def test_the_latest_checkpoint_knows_that_its_own_epoch_is_the_best(construct):
+    """Else --c, after a kill, would take a worse one for the best."""
+    trainer = construct(TRAINER)
+    trainer.num_epochs = 3
+    for epoch, dice in enumerate((0.5, 0.8)):
+        for key, value in {"train_losses": 0.0, "val_losses": 0.0, "dice_per_class_or_region": [dice]}.items():
+            trainer.logger.log(key, value, epoch)
+        trainer.logger.log("mean_fg_dice", dice, epoch)
+        trainer.on_epoch_start()
+        trainer.save_every = epoch + 1
+        trainer.on_epoch_end()
+        latest, best = (state_of(Path(trainer.output_folder) / f"checkpoint_{name}.pth") for name in ("latest", "best"))
+        assert latest["_best_ema"] == best["_best_ema"] == trainer._best_ema
+        assert latest["current_epoch"] == best["current_epoch"] == trainer.current_epoch == epoch + 1
+
+
 def test_terminated_and_continued_equals_uninterrupted(construct, exact):
     """Weights, optimiser, curves and best value, bit for bit, also after an interruption in the first epoch."""
     whole = construct(TRAINER)

@@ -113,3 +113,30 @@ def test_a_fold_that_the_split_does_not_have(data):
     trainer.fold = 1
     with pytest.raises(SystemExit, match="has no fold 1: give one that it has, fold 0"):
         trainer.get_tr_and_val_datasets()
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        (None, "is not there, and nnU-Net's own folds are by case: of 1 patients with"),
+        ([{"train": ["SpineMRI_001"], "val": ["SpineMRI_002"]}], r"trains on 1 of the 1 patients .*\(anna\)"),
+    ],
+)
+def test_a_patient_on_both_sides_of_a_fold(split, words, data, tmp_path, monkeypatch):
+    file = data / "splits_final.json"
+    file.unlink(missing_ok=True)
+    trainer = make(data)
+    trainer.initialize()
+    cases = trainer.dataset_class.get_identifiers(trainer.preprocessed_dataset_folder)
+    raw = tmp_path / "raw" / data.name
+    raw.mkdir(parents=True)
+    (raw / "dataset.json").write_text("{}")
+    (raw / "provenance.json").write_text(json.dumps({"cases": {case: {"patient": "anna"} for case in cases}}))
+    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+    if split is not None:
+        file.write_text(json.dumps(split))
+    with pytest.raises(SystemExit, match=rf"(?s){words}.*nnUNetv2_cafr split -d {data.name}"):
+        trainer.get_tr_and_val_datasets()
+    assert file.exists() is (split is not None)  # nnU-Net's own would stay
+    trainer.fold = "all"
+    trainer.get_tr_and_val_datasets()

@@ -4,6 +4,7 @@ import inspect
 import json
 import pickle
 import shutil
+import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from nnunetv2_cafr.training.cosine_lr import CosineLRScheduler
 from nnunetv2_cafr.training.level_safe import loaded_patch_size
 from nnunetv2_cafr.training.lookup import find_trainer
 from nnunetv2_cafr.training.orientation import superior_inferior_axis
+from nnunetv2_cafr.training.robust import LOCK
 from nnunetv2_cafr.training.variants import nested_share
 
 CPU = torch.device("cpu")
@@ -522,7 +524,16 @@ def test_paper_recipe_stops_after_ten_epochs_without_gain(monkeypatch, construct
             reported.add(key)
 
     trainer.logger.loggers.append(Tracker())
+    end, guarded = trainer.on_train_end, []
+    lock = Path(trainer.output_folder) / LOCK
+
+    def on_train_end() -> None:
+        guarded.append(lock.exists() and callable(signal.getsignal(signal.SIGTERM)))
+        end()
+
+    monkeypatch.setattr(trainer, "on_train_end", on_train_end)
     trainer.run_training()
+    assert guarded == [True]  # the final checkpoint is written as after any last epoch
     assert {"train_dice", "train_ce", "train_clr", "clr_weight"} <= reported
     best = int(np.argmax(trainer.logger.get_value("ema_fg_dice", step=None)))
     assert best >= 2
