@@ -13,7 +13,7 @@ from nnunetv2_cafr.files import FULL
 EPILOG = """examples:
   nnUNetv2_cafr demo --out cafr_demo          phantom -> convert -> plan -> train -> predict -> score, 4 to 10 minutes
   nnUNetv2_cafr check -d 511                  every case on one page before you train: report.html, findings.csv
-  nnUNetv2_cafr split -d 511                  folds by patient, with every level in each
+  nnUNetv2_cafr split -d 511                  folds by patient, rare levels spread over them
   nnUNetv2_cafr plan -d 511                   plans of CAFR-Net for a GPU's memory: -p nnUNetCAFRPlans
   nnUNetv2_cafr cost --size 256 256           MACs, parameters, latency beside nnU-Net
   nnUNetv2_cafr evaluate REF PRED             overlaps, surface distances in mm, level errors

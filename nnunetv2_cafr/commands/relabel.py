@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 EXAMPLES = """examples:
-  nnUNetv2_predict -d 511 -c 2d -f 0 -i IN -o MAPS --save_probabilities
+  nnUNetv2_predict -d 511 -c 2d -f 0 -tr nnUNetTrainer_CAFR -i IN -o MAPS --save_probabilities
   nnUNetv2_cafr relabel -i MAPS -p MAPS -o LEVELS
   nnUNetv2_cafr relabel -i OTHER_TOOLS_MAPS -o LEVELS --labels dataset.json
 

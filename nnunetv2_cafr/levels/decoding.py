@@ -42,7 +42,7 @@ from nnunetv2_cafr.levels.path import (
 from nnunetv2_cafr.spine import CERVICAL, SACRUM, Spine
 
 THRESHOLD = (
-    0.2  # confidence below which a study is flagged and left as it is; documentation/levels.md has what chose it
+    0.2  # confidence below which a study is flagged and left as it is; documentation/level_rules.md has what chose it
 )
 UNCERTAIN, TRANSITIONAL, FIELD_OF_VIEW, TILTED, UPSIDE_DOWN, LOWER_END, MISSED, BEYOND = (
     "levels uncertain",
@@ -59,7 +59,7 @@ LEAST_WEIGHT = 0.2  # of a structure's vote; one that has FULL of the median str
 LONG = 1.6  # times the lower quartile of the vertebrae's lengths: may be two
 TWIN = 0.3  # of the median vertebra: two with as much in one place of the column are two
 LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
-# Of the median vertebra: so much more between two bodies than between others is room for one; documentation/levels.md.
+# Of the median vertebra: so much more between two bodies than between others is room for one; documentation/level_rules.md.
 ROOM = 0.6
 SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
 OPEN_END = 1.2  # levels of image below the lowest vertebra that would show another one

@@ -53,15 +53,17 @@ DEFINITIONS = {
     UNCERTAIN: f"confidence below {THRESHOLD:g}, or no row that could be judged; the label map is left as predicted",
     TRANSITIONAL: "one vertebra more or less (L6, T13, sacralised L5) fits better; where the labels do not provide for "
     "it, the label map is left as predicted",
-    FIELD_OF_VIEW: f"the scan is lower than {LOWEST:g} or higher than {HIGHEST:g} times those that the network was "
-    "trained on, where that is known, or `predict` found that little of it shows anything: a whole row may be off",
+    FIELD_OF_VIEW: f"the scan's height is less than {LOWEST:g} times that of the lowest training case, or more than "
+    f"{HIGHEST:g} times that of the highest, where these are known, or `predict` found that little of it shows "
+    "anything: a whole row may be off",
     TILTED: f"the spine is turned by more than {TILT:g} degrees in the image, or the image in the patient; the second "
     "is told by `predict` alone",
     UPSIDE_DOWN: "structures reach the image's lower end, and above them it goes on, or vertebrae grow upwards: the "
     "header may swap up and down",
     MISSED: "levels between the lowest and the highest vertebra that were not found",
     BEYOND: "structures beyond the levels that the labels have; they become background",
-    LOWER_END: "the lowest vertebra is not the lowest one of the labels, and the image shows more below it",
+    LOWER_END: "the lowest vertebra is neither the sacrum nor the lowest one that the labels have above it, and the "
+    "image shows more below it",
     "relabelled": "structures whose most frequent label changed, from the bottom upwards; '-' is background",
     "islands": "fragments off the spine's curve that became background",
     "changed_voxels": "voxels with another label than before, also within structures whose level did not change",
