@@ -21,14 +21,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nnunetv2_cafr.loss import DeepSupervisionCLRLoss, PixelInfoNCE
+from nnunetv2_cafr.loss import DiceCECLRLoss, PixelInfoNCE
 from nnunetv2_cafr.network import CAFRNet
 from nnunetv2_cafr.network.convolution import NUM_HALVINGS, Pyramid
 from nnunetv2_cafr.network_cost import machine
@@ -121,8 +120,9 @@ def train_two_steps(patch_size: tuple[int, ...], spacing: tuple[float, ...], fus
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
     dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
     dice_ce = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
-    weights = np.array([4, 2, 1, 0]) / 7  # nnU-Net's
-    loss_fn = DeepSupervisionCLRLoss(dice_ce, weights, PixelInfoNCE(num_negatives=None, anchors_per_class=32))
+    weights = [4 / 7, 2 / 7, 1 / 7, 0]  # nnU-Net's
+    contrastive = PixelInfoNCE(num_negatives=None, anchors_per_class=32)
+    loss_fn = DiceCECLRLoss(dice_ce, contrastive, scale_weights=weights)
     image = torch.randn(BATCH_SIZE, 1, *patch_size, device=device)
     # Cells of one class, or the contrastive loss has nothing to do.
     target = torch.randint(CLASSES, (BATCH_SIZE, 1, *(math.ceil(size / 8) for size in patch_size)), dtype=torch.int16)

@@ -59,7 +59,8 @@ LEAST_WEIGHT = 0.2  # of a structure's vote; one that has FULL of the median str
 LONG = 1.6  # times the lower quartile of the vertebrae's lengths: may be two
 TWIN = 0.3  # of the median vertebra: two with as much in one place of the column are two
 LABELLED = 0.2  # of the median vertebra: voxels that make a label no accident
-# Of the median vertebra: so much more between two bodies than between others is room for one; documentation/level_rules.md.
+# Of the median vertebra: so much more between two bodies than between others is room for one
+# (documentation/level_rules.md).
 ROOM = 0.6
 SACRUM_TOP = 0.4  # levels from S1's upper end to its centre
 OPEN_END = 1.2  # levels of image below the lowest vertebra that would show another one

@@ -2,9 +2,10 @@
 
 Source: CAFR-Net, PLOS ONE 20(7), 2025, doi 10.1371/journal.pone.0327642, its section on the loss function: the total
 is a weighted sum of Dice, cross-entropy and CLR. The paper's weights are lost; 1, 1 and 0.01 are ours
-(documentation/recipe.md).
+(documentation/experiments.md).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from nnunetv2_cafr.loss.info_nce import PixelInfoNCE
 class DiceCECLRLoss(nn.Module):
     """Dice + cross-entropy on the logits, plus `clr_weight` times the contrastive loss on the embedding.
 
+    With `scale_weights` the logits come at several resolutions, and Dice + cross-entropy is nnU-Net's weighted sum over
+    these (deep supervision).
+
     Dice and cross-entropy are nnU-Net's module, as its trainer builds it; nothing of it is computed anew. Its Dice part
     is wrapped in place, so that its value can be logged.
 
@@ -25,15 +29,18 @@ class DiceCECLRLoss(nn.Module):
         contrastive:
             The contrastive loss; its `regions` has to agree with `dice_ce`.
         clr_weight:
-            Weight of the contrastive term, 0.01 (ours: at 0.1 it cost Dice, see documentation/recipe.md). A plain
+            Weight of the contrastive term, 0.01 (ours: at 0.1 it cost Dice, see documentation/experiments.md). A plain
             number that a trainer may change from epoch to epoch, as for a warm-up.
+        scale_weights:
+            Weight of each resolution, finest first, one of weight 0 is not computed; None for a single output.
         last_terms:
             The terms of the last call, detached scalars: 'dice' and 'ce' as they enter the total, 'clr' before its
             weight (0 where no embedding came).
 
     Raises:
         ValueError: If `clr_weight` is negative, or `dice_ce` has no Dice part `dc`.
-        TypeError: On a call, if the output is neither logits nor (logits, embedding).
+        TypeError: On a call, if the output is neither logits nor (logits, embedding), or has several resolutions and
+            `scale_weights` is None.
 
     Examples:
         >>> from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
@@ -46,7 +53,13 @@ class DiceCECLRLoss(nn.Module):
         ['dice', 'ce', 'clr']
     """
 
-    def __init__(self, dice_ce: nn.Module, contrastive: PixelInfoNCE, clr_weight: float = 0.01) -> None:
+    def __init__(
+        self,
+        dice_ce: nn.Module,
+        contrastive: PixelInfoNCE,
+        clr_weight: float = 0.01,
+        scale_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         if not clr_weight >= 0:
             raise ValueError(f"clr_weight must be 0 or more, got {clr_weight!r}")
@@ -61,42 +74,48 @@ class DiceCECLRLoss(nn.Module):
         self.dice_ce.dc = _Remembering(dice)
         self.contrastive = contrastive
         self.clr_weight = clr_weight
+        self.scale_weights = None if scale_weights is None else tuple(scale_weights)
         self.last_terms: dict[str, Tensor] = {}
 
-    def forward(self, output: Tensor | tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+    def forward(self, output: Any, target: Any) -> Tensor:
         """Compute the total.
 
         Args:
-            output: Logits (b, c, *size), or (logits, embedding) with the embedding (b, d, *cells) of unit length.
-            target: (b, 1, *size) label map, negative where padded, or regions as in `PixelInfoNCE`.
+            output: Logits (b, c, *size), or (logits, embedding) with the embedding (b, d, *cells) of unit length. With
+                `scale_weights` the logits are a list, finest first.
+            target: (b, 1, *size) label map, negative where padded, or regions as in `PixelInfoNCE`. With
+                `scale_weights` a list of these; the first is the contrastive term's.
 
         Returns:
             The total, a scalar.
         """
-        if isinstance(output, Tensor):
-            logits, embedding = output, None
-        elif isinstance(output, tuple) and len(output) == 2:
-            logits, embedding = output
-        else:
+        logits, embedding = output if isinstance(output, tuple) and len(output) == 2 else (output, None)
+        if not isinstance(logits, Tensor if self.scale_weights is None else list):
             raise TypeError(
-                f"output must be logits or a tuple (logits, embedding), got {type(output).__name__}; deep supervision "
-                f"is not supported"
+                f"output must be logits or a tuple (logits, embedding), with a list of logits for several resolutions "
+                f"({self.scale_weights=}), got {type(output).__name__} of {type(logits).__name__}"
             )
-        # What nnU-Net's RemoveLabelTransform does to padding. The contrastive loss still needs to know where it is.
-        known = target if self.contrastive.regions else target.clamp(min=0)
-        nothing = torch.zeros((), device=logits.device)
-        self.dice_ce.dc.value = nothing  # stays where nnU-Net skips Dice because its weight is 0
-        total = self.dice_ce(logits, known)
-        dice = self.dice_ce.weight_dice * self.dice_ce.dc.value
-        ce = total.detach() - dice
-
-        if embedding is None:
-            clr = nothing
-        else:
-            clr = self.contrastive(embedding, target, logits)
-            total = total + self.clr_weight * clr
+        if self.scale_weights is None:
+            logits, target = [logits], [target]
+        nothing = torch.zeros((), device=logits[0].device)
+        clr = nothing if embedding is None else self.contrastive(embedding, target[0], logits[0])
+        total, dice, ce = self.clr_weight * clr, nothing, nothing
+        for weight, scale_logits, scale_target in zip(self.scale_weights or (1.0,), logits, target, strict=True):
+            if weight != 0:
+                of_scale, of_dice = self._dice_ce(scale_logits, scale_target)
+                total = total + weight * of_scale
+                dice = dice + weight * of_dice
+                ce = ce + weight * (of_scale.detach() - of_dice)
         self.last_terms = {"dice": dice, "ce": ce, "clr": clr.detach()}
         return total
+
+    def _dice_ce(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Dice + cross-entropy of one resolution, and the Dice part of it, detached."""
+        # What nnU-Net's RemoveLabelTransform does to padding. The contrastive loss still needs to know where it is.
+        known = target if self.contrastive.regions else target.clamp(min=0)
+        self.dice_ce.dc.value = torch.zeros((), device=logits.device)  # stays where nnU-Net skips Dice: its weight is 0
+        both = self.dice_ce(logits, known)
+        return both, self.dice_ce.weight_dice * self.dice_ce.dc.value
 
 
 class _Remembering(nn.Module):

@@ -17,7 +17,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from torch import distributed as dist
 
-from nnunetv2_cafr.loss import DeepSupervisionCLRLoss, DiceCECLRLoss, PixelInfoNCE
+from nnunetv2_cafr.loss import DiceCECLRLoss, PixelInfoNCE
 from nnunetv2_cafr.spine import Spine, has_regions, read_spine
 from nnunetv2_cafr.training.preflight import CheckedTraining
 
@@ -32,13 +32,13 @@ class ContrastiveTraining(CheckedTraining):
     """
 
     use_clr = True
-    clr_weight = 0.01  # at 0.1 Dice was 0.8 to 3.4 points less in three pairs of trainings (documentation/recipe.md)
+    clr_weight = 0.01  # at 0.1 Dice was 0.8 to 3.4 points less in three pairs (documentation/experiments.md)
     clr_warmup = 0.1  # fraction of the epochs
     clr_negatives: int | None = None  # all cells drawn of other classes; the paper has 5 for each positive
     clr_anchors = 32  # of each class and step
     clr_hard_anchors = False
     clr_by_level = False  # hard anchors and weights of the negatives by the distance along the spine
-    loss: DiceCECLRLoss | DeepSupervisionCLRLoss
+    loss: DiceCECLRLoss
 
     @classmethod
     def unfit(cls, settings: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> str | None:
@@ -61,7 +61,7 @@ class ContrastiveTraining(CheckedTraining):
                 "only, which is another loss than the paper's. Fewer GPUs, or plans with a larger batch, avoid that."
             )
 
-    def _build_loss(self) -> DiceCECLRLoss | DeepSupervisionCLRLoss:
+    def _build_loss(self) -> DiceCECLRLoss:
         stock = super()._build_loss()
         contrastive = PixelInfoNCE(
             num_negatives=self.clr_negatives,
@@ -72,8 +72,8 @@ class ContrastiveTraining(CheckedTraining):
             level_distance=self._level_distance() if self.clr_by_level else None,
         ).to(self.device)
         if isinstance(stock, DeepSupervisionWrapper):
-            return DeepSupervisionCLRLoss(stock.loss, stock.weight_factors, contrastive, clr_weight=0.0)
-        return DiceCECLRLoss(stock, contrastive, clr_weight=0.0)
+            return DiceCECLRLoss(stock.loss, contrastive, 0.0, stock.weight_factors)
+        return DiceCECLRLoss(stock, contrastive, 0.0)
 
     def _level_distance(self) -> torch.Tensor:
         return level_distance(read_spine(self.dataset_json["labels"]), self.label_manager.num_segmentation_heads)

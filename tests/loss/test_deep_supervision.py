@@ -7,7 +7,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch.nn import functional as F
 
-from nnunetv2_cafr.loss import DeepSupervisionCLRLoss, PixelInfoNCE
+from nnunetv2_cafr.loss import DiceCECLRLoss, PixelInfoNCE
 
 WEIGHTS = (0.6, 0.4, 0.0)
 
@@ -31,7 +31,7 @@ def batch() -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
 def test_without_embedding_it_is_nnunets_loss(batch):
     logits, _, targets = batch
     stock = DeepSupervisionWrapper(dice_ce(), WEIGHTS)
-    loss_fn = DeepSupervisionCLRLoss(dice_ce(), WEIGHTS, PixelInfoNCE())
+    loss_fn = DiceCECLRLoss(dice_ce(), PixelInfoNCE(), scale_weights=WEIGHTS)
     # nnU-Net's pipeline turns padding into background before its loss.
     torch.testing.assert_close(loss_fn(logits, targets), stock(logits, [target.clamp(min=0) for target in targets]))
     assert loss_fn.last_terms["clr"] == 0
@@ -41,7 +41,7 @@ def test_the_contrastive_term_is_added_once_and_on_the_finest_target(batch):
     logits, embedding, targets = batch
     targets[1:] = [torch.zeros_like(target) for target in targets[1:]]  # of a single class, so without pairs
     contrastive = PixelInfoNCE()
-    loss_fn = DeepSupervisionCLRLoss(dice_ce(), WEIGHTS, contrastive, clr_weight=0.1)
+    loss_fn = DiceCECLRLoss(dice_ce(), contrastive, 0.1, WEIGHTS)
     torch.manual_seed(3)
     total = loss_fn((logits, embedding), targets)
     torch.manual_seed(3)
@@ -52,7 +52,7 @@ def test_the_contrastive_term_is_added_once_and_on_the_finest_target(batch):
 
 def test_logged_terms_are_the_parts_of_the_total(batch):
     logits, embedding, targets = batch
-    loss_fn = DeepSupervisionCLRLoss(dice_ce(), WEIGHTS, PixelInfoNCE(), clr_weight=0.1)
+    loss_fn = DiceCECLRLoss(dice_ce(), PixelInfoNCE(), 0.1, WEIGHTS)
     total = loss_fn((logits, embedding), targets)
     terms = loss_fn.last_terms
     assert set(terms) == {"dice", "ce", "clr"}
@@ -63,11 +63,11 @@ def test_logged_terms_are_the_parts_of_the_total(batch):
 
 def test_gradient_reaches_all_that_has_a_weight(batch):
     logits, embedding, targets = batch
-    DeepSupervisionCLRLoss(dice_ce(), WEIGHTS, PixelInfoNCE())((logits, embedding), targets).backward()
+    DiceCECLRLoss(dice_ce(), PixelInfoNCE(), scale_weights=WEIGHTS)((logits, embedding), targets).backward()
     assert [of.grad is not None for of in (*logits, embedding)] == [True, True, False, True]
 
 
 def test_a_target_too_few_is_an_error(batch):
     logits, embedding, targets = batch
     with pytest.raises(ValueError, match="shorter"):
-        DeepSupervisionCLRLoss(dice_ce(), WEIGHTS, PixelInfoNCE())((logits, embedding), targets[:2])
+        DiceCECLRLoss(dice_ce(), PixelInfoNCE(), scale_weights=WEIGHTS)((logits, embedding), targets[:2])

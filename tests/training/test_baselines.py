@@ -13,7 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim import SGD, Adam
 
 from nnunetv2_cafr.errors import UserError
-from nnunetv2_cafr.loss import DeepSupervisionCLRLoss
+from nnunetv2_cafr.loss import DiceCECLRLoss
 from nnunetv2_cafr.network.contrastive_unet import ContrastiveUNet
 from nnunetv2_cafr.training import (
     nnUNetTrainer_AttentionUNet,
@@ -104,7 +104,7 @@ def test_contrastive_loss_beside_nnunets_own_training(construct, without_workers
     """Deep supervision, optimiser and schedule stay nnU-Net's; the terms are logged and the head is trained."""
     stock, trainer = construct("nnUNetTrainer_LevelSafe"), construct(f"{CLR}_budget2x2")
     assert isinstance(trainer.network, ContrastiveUNet)
-    assert isinstance(trainer.loss, DeepSupervisionCLRLoss)
+    assert isinstance(trainer.loss, DiceCECLRLoss) and trainer.loss.scale_weights is not None
     assert trainer.loss.scale_weights == stock.loss.weight_factors
     assert repr(trainer.optimizer) == repr(stock.optimizer)
     assert type(trainer.lr_scheduler) is type(stock.lr_scheduler)
