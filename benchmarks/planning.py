@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nnunetv2_cafr.loss import DiceCECLRLoss, PixelInfoNCE
 from nnunetv2_cafr.network import CAFRNet
-from nnunetv2_cafr.network.convolution import NUM_HALVINGS, Pyramid
+from nnunetv2_cafr.network.convolution import NUM_HALVINGS, LevelGeometry
 from nnunetv2_cafr.network_cost import machine
 from nnunetv2_cafr.planning import GB
 from nnunetv2_cafr.planning.architecture import cafr_architecture, token_size
@@ -129,8 +129,8 @@ def train_two_steps(patch_size: tuple[int, ...], spacing: tuple[float, ...], fus
     for axis, size in enumerate(patch_size, start=2):
         target = target.repeat_interleave(8, axis).narrow(axis, 0, size)
     target = target.contiguous().to(device)
-    pyramid = Pyramid(cafr_architecture(spacing)["strides"])
-    of_levels = [pyramid.cells(patch_size, level) for level in range(NUM_HALVINGS)]
+    geometry = LevelGeometry(cafr_architecture(spacing)["strides"])
+    of_levels = [geometry.cells(patch_size, level) for level in range(NUM_HALVINGS)]
     targets = [nn.functional.interpolate(target.float(), size=cells).to(torch.int16) for cells in of_levels]
     # A GPU has two fused kernels, a CPU the first.
     fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]

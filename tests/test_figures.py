@@ -69,9 +69,8 @@ def test_levels_and_dice_on_another_collection():
     long = pd.read_csv(RESULTS / "another_collection" / "level_shifts_long.csv")
     found = long["trainer"].str.extract(r"(?P<trainer>.*)_seed(?P<seed>\d)_budget(?P<epochs>\d+)x50")
     long = long.assign(trainer=found["trainer"], seed=found["seed"].astype(int), steps=50 * found["epochs"].astype(int))
-    both = pd.concat(
-        [short, long[long["trainer"] != "nnUNetTrainer_CAFR"]]
-    )  # whose long ones are the previous network's
+    long = long[long["trainer"] != "nnUNetTrainer_CAFR"]  # those are the previous network's
+    both = pd.concat([short, long])
     both = both[both["label_maps"] == "as predicted"]
     seconds_per_step = dict(
         zip(("CAFR", "LevelSafe_AdamW"), re.findall(r"\((.*?) s against (.*?) s,", README)[0], strict=True)

@@ -48,7 +48,7 @@ class MeasuredArm(SteppingArm):
     """One arm, ready to train a step and to predict."""
 
     def __init__(self, matrix: Matrix, training: Training) -> None:
-        memory = CudaMemory() if matrix.device == "cuda" else LiveStorages()
+        memory = CudaMemory() if matrix.on_gpu else LiveStorages()
         super().__init__(matrix, training, memory)
         self.training_peak = memory.peak
         channels, *patch = self.batch["data"].shape[1:]

@@ -59,7 +59,7 @@ def jobs_of(matrix: Matrix, folder: Path) -> list[Job]:
     scorings = [_scoring_of_fold(matrix, training, folder) for training in matrix.trainings()]
     external = list(_external(matrix, folder))
     scored = tuple(job.output for job in (*scorings, *external) if job.output.name == SETTINGS_FILE)
-    cost = Job("cost", _module("cost", folder), folder / COST_FILE, scored, gpu=matrix.device == "cuda")
+    cost = Job("cost", _module("cost", folder), folder / COST_FILE, scored, gpu=matrix.on_gpu)
     return [*trainings.values(), *scorings, *external, cost]
 
 
@@ -69,7 +69,7 @@ def timing(matrix: Matrix, folder: Path) -> list[Job]:
         return []
     output = matrix.clock.next_file(folder)
     command = _module("stepping", folder, output, *matrix.clock.to_measure(untimed))
-    return [Job(f"seconds-per-step-{output.stem}", command, output, gpu=matrix.device == "cuda")]
+    return [Job(f"seconds-per-step-{output.stem}", command, output, gpu=matrix.on_gpu)]
 
 
 def section_of(percent: int) -> str:
@@ -119,9 +119,7 @@ def _training(matrix: Matrix, training: Training) -> Job:
     command = ["nnUNetv2_train", matrix.dataset, matrix.configuration, str(training.fold), "-tr", trainer]
     command += ["-p", training.arm.plans, "-device", matrix.device, "--c"]
     output = matrix.fold_folder(training) / "validation" / "summary.json"
-    return Job(
-        f"train-{training.arm.name}-{trainer}-fold{training.fold}", tuple(command), output, gpu=matrix.device == "cuda"
-    )
+    return Job(f"train-{training.arm.name}-{trainer}-fold{training.fold}", tuple(command), output, gpu=matrix.on_gpu)
 
 
 def _scoring_of_fold(matrix: Matrix, training: Training, folder: Path) -> Job:
@@ -161,7 +159,7 @@ def _prediction(matrix: Matrix, arm: Arm, seed: int, folder: Path, dataset: str,
         tuple(command),
         target / COMPLETE,
         needed,
-        gpu=matrix.device == "cuda",
+        gpu=matrix.on_gpu,
     )
 
 

@@ -80,6 +80,10 @@ class Matrix:
             ) from error
         return matrix
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
     @cached_property
     def length(self) -> Budget:
         return parse_budget(self.budget)

@@ -9,8 +9,8 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -87,15 +87,15 @@ def measure(matrix: Matrix, names: Sequence[str]) -> Measurement:
     )
 
 
-def in_scratch_folder() -> AbstractContextManager:
-    """For measurements in this process: batches come from it, and trainers make their folders elsewhere.
+@contextmanager
+def in_scratch_folder() -> Iterator[None]:
+    """For measurements in a process of their own: batches come from it, and trainers make their folders elsewhere.
 
     nnU-Net reads both variables when they are asked for.
     """
-    os.environ["nnUNet_n_proc_DA"] = "0"
-    folder = tempfile.TemporaryDirectory()
-    os.environ["nnUNet_results"] = folder.name
-    return folder
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"nnUNet_n_proc_DA": "0", "nnUNet_results": folder}
+        yield
 
 
 def main(folder: Path, output: Path, names: Sequence[str]) -> None:

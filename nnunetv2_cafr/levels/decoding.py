@@ -149,7 +149,7 @@ def decode(
 def _decode(labels: np.ndarray, spine: Spine, grid: Grid, evidence: Evidence | None, threshold: float) -> Decoding:
     try:
         anatomy = dissect(labels, spine, grid)
-        row = _row(anatomy, labels, spine, evidence)
+        row = _row(anatomy, spine, evidence)
         paths = [best_path(row, column) for column in columns(spine)]
     except NoOrderError as error:
         return Decoding(labels, math.nan, {UNCERTAIN: str(error)}, [], [], 0)
@@ -237,7 +237,7 @@ def _target(label: int, allowed: Sequence[int]) -> int:
     return label if label in allowed else (allowed[0] if allowed else 0)
 
 
-def _row(anatomy: Anatomy, labels: np.ndarray, spine: Spine, evidence: Evidence | None) -> Row:
+def _row(anatomy: Anatomy, spine: Spine, evidence: Evidence | None) -> Row:
     structures = anatomy.structures
     number = max(max(spine.names), len(structures[0].labels) - 1) + 1
     votes = np.zeros((len(structures), number))

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from nnunetv2_cafr.network.convolution import NUM_HALVINGS, Pyramid, crop_to, pad_to_multiple
+from nnunetv2_cafr.network.convolution import NUM_HALVINGS, LevelGeometry, crop_to, pad_to_multiple
 from nnunetv2_cafr.network.decoder import Decoder, Head
 from nnunetv2_cafr.network.encoder import ConvPyramid
 from nnunetv2_cafr.network.hierarchy import FUSED_LEVEL, TAPPED_LEVELS, Fusion, Tap
@@ -100,8 +100,8 @@ class CAFRNet(nn.Module):
         super().__init__()
         if num_layers < 3 or num_layers % 3:
             raise ValueError(f"num_layers must be a multiple of 3, one tap after each third, got {num_layers}")
-        pyramid = Pyramid(strides, norm)
-        per_token = 2 * len(pyramid.token_size)
+        geometry = LevelGeometry(strides, norm)
+        per_token = 2 * len(geometry.token_size)
         if embed_dim % per_token:
             raise ValueError(
                 f"embed_dim must be divisible by twice the number of axes ({per_token}, sine and cosine of each), "
@@ -112,26 +112,26 @@ class CAFRNet(nn.Module):
             if len(values) != num_levels or min(values) < 1:
                 raise ValueError(f"{name} needs {num_levels} values from 1/1 to 1/16, got {list(values)}")
         self.input_channels = input_channels
-        self.token_size = pyramid.token_size
-        self.memory_format = torch.channels_last if len(pyramid.token_size) == 2 else torch.channels_last_3d
-        self._pyramid = pyramid
+        self.token_size = geometry.token_size
+        self.memory_format = torch.channels_last if len(geometry.token_size) == 2 else torch.channels_last_3d
+        self._geometry = geometry
         self.embed_dim = embed_dim
         self.layers_per_tap = num_layers // len(TAPPED_LEVELS)
 
-        self.pyramid = ConvPyramid(pyramid, input_channels, channels, convs)
-        self.patch_embedding = PatchEmbedding(pyramid, input_channels, channels[-1], embed_dim)
+        self.pyramid = ConvPyramid(geometry, input_channels, channels, convs)
+        self.patch_embedding = PatchEmbedding(geometry, input_channels, channels[-1], embed_dim)
         self.layers = nn.ModuleList(
             TransformerLayer(embed_dim, num_heads, head_dim, ffn_dim, dropout) if use_transformer else nn.Identity()
             for _ in range(num_layers)
         )
         self.taps = nn.ModuleList(
-            Tap(pyramid, embed_dim, tap_channels, channels[level], level, tap_scale) for level in TAPPED_LEVELS
+            Tap(geometry, embed_dim, tap_channels, channels[level], level, tap_scale) for level in TAPPED_LEVELS
         )
         fused_channels = channels[FUSED_LEVEL]
-        self.fusion = Fusion(pyramid, channels[FUSED_LEVEL:], fused_channels) if use_clr else None
-        self.projection = ProjectionHead(pyramid, fused_channels, projection_dim) if use_clr else None
+        self.fusion = Fusion(geometry, channels[FUSED_LEVEL:], fused_channels) if use_clr else None
+        self.projection = ProjectionHead(geometry, fused_channels, projection_dim) if use_clr else None
         self.decoder = Decoder(
-            pyramid,
+            geometry,
             channels,
             num_classes,
             use_lafr=use_lafr,
@@ -170,13 +170,13 @@ class CAFRNet(nn.Module):
 
         levels = self.encode(x)
         per_level = [
-            crop_to(logits, self._pyramid.cells(spatial, level)) for level, logits in enumerate(self.decoder(levels))
+            crop_to(logits, self._geometry.cells(spatial, level)) for level, logits in enumerate(self.decoder(levels))
         ]
         logits: Logits = per_level if self.decoder.deep_supervision else per_level[0]
         if self.fusion is None or self.projection is None or not self.training:
             return logits
         fused = self.fusion(levels[FUSED_LEVEL:])
-        return logits, self.projection(crop_to(fused, self._pyramid.cells(spatial, FUSED_LEVEL)))
+        return logits, self.projection(crop_to(fused, self._geometry.cells(spatial, FUSED_LEVEL)))
 
     def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The pyramid's levels with what the Transformer adds, (b, channels[level], *cells), finest first.

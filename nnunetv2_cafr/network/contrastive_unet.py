@@ -13,7 +13,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import nn
 
 from nnunetv2_cafr.network.cafr_net import CAFRNet, Logits
-from nnunetv2_cafr.network.convolution import Pyramid, strides_of_tokens
+from nnunetv2_cafr.network.convolution import LevelGeometry, strides_of_tokens
 from nnunetv2_cafr.network.projection import ProjectionHead
 
 QUARTER = 4  # pixels along the side of a cell
@@ -61,9 +61,9 @@ class ContrastiveUNet(nn.Module):
         level = next(index for index, scale in enumerate(scales) if scale >= QUARTER)
         self.steps_to_quarter = len(scales) - 1 - level
         dimensions = convert_conv_op_to_dim(self.encoder.conv_op)
-        # Of the pyramid, the head takes the number of axes.
-        pyramid = Pyramid(strides_of_tokens([16] * dimensions))
-        self.projection = ProjectionHead(pyramid, self.encoder.output_channels[level], embedding_dim)
+        # Of the geometry, the head takes the number of axes.
+        geometry = LevelGeometry(strides_of_tokens([16] * dimensions))
+        self.projection = ProjectionHead(geometry, self.encoder.output_channels[level], embedding_dim)
         self.projection.apply(CAFRNet.initialize)
 
     def forward(self, x: torch.Tensor) -> Logits | tuple[Logits, torch.Tensor]:

@@ -36,7 +36,7 @@ def strides_of_tokens(token_size: Sequence[int]) -> list[list[int]]:
     return [[2 if level > NUM_HALVINGS - count else 1 for count in halvings] for level in range(NUM_HALVINGS + 1)]
 
 
-class Pyramid:
+class LevelGeometry:
     """Stride, kernel and scale of every level between the pixels (level 0) and the tokens (level 4).
 
     Args:
@@ -99,22 +99,22 @@ class ConvBlock(nn.Sequential):
     """
 
     def __init__(
-        self, pyramid: Pyramid, in_channels: int, out_channels: int, level: int, *, downsample: bool = False
+        self, geometry: LevelGeometry, in_channels: int, out_channels: int, level: int, *, downsample: bool = False
     ) -> None:
-        kernel = pyramid.kernel(level)
-        stride = pyramid.stride(level) if downsample else 1
+        kernel = geometry.kernel(level)
+        stride = geometry.stride(level) if downsample else 1
         super().__init__(
             # The norm that follows holds the bias.
-            pyramid.conv(in_channels, out_channels, kernel, stride, [k // 2 for k in kernel], bias=False),
-            pyramid.norm(out_channels),
-            pyramid.activation(inplace=True),
+            geometry.conv(in_channels, out_channels, kernel, stride, [k // 2 for k in kernel], bias=False),
+            geometry.norm(out_channels),
+            geometry.activation(inplace=True),
         )
 
 
-def upsample(pyramid: Pyramid, in_channels: int, out_channels: int, from_level: int) -> nn.Module:
+def upsample(geometry: LevelGeometry, in_channels: int, out_channels: int, from_level: int) -> nn.Module:
     """Transposed convolution from `from_level` to the next finer level."""
-    stride = pyramid.stride(from_level)
-    return pyramid.transposed_conv(in_channels, out_channels, stride, stride)
+    stride = geometry.stride(from_level)
+    return geometry.transposed_conv(in_channels, out_channels, stride, stride)
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: Sequence[int]) -> torch.Tensor:

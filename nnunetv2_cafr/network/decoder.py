@@ -13,17 +13,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nnunetv2_cafr.network.convolution import ConvBlock, Pyramid, upsample
+from nnunetv2_cafr.network.convolution import ConvBlock, LevelGeometry, upsample
 from nnunetv2_cafr.network.lafr import LAFR
 
 
 class DecoderStage(nn.Module):
     """Adds a recalibrated skip to the decoder's features and convolves: (b, c, *cells) at one level, in and out."""
 
-    def __init__(self, pyramid: Pyramid, channels: int, level: int, use_lafr: bool) -> None:
+    def __init__(self, geometry: LevelGeometry, channels: int, level: int, use_lafr: bool) -> None:
         super().__init__()
-        self.recalibrate = LAFR(pyramid, channels, level) if use_lafr else nn.Identity()
-        self.conv = ConvBlock(pyramid, channels, channels, level)
+        self.recalibrate = LAFR(geometry, channels, level) if use_lafr else nn.Identity()
+        self.conv = ConvBlock(geometry, channels, channels, level)
 
     def forward(self, features: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         return self.conv(features + self.recalibrate(skip))
@@ -35,11 +35,11 @@ class Head(nn.Module):
     One product of matrices does it all, as time at full resolution is what it takes to write maps.
     """
 
-    def __init__(self, pyramid: Pyramid, in_channels: int, num_classes: int, logit_scale: float) -> None:
+    def __init__(self, geometry: LevelGeometry, in_channels: int, num_classes: int, logit_scale: float) -> None:
         super().__init__()
-        self.interpolation = pyramid.interpolation
+        self.interpolation = geometry.interpolation
         self.logit_scale = logit_scale
-        convolution = pyramid.conv(in_channels, num_classes, 1)
+        convolution = geometry.conv(in_channels, num_classes, 1)
         self.weight, self.bias = convolution.weight, convolution.bias
 
     def forward(self, features: torch.Tensor, coarser: torch.Tensor | None = None) -> torch.Tensor:
@@ -65,7 +65,7 @@ class Decoder(nn.Module):
 
     def __init__(
         self,
-        pyramid: Pyramid,
+        geometry: LevelGeometry,
         channels: Sequence[int],
         num_classes: int,
         *,
@@ -76,13 +76,13 @@ class Decoder(nn.Module):
         super().__init__()
         self.deep_supervision = deep_supervision  # the name that nnU-Net sets
         self.stages = nn.ModuleList(
-            DecoderStage(pyramid, width, level, use_lafr) for level, width in enumerate(channels[:-1])
+            DecoderStage(geometry, width, level, use_lafr) for level, width in enumerate(channels[:-1])
         )
         self.upsample = nn.ModuleList(
-            upsample(pyramid, coarse, fine, level)
+            upsample(geometry, coarse, fine, level)
             for level, (fine, coarse) in enumerate(itertools.pairwise(channels), start=1)
         )
-        self.seg_layers = nn.ModuleList(Head(pyramid, width, num_classes, logit_scale) for width in channels)
+        self.seg_layers = nn.ModuleList(Head(geometry, width, num_classes, logit_scale) for width in channels)
 
     def forward(self, levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         features = levels[-1]

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from nnunetv2_cafr.network.convolution import ConvBlock, Pyramid
+from nnunetv2_cafr.network.convolution import ConvBlock, LevelGeometry
 
 
 class ConvPyramid(nn.Module):
     """(b, input_channels, *spatial) -> one map (b, channels[level], *cells) per level, finest first."""
 
     def __init__(
-        self, pyramid: Pyramid, input_channels: int, channels: Sequence[int], num_convs: Sequence[int]
+        self, geometry: LevelGeometry, input_channels: int, channels: Sequence[int], num_convs: Sequence[int]
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList()
@@ -24,8 +24,8 @@ class ConvPyramid(nn.Module):
             coming = channels[level - 1] if level else input_channels
             self.stages.append(
                 nn.Sequential(
-                    ConvBlock(pyramid, coming, width, level, downsample=level > 0),
-                    *(ConvBlock(pyramid, width, width, level) for _ in range(convs - 1)),
+                    ConvBlock(geometry, coming, width, level, downsample=level > 0),
+                    *(ConvBlock(geometry, width, width, level) for _ in range(convs - 1)),
                 )
             )
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nnunetv2_cafr.network.convolution import NUM_HALVINGS, Pyramid, upsample
+from nnunetv2_cafr.network.convolution import NUM_HALVINGS, LevelGeometry, upsample
 
 FUSED_LEVEL = 2  # 1/4
 TAPPED_LEVELS = range(FUSED_LEVEL, NUM_HALVINGS + 1)
@@ -27,21 +27,21 @@ class Tap(nn.Module):
     """(b, n, embed_dim) tokens of a grid -> (b, out_channels, *cells at `level`), times `scale` at the start."""
 
     def __init__(
-        self, pyramid: Pyramid, embed_dim: int, channels: int, out_channels: int, level: int, scale: float
+        self, geometry: LevelGeometry, embed_dim: int, channels: int, out_channels: int, level: int, scale: float
     ) -> None:
         super().__init__()
         self._scale = scale  # of the start only: no part of the network's identity
         self.norm = nn.LayerNorm(embed_dim)
         steps: list[nn.Module] = []
         if level == NUM_HALVINGS:
-            steps.append(pyramid.conv(embed_dim, out_channels, 1))
+            steps.append(geometry.conv(embed_dim, out_channels, 1))
         for from_level in range(NUM_HALVINGS, level, -1):
             if steps:
-                steps += [pyramid.norm(channels), pyramid.activation(inplace=True)]
+                steps += [geometry.norm(channels), geometry.activation(inplace=True)]
             coming = channels if steps else embed_dim
             going = out_channels if from_level == level + 1 else channels
-            steps.append(upsample(pyramid, coming, going, from_level))
-        self.to_level = nn.Sequential(*steps, pyramid.norm(out_channels))
+            steps.append(upsample(geometry, coming, going, from_level))
+        self.to_level = nn.Sequential(*steps, geometry.norm(out_channels))
 
     def forward(self, tokens: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
         return self.to_level(self.norm(tokens).unflatten(1, grid).movedim(-1, 1))
@@ -50,13 +50,13 @@ class Tap(nn.Module):
 class Fusion(nn.Module):
     """Maps (b, channels[i], *cells at 1/4, 1/8, 1/16) -> one (b, out_channels, *cells at 1/4)."""
 
-    def __init__(self, pyramid: Pyramid, channels: Sequence[int], out_channels: int) -> None:
+    def __init__(self, geometry: LevelGeometry, channels: Sequence[int], out_channels: int) -> None:
         super().__init__()
-        self.interpolation = pyramid.interpolation
+        self.interpolation = geometry.interpolation
         self.fuse = nn.Sequential(
-            pyramid.conv(sum(channels), out_channels, 1, bias=False),
-            pyramid.norm(out_channels),
-            pyramid.activation(inplace=True),
+            geometry.conv(sum(channels), out_channels, 1, bias=False),
+            geometry.norm(out_channels),
+            geometry.activation(inplace=True),
         )
 
     def forward(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -4,18 +4,18 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from nnunetv2_cafr.network.convolution import Pyramid
+from nnunetv2_cafr.network.convolution import LevelGeometry
 
 
 class LAFR(nn.Module):
     """Strengthens each position by a gate computed from its neighbourhood; (b, c, *spatial) -> (b, c, *spatial)."""
 
-    def __init__(self, pyramid: Pyramid, channels: int, level: int) -> None:
+    def __init__(self, geometry: LevelGeometry, channels: int, level: int) -> None:
         super().__init__()
-        kernel = pyramid.kernel(level)
+        kernel = geometry.kernel(level)
         self.gate = nn.Sequential(
-            pyramid.conv(channels, channels, 1),
-            pyramid.conv(channels, channels, kernel, padding=[k // 2 for k in kernel], groups=channels),
+            geometry.conv(channels, channels, 1),
+            geometry.conv(channels, channels, kernel, padding=[k // 2 for k in kernel], groups=channels),
             nn.Sigmoid(),
         )
 

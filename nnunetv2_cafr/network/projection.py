@@ -8,20 +8,20 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from nnunetv2_cafr.network.convolution import Pyramid
+from nnunetv2_cafr.network.convolution import LevelGeometry
 
 
 class ProjectionHead(nn.Module):
     """(b, in_channels, *cells) -> (b, embedding_dim, *cells), float32, of unit length along the channels."""
 
-    def __init__(self, pyramid: Pyramid, in_channels: int, embedding_dim: int) -> None:
+    def __init__(self, geometry: LevelGeometry, in_channels: int, embedding_dim: int) -> None:
         super().__init__()
         self.hidden = nn.Sequential(
-            pyramid.conv(in_channels, in_channels, 1, bias=False),
-            pyramid.norm(in_channels),
-            pyramid.activation(inplace=True),
+            geometry.conv(in_channels, in_channels, 1, bias=False),
+            geometry.norm(in_channels),
+            geometry.activation(inplace=True),
         )
-        self.output = pyramid.conv(in_channels, embedding_dim, 1)
+        self.output = geometry.conv(in_channels, embedding_dim, 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         # What is not normalised yet is computed again for the gradient, instead of kept: it is as large as the result.

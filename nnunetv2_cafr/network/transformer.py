@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nnunetv2_cafr.network.convolution import Pyramid
+from nnunetv2_cafr.network.convolution import LevelGeometry
 
 
 class PatchEmbedding(nn.Module):
@@ -26,10 +26,10 @@ class PatchEmbedding(nn.Module):
     (b, embed_dim, *spatial / token_size).
     """
 
-    def __init__(self, pyramid: Pyramid, in_channels: int, deep_channels: int, embed_dim: int) -> None:
+    def __init__(self, geometry: LevelGeometry, in_channels: int, deep_channels: int, embed_dim: int) -> None:
         super().__init__()
-        self.projection = pyramid.conv(in_channels, embed_dim, pyramid.token_size, pyramid.token_size)
-        self.deep_projection = pyramid.conv(deep_channels, embed_dim, 1, bias=False)
+        self.projection = geometry.conv(in_channels, embed_dim, geometry.token_size, geometry.token_size)
+        self.deep_projection = geometry.conv(deep_channels, embed_dim, 1, bias=False)
 
     def forward(self, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         return self.projection(x) + self.deep_projection(features)

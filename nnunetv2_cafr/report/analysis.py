@@ -79,7 +79,7 @@ def _analyse_family(name: str, arms: Sequence[Arm], section: Section) -> FamilyR
     scores = {arm.name: section.scores[arm.name] for arm in arms}
     measures = {}
     for measure in TESTED:
-        values = patient_values(scores, measure)
+        values = patient_values(scores, measure.per_case)
         if len(values):
             measures[measure.key] = _analyse_measure(measure, values, reference)
     order = list(arms)

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from nnunetv2_cafr.evaluation.level_shifts import SHIFTS, draw_shares
 from nnunetv2_cafr.report.analysis import SIGNIFICANCE, FamilyResults
-from nnunetv2_cafr.report.patients import TESTED, Measure
+from nnunetv2_cafr.report.patients import DICE, Measure
 from nnunetv2_cafr.report.statistics import CONFIDENCE, Estimate
 from nnunetv2_cafr.report.study import Cost, Curve
 from nnunetv2_cafr.report.table import Table
@@ -97,9 +97,9 @@ def _rows_of_arms(axis: Axes, names: Sequence[str], reference: str | None) -> No
 @matplotlib.rc_context(STYLE)
 def overview(key: str, family: FamilyResults, costs: Mapping[str, Cost]) -> Figure | None:
     """Means, differences and cost of a family, a row per arm, best first."""
-    if TESTED[0].key not in family.measures:
+    if DICE.key not in family.measures:
         return None
-    found = family.measures[TESTED[0].key]
+    found = family.measures[DICE.key]
     names = [arm.name for arm in family.arms]
     reference = family.reference.name if family.reference else None
     measured = [name for name in names if name in costs]
@@ -201,9 +201,9 @@ def differences(key: str, family: FamilyResults) -> Figure | None:
 @matplotlib.rc_context(STYLE)
 def rank_shares(key: str, family: FamilyResults) -> Figure | None:
     """How often each arm takes each rank when patients are drawn again."""
-    if family.reference is None or TESTED[0].key not in family.measures:
+    if family.reference is None or DICE.key not in family.measures:
         return None
-    found = family.measures[TESTED[0].key].ranking
+    found = family.measures[DICE.key].ranking
     names = [arm.name for arm in family.arms]
     canvas, axes = _canvas(1 + 0.3 * len(names), 1, 1)
     axis = axes[0, 0]
@@ -218,14 +218,14 @@ def rank_shares(key: str, family: FamilyResults) -> Figure | None:
     axis.set_xlim(0.4, len(names) + 0.6)
     axis.set_xlabel("rank")
     caption = (
-        f"{family.name}, {TESTED[0].heading}: share of draws in percent in which an arm takes a rank. The thick line "
+        f"{family.name}, {DICE.heading}: share of draws in percent in which an arm takes a rank. The thick line "
         "marks its rank by all patients."
     )
     return _figure(key, canvas, caption, "Shares of ranks. Ranks and their ranges are in the table of rankings.")
 
 
 @matplotlib.rc_context(STYLE)
-def class_dice(key: str, family: FamilyResults, table: Table) -> Figure | None:
+def class_dice(key: str, family: FamilyResults, table: Table) -> Figure:
     """Dice of every class, a panel per arm with the reference's line in each."""
     names = [column.title for column in table.columns[2:]]
     values = {
@@ -257,7 +257,7 @@ def class_dice(key: str, family: FamilyResults, table: Table) -> Figure | None:
 
 
 @matplotlib.rc_context(STYLE)
-def level_errors(key: str, table: Table) -> Figure | None:
+def level_errors(key: str, table: Table) -> Figure:
     """Bars of right, shifted, other and missed vertebrae."""
     names = [str(row.values[0]) for row in table.rows]
     canvas, axes = _canvas(1.2 + 0.3 * len(names), 1, 1)
@@ -281,7 +281,7 @@ def level_errors(key: str, table: Table) -> Figure | None:
 
 
 @matplotlib.rc_context(STYLE)
-def level_shifts(key: str, table: Table) -> Figure | None:
+def level_shifts(key: str, table: Table) -> Figure:
     """Confusion by level shift, for each arm as predicted and after level decoding."""
     counts = pd.DataFrame(
         [row.values[3 : 3 + len(SHIFTS)] for row in table.rows],
@@ -299,12 +299,12 @@ def level_shifts(key: str, table: Table) -> Figure | None:
 
 
 @matplotlib.rc_context(STYLE)
-def fractions(key: str, family: FamilyResults, by_share: Mapping[float, FamilyResults]) -> Figure | None:
+def fractions(key: str, family: FamilyResults, by_share: Mapping[float, FamilyResults]) -> Figure:
     """Dice against the share of patients that was trained on."""
     shares = sorted(by_share)
     canvas, axes = _canvas(3.6, 1, 1)
     axis = axes[0, 0]
-    measure: Measure = TESTED[0]
+    measure: Measure = DICE
     for index, arm in enumerate(family.arms):
         points = [
             (100 * share, by_share[share].measures[measure.key].means[arm.name])

@@ -154,7 +154,9 @@ def _cases_of_other_references(one: Evaluation, other: Evaluation) -> list[str]:
     return sorted(set(both.index[differs].get_level_values("case")))
 
 
-def patient_values(scores: Mapping[str, Mapping[int, Evaluation]], measure: Measure) -> pd.DataFrame:
+def patient_values(
+    scores: Mapping[str, Mapping[int, Evaluation]], per_case: Callable[[Evaluation], pd.Series]
+) -> pd.DataFrame:
     """Patients by arms, mean over a patient's cases and then over seeds.
 
     Patients without a value in any arm's evaluation are left out; the reference decides that, equally for all arms.
@@ -162,14 +164,14 @@ def patient_values(scores: Mapping[str, Mapping[int, Evaluation]], measure: Meas
     columns = {}
     for arm, seeds in scores.items():
         if seeds:
-            by_seed = [_by_patient(evaluation, measure) for evaluation in seeds.values()]
+            by_seed = [_by_patient(evaluation, per_case) for evaluation in seeds.values()]
             columns[arm] = pd.concat(by_seed, axis=1).mean(axis=1)
     return pd.DataFrame(columns).dropna().sort_index()
 
 
-def _by_patient(evaluation: Evaluation, measure: Measure) -> pd.Series:
+def _by_patient(evaluation: Evaluation, per_case: Callable[[Evaluation], pd.Series]) -> pd.Series:
     patients = evaluation.levels.set_index("case")["patient"]
-    return measure.per_case(evaluation).groupby(patients).mean()
+    return per_case(evaluation).groupby(patients).mean()
 
 
 def pooled(seeds: Mapping[int, Evaluation], values: Callable[[Evaluation], pd.DataFrame]) -> pd.DataFrame:

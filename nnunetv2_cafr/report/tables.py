@@ -12,7 +12,7 @@ from nnunetv2_cafr.evaluation.means import Policy
 from nnunetv2_cafr.evaluation.scores import DISTANCES, Evaluation
 from nnunetv2_cafr.report import paper_figures
 from nnunetv2_cafr.report.analysis import FamilyResults, baseline
-from nnunetv2_cafr.report.patients import TESTED, Measure, patient_values, pooled
+from nnunetv2_cafr.report.patients import DICE, TESTED, Measure, patient_values, pooled
 from nnunetv2_cafr.report.statistics import CONFIDENCE, RANKING_DRAWS
 from nnunetv2_cafr.report.study import Arm, Cost, Lengths, Section, Study
 from nnunetv2_cafr.report.table import MISSING, P_VALUE, Column, Row, Table, Value
@@ -31,7 +31,7 @@ def results(study: Study, section: Section, families: Sequence[FamilyResults]) -
     columns = [
         Column("Arm"),
         *(Column(measure.heading, 2, interval=True) for measure in measures),
-        Column(f"{TESTED[0].title} minus reference, points", 2, interval=True, signed=True),
+        Column(f"{DICE.title} minus reference, points", 2, interval=True, signed=True),
         Column("p (Holm)", P_VALUE),
         Column("First in draws, %", 0),
     ]
@@ -42,7 +42,7 @@ def results(study: Study, section: Section, families: Sequence[FamilyResults]) -
         for arm in family.arms:
             values: list[Value] = [arm.name]
             values += [family.measures[m.key].means[arm.name] if m.key in family.measures else None for m in measures]
-            first = family.measures.get(TESTED[0].key)
+            first = family.measures.get(DICE.key)
             comparison, p = first.comparisons.get(arm.name, (None, None)) if first else (None, None)
             is_reference = arm is family.reference
             values += [comparison.difference if comparison else "reference" if is_reference else None, p]
@@ -54,7 +54,7 @@ def results(study: Study, section: Section, families: Sequence[FamilyResults]) -
     meanings = "; ".join(f"{measure.title}: {measure.meaning}" for measure in measures)
     caption = (
         f"Mean over patients [{CONFIDENCE} % bootstrap interval]. {meanings}. First in draws: how often the arm has "
-        f"the best mean {TESTED[0].title} of its family when patients are drawn again. Arms are compared within a "
+        f"the best mean {DICE.title} of its family when patients are drawn again. Arms are compared within a "
         "family only."
     )
     if has_costs:
@@ -145,7 +145,7 @@ def seeds(study: Study, section: Section, families: Sequence[FamilyResults]) -> 
         for found in family.measures.values():
             for arm in family.arms:
                 by_seed = {
-                    seed: float(patient_values({arm.name: {seed: scores}}, found.measure)[arm.name].mean())
+                    seed: float(patient_values({arm.name: {seed: scores}}, found.measure.per_case)[arm.name].mean())
                     for seed, scores in section.scores[arm.name].items()
                 }
                 deviation = float(np.std(list(by_seed.values()), ddof=1)) if len(by_seed) > 1 else None
@@ -276,12 +276,8 @@ def _mean(
 ) -> float:
     """Mean over patients; overlaps in percent."""
     factor = 1 if metric in DISTANCES else 100
-
-    def per_case(evaluation: Evaluation) -> pd.Series:
-        return factor * means.per_case(evaluation, metric, policy, names, view)
-
-    values = patient_values({"arm": seeds}, Measure("", "", "", True, "", per_case))
-    return float(values["arm"].mean())
+    values = patient_values({"arm": seeds}, lambda one: means.per_case(one, metric, policy, names, view))
+    return factor * float(values["arm"].mean())
 
 
 def _nnunet(seeds: Mapping[int, Evaluation], metric: str) -> float:

@@ -7,7 +7,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunetv2_cafr.network import CAFRNet
-from nnunetv2_cafr.network.convolution import NUM_HALVINGS, Pyramid
+from nnunetv2_cafr.network.convolution import NUM_HALVINGS, LevelGeometry
 from nnunetv2_cafr.planning.architecture import cafr_architecture
 from nnunetv2_cafr.training.contrastive import ContrastiveTraining
 from nnunetv2_cafr.training.level_safe import LevelSafeAugmentation
@@ -71,9 +71,9 @@ class CAFRTraining(ContrastiveTraining, RobustTraining, nnUNetTrainer):
         """
         if not self.enable_deep_supervision:
             return None
-        pyramid = Pyramid(self.network_arguments(self.configuration_manager)["strides"])
+        geometry = LevelGeometry(self.network_arguments(self.configuration_manager)["strides"])
         patch_size = self.configuration_manager.patch_size
-        cells_of_levels = [pyramid.cells(patch_size, level) for level in range(NUM_HALVINGS)]
+        cells_of_levels = [geometry.cells(patch_size, level) for level in range(NUM_HALVINGS)]
         return [[count / size for count, size in zip(cells, patch_size, strict=True)] for cells in cells_of_levels]
 
 

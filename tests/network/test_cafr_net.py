@@ -10,7 +10,7 @@ from torch import nn
 
 from nnunetv2_cafr.benchmark.forward_pass import plain_conv_unet
 from nnunetv2_cafr.network import CAFRNet
-from nnunetv2_cafr.network.convolution import Pyramid, strides_of_tokens
+from nnunetv2_cafr.network.convolution import LevelGeometry, strides_of_tokens
 from nnunetv2_cafr.network.decoder import Head
 from nnunetv2_cafr.network.hierarchy import Fusion
 from nnunetv2_cafr.network.lafr import LAFR
@@ -129,10 +129,10 @@ def test_instance_norm_is_torchs_own(shape):
 
 @pytest.mark.parametrize("cells", [[(8, 12), (4, 6), (2, 3)], [(2, 8, 7), (2, 4, 4), (1, 2, 2)]])
 def test_fusion_is_the_papers_concatenation_and_convolution(cells):
-    pyramid = Pyramid(strides_of_tokens((16,) * len(cells[0])))
-    fusion = Fusion(pyramid, (5, 4, 3), 6)
+    geometry = LevelGeometry(strides_of_tokens((16,) * len(cells[0])))
+    fusion = Fusion(geometry, (5, 4, 3), 6)
     levels = [torch.randn(2, width, *size) for width, size in zip((5, 4, 3), cells, strict=True)]
-    upsampled = [nn.functional.interpolate(level, cells[0], mode=pyramid.interpolation) for level in levels]
+    upsampled = [nn.functional.interpolate(level, cells[0], mode=geometry.interpolation) for level in levels]
     torch.testing.assert_close(fusion(levels), fusion.fuse(torch.cat(upsampled, dim=1)), atol=1e-5, rtol=1e-4)
 
 
@@ -193,15 +193,15 @@ def test_lafr_is_the_papers_formula():
 
 @pytest.mark.parametrize("spatial", [(6, 5), (4, 6, 5)])
 def test_head_is_a_scaled_convolution_on_top_of_the_upsampled_logits(spatial):
-    pyramid = Pyramid(strides_of_tokens([16] * len(spatial)))
-    head = Head(pyramid, 7, 3, logit_scale=4.0)
+    geometry = LevelGeometry(strides_of_tokens([16] * len(spatial)))
+    head = Head(geometry, 7, 3, logit_scale=4.0)
     nn.init.normal_(head.bias)
     features = torch.randn(2, 7, *(2 * size for size in spatial))
     coarser = torch.randn(2, 3, *spatial)
     convolve = {2: nn.functional.conv2d, 3: nn.functional.conv3d}[len(spatial)]
     alone = 4 * convolve(features, head.weight, head.bias)
     torch.testing.assert_close(head(features), alone)
-    upsampled = nn.functional.interpolate(coarser, scale_factor=2, mode=pyramid.interpolation)
+    upsampled = nn.functional.interpolate(coarser, scale_factor=2, mode=geometry.interpolation)
     torch.testing.assert_close(head(features, coarser), alone + upsampled)
 
 

@@ -61,7 +61,7 @@ def test_opens_and_sorts_within_families(page: Path, browse: Callable[..., str],
     assert re.findall(r'<th [^>]*aria-sort="(\w+)"', elements) == ["ascending"]
     after = first_column(elements, "results")
     assert list(after) == list(before) == ["stock", "level-safe", "the paper's recipe"]
-    means = patient_values(study.sections[0].scores, DICE).mean()
+    means = patient_values(study.sections[0].scores, DICE.per_case).mean()
     for group, names in after.items():
         assert sorted(names) == sorted(before[group])
         assert names == sorted(names, key=lambda name: means[name])
@@ -155,7 +155,7 @@ def test_is_for_everybody(page: Path) -> None:
 def test_says_what_the_scores_say(page: Path, study: Study) -> None:
     text = words_of(page.read_text(encoding="utf-8"))
     verdicts = re.findall(r'<article class="verdict">(.*?)</article>', text, re.S)
-    values = patient_values(study.sections[0].scores, DICE)
+    values = patient_values(study.sections[0].scores, DICE.per_case)
     for verdict, family in zip(verdicts, ("stock", "level-safe", "the paper's recipe"), strict=True):
         names = [one.name for one in ARMS if one.family == family]
         best = values[names].mean().idxmax()
@@ -173,7 +173,7 @@ def test_says_so_when_cafr_leads_and_by_how_much() -> None:
     scores = {"UNet": {0: evaluation(0.8, 12, 0)}, "CAFR": {0: evaluation(0.9, 12, 1)}}
     study = Study("Small", arms, [Section("validation", "CV", "", scores)], {}, {}, {})
     text = words_of(render(study)[0])
-    values = patient_values(scores, DICE).mean()
+    values = patient_values(scores, DICE.per_case).mean()
     assert '<p class="winner">CAFR leads' in text
     gap = values["CAFR"] - values["UNet"]
     interval = re.search(rf"CAFR is <b>{gap:.2f} points \[([\d.]+), ([\d.]+)\] above</b> UNet, the next", text)

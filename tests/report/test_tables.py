@@ -52,7 +52,7 @@ def families(study):
 
 def test_patients_are_means_over_cases_then_seeds(study):
     seeds = study.sections[0].scores["CAFR"]
-    values = patient_values({"CAFR": seeds}, DICE)["CAFR"]
+    values = patient_values({"CAFR": seeds}, DICE.per_case)["CAFR"]
     by_hand = []
     for one in seeds.values():
         rows = one.classes.query("view == 'volume' and patient == 'patient 3' and reference_mm3 > 0")
@@ -67,9 +67,12 @@ def test_missed_classes_count_the_diagonal_and_levels_are_shares():
     one.classes.loc[one.classes["name"] == "L3", ["hd_mm", "hd95_mm", "assd_mm"]] = np.inf
     rows = one.classes.query("view == 'volume' and reference_mm3 > 0")
     expected = rows["hd95_mm"].replace(np.inf, DIAGONAL).mean()
-    assert patient_values({"a": {0: one}}, HD95)["a"].item() == pytest.approx(expected)
+    assert patient_values({"a": {0: one}}, HD95.per_case)["a"].item() == pytest.approx(expected)
     level = one.levels.iloc[0]
-    assert patient_values({"a": {0: one}}, LEVELS)["a"].item() == 100 * level["own_label_wins"] / level["structures"]
+    assert (
+        patient_values({"a": {0: one}}, LEVELS.per_case)["a"].item()
+        == 100 * level["own_label_wins"] / level["structures"]
+    )
 
 
 def test_vertebrae_and_discs_apart_where_the_references_hold_both():
@@ -78,17 +81,19 @@ def test_vertebrae_and_discs_apart_where_the_references_hold_both():
     is_disc = rows["name"].str.contains("/")
     for measure, kept in ((DICE_DISCS, is_disc), (DICE_VERTEBRAE, ~is_disc)):
         expected = 100 * rows[kept].groupby("patient")["dice"].mean()
-        np.testing.assert_allclose(patient_values({"a": {0: one}}, measure)["a"], expected)
+        np.testing.assert_allclose(patient_values({"a": {0: one}}, measure.per_case)["a"], expected)
     one.classes.loc[one.classes["name"].str.contains("/"), "reference_mm3"] = 0
-    assert patient_values({"a": {0: one}}, DICE_VERTEBRAE).empty, "it is the Dice of all"
+    assert patient_values({"a": {0: one}}, DICE_VERTEBRAE.per_case).empty, "it is the Dice of all"
 
 
 def test_all_levels_right_counts_cases():
     one = evaluation(0.9, 4, 0)
     one.levels["own_label_wins"] = [16, 15, 16, 0]
-    assert patient_values({"a": {0: one}}, ALL_LEVELS)["a"].tolist() == [100, 0, 100, 0]
+    assert patient_values({"a": {0: one}}, ALL_LEVELS.per_case)["a"].tolist() == [100, 0, 100, 0]
     one.levels.loc[0, ["structures", "own_label_wins"]] = 0
-    assert patient_values({"a": {0: one}}, ALL_LEVELS)["a"].tolist() == [0, 100, 0], "without structures no value"
+    assert patient_values({"a": {0: one}}, ALL_LEVELS.per_case)["a"].tolist() == [0, 100, 0], (
+        "without structures no value"
+    )
 
 
 def test_seeds_are_shown_one_by_one(study, families):
@@ -97,7 +102,7 @@ def test_seeds_are_shown_one_by_one(study, families):
     assert titles[:4] == ["Arm", "Seed 0", "Seed 1", "Mean"]
     row = next(row for row in table.rows if row.values[0] == "CAFR" and row.group == "level-safe: Dice, %")
     scores = study.sections[0].scores["CAFR"]
-    by_seed = [patient_values({"a": {seed: one}}, DICE)["a"].mean() for seed, one in scores.items()]
+    by_seed = [patient_values({"a": {seed: one}}, DICE.per_case)["a"].mean() for seed, one in scores.items()]
     assert row.values[1:4] == pytest.approx([*by_seed, np.mean(by_seed)])
     assert row.values[4] == pytest.approx(np.std(by_seed, ddof=1))
     single = section("validation", 3, arms=CHOSEN[:2])
@@ -118,7 +123,7 @@ def test_equal_iterations_beside_equal_seconds(study, families):
     cells = dict(zip([column.title for column in table.columns], row.values, strict=True))
     assert cells["Seconds a step"] == 0.8
     for words, one, number in (("equal iterations", study.sections[0], 500), ("400 s", second, 500)):
-        values = patient_values(one.scores, DICE)
+        values = patient_values(one.scores, DICE.per_case)
         assert cells[f"Iterations, {words}"] == number
         assert cells[f"Value, {words}"].mean == pytest.approx(values["LevelSafe"].mean())
         difference = (values["LevelSafe"] - values["CAFR"]).mean()
@@ -165,12 +170,12 @@ def test_results(study, families):
     titles = [column.title for column in table.columns]
     row = next(row for row in table.rows if row.values[0] == "CAFR")
     cells = dict(zip(titles, row.values, strict=True))
-    values = patient_values(study.sections[0].scores, DICE)["CAFR"]
+    values = patient_values(study.sections[0].scores, DICE.per_case)["CAFR"]
     assert cells["Dice, %"].mean == pytest.approx(values.mean())
     assert cells["Dice minus reference, points"] == "reference"
     assert (cells["GMACs"], cells["Parameters, M"], cells["Volume, s"]) == (5, 10, 0.5)
     other = dict(zip(titles, next(row for row in table.rows if row.values[0] == "UNet").values, strict=True))
-    unet = patient_values(study.sections[0].scores, DICE)["UNet"]
+    unet = patient_values(study.sections[0].scores, DICE.per_case)["UNet"]
     assert other["Dice minus reference, points"].mean == pytest.approx((unet - values).mean())
     assert other["GMACs"] is None
     assert [row.group for row in table.rows] == ["stock"] * 2 + ["level-safe"] * 4
@@ -204,7 +209,9 @@ def test_levels_are_known_by_other_tools_names(study):
     others = {name: f"disc_{name}" if "/" in name else f"vertebrae_{name}" for name in NAMES}
     renamed = dataclasses.replace(one, classes=one.classes.replace({"name": others}))
     for measure in (DICE_VERTEBRAE, DICE_DISCS):
-        assert patient_values({"a": {0: renamed}}, measure).equals(patient_values({"a": {0: one}}, measure))
+        assert patient_values({"a": {0: renamed}}, measure.per_case).equals(
+            patient_values({"a": {0: one}}, measure.per_case)
+        )
     assert means.low_contrast_names(renamed) == tuple(others[name] for name in means.LOW_CONTRAST)
     alone = Section("validation", "", "", {"CAFR": {0: renamed}})
     table = tables.classes_of_family(study, alone, *analyse([NAMED["CAFR"]], alone))
@@ -262,7 +269,7 @@ def test_paper_tables_mark_what_is_printed(study):
     assert [row.printed for row in rows[:2]] == [True, False]
     assert rows[0].values[:6] == ["CAFR-Net", "printed", 92.04, 3.52, 89.31, 5.12]
     assert rows[1].values[1] == "measured, CAFR" and rows[1].values[5] == 5
-    values = patient_values(study.sections[0].scores, DICE)["CAFR"]
+    values = patient_values(study.sections[0].scores, DICE.per_case)["CAFR"]
     assert rows[1].values[2] == pytest.approx(values.mean())
     swin = [row for row in rows if row.values[0] == "Swin-Unet"]
     assert "derived" in swin[0].values[1] and swin[1].values[1] == "not measured in this study"
