@@ -72,7 +72,7 @@ def run(jobs: Sequence[Job], folder: Path, parallel: int, gpus: Sequence[str], o
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", str(config)]
     command += ["--directory", str(folder), "--cores", str(parallel), "--jobs", str(parallel), "--keep-going"]
     # A file that is there is done, whatever changed meanwhile in our code: trainings take days.
-    command += ["--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--quiet", "host"]
+    command += ["--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--quiet", "host", "reason"]
     if gpus:
         command += ["--resources", f"gpu={len(gpus)}"]
     status = _call([*command, *options])
