@@ -16,6 +16,7 @@ GROUPS_OF_CONTRAST = (  # of enhanced files; they hold some of TAGS
 )  # fmt: skip
 # Also in t1_tse_sag, sT1W and T2w, not in T12 or T2*.
 WEIGHTING = re.compile(r"(?<![a-z0-9])(?:s|sag|cor|tra|ax)?t([12])(?![0-9]|[ _-]*(?:\*|star))", re.IGNORECASE)
+RANGE = re.compile(r"(?<![a-z0-9])[ctls]\d{1,2} *(?:-|/|to) *[ctls]\d{1,2}(?![a-z0-9])", re.IGNORECASE)  # C7-T1, T1-T12
 MR = re.compile(r"(?<![a-z0-9])(t[12](?![0-9])|mri?(?![a-z])|stir|flair|pd|dixon)", re.IGNORECASE)
 CT = re.compile(r"(?<![a-z0-9])ct(?![a-z0-9])", re.IGNORECASE)
 # Values of ImageType, as several vendors write them, of images whose grey is no signal as it was measured.
@@ -44,6 +45,7 @@ NAMED = {
     "diffusion": re.compile(r"(?<![a-z])(dwi|diffusion|ep2d_diff|tracew)(?![a-z])", re.IGNORECASE),
     "PD": re.compile(r"(?<![a-z])pdw?(?![a-z])", re.IGNORECASE),
 }
+PULSES = {"SPIN": ("SE",), "GRADIENT": ("GR",), "BOTH": ("SE", "GR")}  # enhanced files' words for ScanningSequence
 # ms, of a spin echo; between them lies proton density, and what cannot be told by two numbers
 LONG_ECHO, SHORT_ECHO, SHORT_REPETITION = 60, 30, 1200
 
@@ -100,7 +102,7 @@ def _weighted(header: Dataset) -> Acquisition:
     except (TypeError, ValueError):
         return Acquisition(modality)
     # With inversion (IR) or of gradients (GR), the times say less.
-    if header.get("ScanningSequence") != "SE" and header.get("EchoPulseSequence") != "SPIN":
+    if _sequences(header) != {"SE"}:
         return Acquisition(modality)
     evidence = f"a spin echo of TE {echo:g} ms and TR {repetition:g} ms"
     if echo >= LONG_ECHO:
@@ -116,13 +118,13 @@ def may_be_weighted(header: Dataset) -> bool:
 
 
 def _sequences(header: Dataset) -> set[str]:
-    values = header.get("ScanningSequence") or ()
+    values = header.get("ScanningSequence") or PULSES.get(header.get("EchoPulseSequence"), ())
     return {values} if isinstance(values, str) else set(values)
 
 
 def weighting_in(name: str) -> str:
-    """T1 or T2, if the name of a series or of a channel holds one of them alone."""
-    found = {match[1] for match in WEIGHTING.finditer(name)}
+    """T1 or T2, if the name of a series or of a channel holds one of them alone, beside ranges of vertebrae."""
+    found = {match[1] for match in WEIGHTING.finditer(RANGE.sub(" ", name))}
     return f"T{found.pop()}" if len(found) == 1 else ""
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,11 +70,11 @@ def _check_image(path: Path) -> tuple[_CheckedImage | None, list[Problem]]:
 
 def _check_mask(
     path: Path, image_path: Path, image: _CheckedImage | None, lookup: np.ndarray, ignored: int | None
-) -> tuple[np.ndarray | None, str | None, list[Problem]]:
-    """Labels to write (uint8; z, y, x), or None; SHA-256 of the file; what is wrong."""
+) -> tuple[np.ndarray | None, str | None, list[str], list[Problem]]:
+    """Labels to write (uint8; z, y, x), or None; SHA-256 of the file and notes on it; what is wrong."""
     volume, problems = read_volume(path)
     if volume is None:
-        return None, None, problems
+        return None, None, [], problems
     mask = volume.image
     labels = None
     if not problems:
@@ -84,10 +85,11 @@ def _check_mask(
     if image is not None and not bent:
         problems += check_same_grid(path, mask, image_path, image.volume)
     if labels is None or problems:
-        return None, volume.sha256, problems
+        return None, volume.sha256, [], problems
     written = sitk.GetImageFromArray(labels)
     written.CopyInformation(mask)
-    return sitk.GetArrayFromImage(orient(written)), volume.sha256, []
+    notes = [f"mask: {note}" for note in volume.notes]
+    return sitk.GetArrayFromImage(orient(written)), volume.sha256, notes, []
 
 
 def process_case(
@@ -103,10 +105,11 @@ def process_case(
     """
     image, problems = _check_image(case.image)
     labels, mask_sha256 = None, None
+    of_mask: list[str] = []
     if case.mask is not None:
         lookup = make_lookup(case.table or table, values)
         ignored = values.get(IGNORE.name)
-        labels, mask_sha256, mask_problems = _check_mask(case.mask, case.image, image, lookup, ignored)
+        labels, mask_sha256, of_mask, mask_problems = _check_mask(case.mask, case.image, image, lookup, ignored)
         problems += mask_problems
     if image is None or problems:
         return case, {}, problems
@@ -115,7 +118,7 @@ def process_case(
         "sha256": {"image": image.sha256, "mask": mask_sha256},
         "original_orientation": image.original_orientation,
         "spacing": list(image.oriented.GetSpacing()),
-        "notes": [*image.notes, *([f"{found}, and the channel is {channel}"] if found else [])],
+        "notes": [*image.notes, *of_mask, *([f"{found}, and the channel is {channel}"] if found else [])],
     }
     if folder is not None:
         write_image(image.oriented, image.stored, staging.image_path(folder, case))
@@ -221,7 +224,7 @@ def convert(
                 (folder / name).mkdir(exist_ok=True)
             records = _process_all(collection.cases, work, folder, num_processes, notify)
             if collection.num_training == len(collection.cases):
-                (folder / "imagesTs").rmdir()
+                shutil.rmtree(folder / "imagesTs", ignore_errors=True)
             spacings = [records[case.identifier]["spacing"] for case in collection.cases if case.mask is not None]
             if spacings and (warning := slices_of_nnunet(spacings)):
                 notify(warning)

@@ -21,8 +21,9 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pydicom
@@ -141,12 +142,16 @@ def list_dicom(folder: Path) -> list[Path]:
 
 def _files_in(folder: Path) -> Iterator[Path]:
     seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         real = os.path.realpath(place)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
         if real not in seen:
             yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
         seen.add(real)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def is_dicom(path: Path) -> bool:
@@ -247,6 +252,9 @@ def read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
         return _read_series(folder)
     except UnreadableError as error:
         return None, [error.problem]
+    except OSError as error:
+        found = f"a folder that cannot be read ({error.strerror or error})"
+        return None, [Problem(Path(error.filename or folder), found, "a readable folder", COPY_AGAIN)]
 
 
 def _read_series(folder: Path) -> tuple[Series | None, list[Problem]]:
@@ -334,11 +342,9 @@ def _slices_of(image: _Image) -> list[_Image]:
     Raises:
         UnreadableError: if the file does not describe each frame, or has no intact pixels.
     """
-    if image.frames == 1 and image.place is not None:
+    if image.frames == 1:
         return [image]
     headers = _headers_of_frames(image)
-    if image.frames == 1 and not headers:
-        return [image]
     if len(headers) != image.frames:
         found = f"a multi-frame DICOM file ({image.frames} frames, of which {len(headers)} are described)"
         remedy = "convert the series with dcm2niix, look at the result, and give the NIfTI file"
@@ -396,6 +402,8 @@ def _read_header(path: Path) -> _Image | _NoImage | Problem:
             image = _Image(path, header, _read_place(header), path.name)
             if "Secondary Capture" in kind and image.place is None:
                 return _NoImage(path, "Secondary Capture")
+            if image.place is None and image.frames == 1 and len(headers := _headers_of_frames(image)) == 1:
+                image = replace(image, header=headers[0], place=_read_place(headers[0]))
             _ = image.series, image.frames, image.size, int(header.get("SamplesPerPixel") or 1)  # raise if they are odd
             return image
     except Exception:  # of a damaged file, pydicom raises nearly anything
@@ -433,18 +441,8 @@ def _choose(folder: Path, images: Sequence[_Image]) -> tuple[Sequence[_Image], l
         return images, []
     groups = sorted(by_series.values(), key=lambda group: (_could_be_volume(group), _count(group)), reverse=True)
     first, *others = groups
-    number = _count(first)
-    clear = _could_be_volume(first) and all(
-        _count(group) * CLEAR_MAJORITY <= number and (_count(group) == 1 or _same_examination(first, group))
-        if _could_be_volume(group)
-        else _count(group) <= number
-        for group in others
-    )
-    weightings = {weighting for group in groups if _count(group) > 1 and (weighting := _weighting(group))}
-    clear = clear and (weightings <= {_weighting(first)} or (len(weightings) < 2 and may_be_weighted(first[0].header)))
-    clear = clear and (_is_sagittal(first) or not any(_count(group) > 1 and _is_sagittal(group) for group in others))
     described = [_describe(folder, group) for group in groups]
-    if not clear:
+    if not _stands_out(first, others):
         found = f"{len(groups)} series in one folder: {', '.join(described)}"
         expected = (
             f"one series, or one that has {CLEAR_MAJORITY} times the slices of any other of the same examination, that "
@@ -454,6 +452,21 @@ def _choose(folder: Path, images: Sequence[_Image]) -> tuple[Sequence[_Image], l
             folder, found, expected, "give the folder of one series, or move each to a folder of its own"
         )
     return first, [f"series {described[0]} is taken, left out: {', '.join(described[1:])}"]
+
+
+def _stands_out(first: Sequence[_Image], others: Sequence[Sequence[_Image]]) -> bool:
+    number, weighting = _count(first), _weighting(first)
+    several = [group for group in others if _count(group) > 1]
+    rivals = [group for group in others if _could_be_volume(group)]
+    other_weightings = {found for group in several if (found := _weighting(group))} - {weighting}
+    return (
+        _could_be_volume(first)
+        and all(_count(group) <= number for group in others)
+        and all(_count(group) * CLEAR_MAJORITY <= number for group in rivals)
+        and all(_same_examination(first, group) for group in rivals if _count(group) > 1)
+        and (not other_weightings or (not weighting and len(other_weightings) < 2 and may_be_weighted(first[0].header)))
+        and (_is_sagittal(first) or not any(map(_is_sagittal, several)))
+    )
 
 
 def _count(group: Sequence[_Image]) -> int:
@@ -574,7 +587,7 @@ def _of_another_acquisition(one: Dataset, other: Dataset) -> str:
         values = [header.get(key) for header in (other, one)]
         if None in values or "" in values or values[0] == values[1]:
             continue
-        if not key.endswith("Time") or not math.isclose(*map(float, values), rel_tol=ECHO_TOLERANCE):
+        if not key.endswith("Time") or not math.isclose(*map(_number, values), rel_tol=ECHO_TOLERANCE):
             return f"{key} {values[0]} and {values[1]}"
     return ""
 

@@ -72,9 +72,12 @@ def pixels_of(stored: np.ndarray, header: Dataset, path: Path) -> Pixels:
     try:
         if said.get("RescaleSlope") == 0:
             raise ValueError("RescaleSlope 0, which would make all its values alike")
+        if ("RescaleSlope" in said) != ("RescaleIntercept" in said):  # pydicom would apply neither
+            said.setdefault("RescaleSlope", 1)
+            said.setdefault("RescaleIntercept", 0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Pixels(np.asarray(apply_modality_lut(stored, said)), _padding(stored, header))
+            return Pixels(smallest_type(np.asarray(apply_modality_lut(stored, said))), _padding(stored, header))
     except Exception as error:  # of odd values, pydicom raises nearly anything
         raise unreadable(path, error) from error
 

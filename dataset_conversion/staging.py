@@ -149,7 +149,7 @@ def remove_others(folder: Path, cases: Sequence[Case]) -> None:
     for name in ("imagesTr", "labelsTr", "imagesTs"):
         for file in (folder / name).glob(f"*{FILE_ENDING}"):
             if file not in wanted:
-                file.unlink()
+                file.unlink(missing_ok=True)
 
 
 def _stamp(volume: Path) -> list[Any]:

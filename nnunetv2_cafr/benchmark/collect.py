@@ -13,7 +13,6 @@ import pandas as pd
 from nnunetv2_cafr.benchmark import fairness
 from nnunetv2_cafr.benchmark.arms import RECIPE
 from nnunetv2_cafr.benchmark.jobs import (
-    COMPLETE,
     COST_FILE,
     EQUAL_SECONDS,
     external_predictions,
@@ -129,6 +128,11 @@ def _sections(matrix: Matrix, folder: Path) -> Iterator[Section]:
             arm: {seed: _external_scores(matrix, folder, dataset, cases, arm, seed) for seed in matrix.seeds}
             for arm in matrix.arms
         }
+        if older := list(_older_than_trainings(matrix, folder, dataset)):
+            note += (
+                f" The scores are older than the trainings {shorten(older)}: if these were repeated and not copied, "
+                "remove the predictions and their scores, and give the benchmark's line again."
+            )
         yield Section(key, f"External: {dataset}", note, scores)
 
 
@@ -170,26 +174,20 @@ def _validation_scores(matrix: Matrix, training: Training, folder: Path) -> Eval
 def _external_scores(
     matrix: Matrix, folder: Path, dataset: str, cases: Sequence[str], arm: str, seed: int
 ) -> Evaluation:
-    """Raises ValueError if they are not those of the data set's present cases, or are older than their trainings."""
+    """Raises ValueError if they are not those of the data set's present cases."""
     file = external_scores(matrix, folder, dataset, arm, seed)
-    predictions = external_predictions(matrix, folder, dataset, arm, seed)
-    remedy = f"remove {predictions} and {file}"
-    validated = [
-        matrix.fold_folder(training) / "validation" / "summary.json"
-        for training in _trainings(matrix, arm)
-        if training.seed == seed
-    ]
-    steps = [max(map(_time_of, validated)), _time_of(predictions / COMPLETE), _time_of(file / SETTINGS_FILE)]
-    if steps != sorted(steps):
-        raise ValueError(
-            f"{file} has scores of an earlier training than {validated[0].parents[1]}: {remedy}, and give the "
-            "benchmark's line again"
-        )
+    remedy = f"remove {external_predictions(matrix, folder, dataset, arm, seed)} and {file}"
     return _scores_of_cases(file, dataset, cases, external_references(dataset), remedy)
 
 
-def _time_of(file: Path) -> float:
-    return file.stat().st_mtime
+def _older_than_trainings(matrix: Matrix, folder: Path, dataset: str) -> Iterator[str]:
+    """Of external scores, those made before a training that they should be of; a copied folder may look so too."""
+    for arm in matrix.arms:
+        for training in _trainings(matrix, arm):
+            scored = external_scores(matrix, folder, dataset, arm, training.seed) / SETTINGS_FILE
+            validated = matrix.fold_folder(training) / "validation" / "summary.json"
+            if scored.stat().st_mtime < validated.stat().st_mtime:
+                yield f"{arm} fold {training.fold} seed {training.seed}"
 
 
 def _scores_of_cases(file: Path, dataset: str, cases: Sequence[str], references: Path, remedy: str) -> Evaluation:

@@ -89,7 +89,11 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from error
     description = Description.read(arguments.m)
-    studies = find_studies(arguments.i, description, arguments.o)
+    try:
+        studies = find_studies(arguments.i, description, arguments.o)
+    except OSError as error:
+        where = error.filename or ", ".join(map(str, arguments.i))
+        raise UserError(f"{where} cannot be read ({error.strerror or error}), and scans may be in it") from error
     if arguments.dicom_seg:
         if importlib.util.find_spec("highdicom") is None:
             raise UserError("--dicom-seg needs highdicom: pip install 'nnunetv2-cafr[dicom]'")

@@ -82,7 +82,9 @@ class PredictionRecord:
         """
         for name in files:
             if self.is_foreign(name):
-                raise FileExistsError(f"{self.folder / name} has come into being meanwhile; it was left as it is")
+                raise FileExistsError(
+                    f"{self.folder / name} has come into being or was changed meanwhile; it was left as it is"
+                )
         for name, content in files.items():
             path = self.folder / name
             before = [sha256(path)] if path.exists() else []

@@ -92,15 +92,16 @@ class DiceCECLRLoss(nn.Module):
         logits, embedding = output if isinstance(output, tuple) and len(output) == 2 else (output, None)
         if not isinstance(logits, Tensor if self.scale_weights is None else list):
             raise TypeError(
-                f"output must be logits or a tuple (logits, embedding), with a list of logits for several resolutions "
-                f"({self.scale_weights=}), got {type(output).__name__} of {type(logits).__name__}"
+                f"output must be logits or a tuple (logits, embedding), where scale_weights are given with a list of "
+                f"logits, got {type(output).__name__} of {type(logits).__name__} for scale_weights {self.scale_weights}"
             )
-        if self.scale_weights is None:
-            logits, target = [logits], [target]
+        weights = self.scale_weights
+        if weights is None:
+            weights, logits, target = (1.0,), [logits], [target]
         nothing = torch.zeros((), device=logits[0].device)
         clr = nothing if embedding is None else self.contrastive(embedding, target[0], logits[0])
         total, dice, ce = self.clr_weight * clr, nothing, nothing
-        for weight, scale_logits, scale_target in zip(self.scale_weights or (1.0,), logits, target, strict=True):
+        for weight, scale_logits, scale_target in zip(weights, logits, target, strict=True):
             if weight != 0:
                 of_scale, of_dice = self._dice_ce(scale_logits, scale_target)
                 total = total + weight * of_scale

@@ -100,13 +100,18 @@ def body_part(mask: np.ndarray, canal: float) -> np.ndarray:
 
 
 def upper_part(mask: np.ndarray) -> np.ndarray:
-    """The highest part of a sacrum's sagittal section (s, p), of those that are no chips: S1, also if drawn apart."""
+    """The highest part of a sacrum's sagittal section (s, p): S1, also where it is drawn apart.
+
+    Chips do not count, nor what lies behind the largest part, as the sacrum's crest does.
+    """
     parts, number = ndimage.label(mask)
     if number < 2:
         return mask
     sizes = np.bincount(parts.ravel())[1:]
-    tops = [box[0].stop for box in ndimage.find_objects(parts)]
-    return parts == max(np.flatnonzero(sizes >= LEAST_BODY * sizes.max()), key=tops.__getitem__) + 1
+    boxes = ndimage.find_objects(parts)
+    back = boxes[sizes.argmax()][1].stop
+    bodies = [n for n in range(number) if sizes[n] >= LEAST_BODY * sizes.max() and boxes[n][1].start < back]
+    return parts == max(bodies, key=lambda n: boxes[n][0].stop) + 1
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ layers, 12 heads, fixed sine-cosine positions, dropout on both residual branches
 attention weights (which would cost the fused attention kernels). Ours too: the Transformer is as small as D, tokens and
 taps of the paper allow, with heads 16 wide instead of D / 12 = 64, an FFN of D / 2, and dropout 0.1 instead of the
 paper's 0.3. It told the levels by their order as well with half the multiply-accumulates, and the other half gained
-more in the pyramid (documentation/recipe.md).
+more in the pyramid (documentation/experiments.md).
 """
 
 import torch

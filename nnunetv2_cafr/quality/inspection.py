@@ -93,7 +93,7 @@ def inspect_case(files: CaseFiles, dataset: RawDataset, picture_size: int) -> Ca
         intensity = intensities(values)
         report.intensities.append(intensity)
         across = thick_axis(image.GetSpacing())
-        axis = 0 if across is None else 2 - across
+        axis = 0 if across is None or 1 in image.GetSize() else 2 - across
         report.findings += checks.check_grey_values(values, intensity, labels, source, axis)
         if intensity.minimum < intensity.maximum:
             report.fingerprints[channel] = fingerprint(values)

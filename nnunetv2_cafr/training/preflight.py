@@ -13,7 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_cafr.errors import UserError, ranges, shorten
 from nnunetv2_cafr.files import read_json_list
 from nnunetv2_cafr.plans_fields import faults_of, resolved
-from nnunetv2_cafr.raw_dataset import patients_of
+from nnunetv2_cafr.raw_dataset import find_dataset, patients_of
 from nnunetv2_cafr.training.network_identity import bare
 
 # What nnU-Net raises of a network, labels or names in the plans of which nothing can be made.
@@ -134,14 +134,8 @@ class CheckedTraining(nnUNetTrainer):
                 f"Preprocess them: nnUNetv2_preprocess -d {self.plans_manager.dataset_name} -plans_name "
                 f"{self.plans_manager.plans_name} -c {self.configuration_name}; or take them out of the split",
             )
-        patients = {part: set(self._patients_of(identifiers).values()) for part, identifiers in cases.items()}
-        if isinstance(self.fold, int) and (both := sorted(patients["train"] & patients["val"])):
-            refuse(
-                self,
-                f"{place} trains on {len(both)} of the {len(patients['val'])} patients whom it validates "
-                f"({shorten(both)}), by provenance.json: its Dice would say nothing of others. Remove it, then: "
-                f"nnUNetv2_cafr split -d {self.plans_manager.dataset_name}",
-            )
+        if isinstance(self.fold, int):
+            self._require_other_patients(cases, place)
         self._require_previous_stage(cases["train"] + cases["val"])
         return train, validation
 
@@ -156,12 +150,35 @@ class CheckedTraining(nnUNetTrainer):
                 f"nnUNetv2_cafr split -d {self.plans_manager.dataset_name}",
             )
 
+    def _require_other_patients(self, cases: Mapping[str, Sequence[str]], place: str) -> None:
+        patient = self._patients_of([*cases["train"], *cases["val"]])
+        train, validation = ({patient[case] for case in cases[part]} for part in ("train", "val"))
+        if not (both := sorted(train & validation)):
+            return
+        found = (
+            f"{place} trains on {len(both)} of the {len(validation)} patients whom it validates ({shorten(both)}), by "
+            "provenance.json: its Dice says nothing of others"
+        )
+        if self.current_epoch > 0:  # begun before this was looked at
+            self.print_to_log_file(f"WARNING: {found}.")
+            return
+        refuse(
+            self,
+            f"{found}. Remove the file, then: nnUNetv2_cafr split -d {self.plans_manager.dataset_name}. Folds that it "
+            "gave have to be trained again",
+        )
+
     def _patients_of(self, cases: Sequence[str]) -> dict[str, str]:
-        """By case; each is its own where the raw data set is not at hand, or does not know it."""
+        """By case; each is its own where the raw data set is not at hand, or has no provenance.json."""
+        dataset = self.plans_manager.dataset_name
         try:
-            return patients_of(self.plans_manager.dataset_name, cases)
+            find_dataset(dataset)
         except UserError:
             return {case: case for case in cases}
+        try:
+            return patients_of(dataset, cases)
+        except UserError as error:
+            refuse(self, str(error))
 
     def _require_previous_stage(self, cases: Sequence[str]) -> None:
         """Of a cascade: nnU-Net's validation of the stage before writes what this one refines."""

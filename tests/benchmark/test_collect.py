@@ -11,14 +11,7 @@ import pytest
 
 from nnunetv2_cafr.benchmark import collect
 from nnunetv2_cafr.benchmark.clock import CLOCK_FOLDER, Measurement
-from nnunetv2_cafr.benchmark.jobs import (
-    COMPLETE,
-    EQUAL_SECONDS,
-    external_predictions,
-    external_scores,
-    references_of,
-    scores_of,
-)
+from nnunetv2_cafr.benchmark.jobs import EQUAL_SECONDS, external_scores, references_of, scores_of
 from nnunetv2_cafr.benchmark.matrix import Matrix
 from nnunetv2_cafr.cli import main
 from nnunetv2_cafr.commands.benchmark import _claimed
@@ -181,17 +174,15 @@ def test_scores_of_different_definitions_are_refused(folder):
 def test_external_scores_are_of_the_cases_that_are_there(folder):
     matrix, other = Matrix.read(folder), "Dataset002_Y"
     shutil.copytree(matrix.raw, matrix.raw.with_name(other))
-    predicted = external_predictions(matrix, folder, other, "CAFR", 0) / COMPLETE
-    predicted.parent.mkdir(parents=True)
-    predicted.touch()
     evaluation(0.8, 7, 0).write(external_scores(matrix, folder, other, "CAFR", 0))
     collect._external_scores(matrix, folder, other, SPLIT["val"], "CAFR", 0)
     with pytest.raises(ValueError, match=r"has scores of case_000_0, .*: remove .*predictions"):
         collect._external_scores(matrix, folder, other, SPLIT["val"][1:], "CAFR", 0)
-    (training,) = (one for one in collect._trainings(matrix, "CAFR") if one.seed == 0)
+    one_arm = dataclasses.replace(matrix, arms=("CAFR",), seeds=(0,))
+    assert list(collect._older_than_trainings(one_arm, folder, other)) == []
+    (training,) = collect._trainings(one_arm, "CAFR")
     os.utime(matrix.fold_folder(training) / "validation" / "summary.json", (2**32, 2**32))  # trained again
-    with pytest.raises(ValueError, match=r"has scores of an earlier training than .*fold_0: remove .*predictions"):
-        collect._external_scores(matrix, folder, other, SPLIT["val"], "CAFR", 0)
+    assert list(collect._older_than_trainings(one_arm, folder, other)) == ["CAFR fold 0 seed 0"]
 
 
 def test_what_all_arms_share_is_told_of_the_shared_plans(folder):

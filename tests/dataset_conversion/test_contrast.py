@@ -14,6 +14,15 @@ from dataset_conversion.contrast import acquisition_of, doubt_about_contrast, ma
         ({"SeriesDescription": "SAG T2W_TSE"}, "t2_sag", None),
         ({"SeriesDescription": "SAG TSE T12-L5", "EchoTime": 9, "RepetitionTime": 600}, "T2", None),  # no spin echo
         ({"SeriesDescription": "ax T2 from T1 down"}, "T1", None),
+        *(
+            (
+                {"SeriesDescription": name, "ScanningSequence": "SE", "EchoTime": 100, "RepetitionTime": 3000},
+                "T1",
+                "T2-w",
+            )
+            for name in ("T SPINE T1-T12 SAG", "SAG C2-T1", "C7 to T1")
+        ),
+        ({"EchoPulseSequence": "GRADIENT", "SeriesDescription": "t2_me3d_sag"}, "T2", "the kind 'gradient echo'"),
         (
             {"SeriesDescription": "sag", "ScanningSequence": "SE", "EchoTime": 9.1, "RepetitionTime": 600},
             "T2",

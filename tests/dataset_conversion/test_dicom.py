@@ -1,6 +1,7 @@
 """DICOM series: slice order, steps and orientation are read from every slice; what cannot be a volume is refused."""
 
 import gzip
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -198,6 +199,26 @@ def enhanced_by_highdicom(series: Path, order: Sequence[int] = range(5)) -> Path
     series.mkdir()
     one.save_as(series / "enhanced.dcm")
     return series / "enhanced.dcm"
+
+
+def enhanced_slices(series: Path) -> None:
+    """The series as one Enhanced MR file of a single frame for each slice."""
+    for path in series.iterdir():
+        dataset = pydicom.dcmread(path)
+        groups = pydicom.Dataset()
+        for name, keys in {
+            "PlanePositionSequence": ["ImagePositionPatient"],
+            "PlaneOrientationSequence": ["ImageOrientationPatient"],
+            "PixelMeasuresSequence": ["PixelSpacing"],
+        }.items():
+            group = pydicom.Dataset()
+            for key in keys:
+                setattr(group, key, getattr(dataset, key))
+                delattr(dataset, key)
+            setattr(groups, name, [group])
+        dataset.PerFrameFunctionalGroupsSequence, dataset.NumberOfFrames = [groups], 1
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+        dataset.save_as(path)
 
 
 @pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
@@ -398,6 +419,16 @@ def test_nothing_is_torn_where_nothing_says_whose_it_is(series: Path) -> None:
         dataset.PatientID = ""
         dataset.save_as(path)
     assert find_torn([series, other]) is None
+
+
+def test_enhanced_files_of_a_slice_go_on_in_another_folder(series: Path) -> None:
+    other = series.with_name("other")
+    shutil.copytree(series, other)
+    for k in range(5):
+        file_of(series if k > 2 else other, k).unlink()
+    enhanced_slices(series)
+    enhanced_slices(other)
+    assert find_torn([series, other]) == (series, other)
 
 
 def test_an_enhanced_file_goes_on_in_another_folder(series: Path) -> None:
@@ -617,11 +648,10 @@ def test_a_larger_series_of_another_examination_is_no_choice(series: Path) -> No
     assert "2 series in one folder" in problems[0].found
 
 
-@pytest.mark.parametrize("multiframe", [False, True])
-def test_an_axial_series_is_no_choice_beside_a_sagittal_one(series: Path, multiframe: bool) -> None:
+@pytest.mark.parametrize("store", [lambda series: None, enhanced_by_highdicom, enhanced_slices])
+def test_an_axial_series_is_no_choice_beside_a_sagittal_one(series: Path, store: Callable[[Path], object]) -> None:
     """In the examinations of a hospital the axial series have the most slices."""
-    if multiframe:
-        enhanced_by_highdicom(series)
+    store(series)
     patient = pydicom.dcmread(next(series.iterdir())).PatientID
     for k in range(12):
         path = series / f"axial{k}.dcm"
@@ -691,22 +721,53 @@ def test_values_are_rescaled_slice_by_slice(series: Path, interpretation: str, c
     np.testing.assert_allclose(found, [expected[k] for k in range(5)], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("slope", "intercept", "expected"), [(2, None, 2 * VOXELS), (None, -10, VOXELS - 10)])
+def test_a_slope_without_an_intercept_counts(series: Path, slope: float, intercept: float, expected: Any) -> None:
+    """As anonymisation may leave them; pydicom applies neither then."""
+    for path in series.iterdir():
+        edit(path, **{k: v for k, v in {"RescaleSlope": slope, "RescaleIntercept": intercept}.items() if v is not None})
+    volume, problems = read_volume(series)
+    assert problems == []
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(volume.image), expected)
+
+
+def test_an_odd_echo_time_of_one_slice_is_named(series: Path) -> None:
+    for path in series.iterdir():
+        edit(path, EchoTime=90)
+    edit(file_of(series, 2), EchoTime=[90, 100])
+    _, problems = read_volume(series)
+    assert "EchoTime" in problems[0].found
+
+
+def test_a_folder_that_cannot_be_listed_is_named(series: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the slices in it would be missing without a word."""
+    (series / "more").mkdir()
+    shutil.move(file_of(series, 0), series / "more")
+    scandir = os.scandir
+
+    def failing(path: Any) -> Any:
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    _, problems = read_volume(series)
+    assert problems[0].path == series / "more" and "Permission denied" in problems[0].found
+
+
 def test_conversion_tells_of_what_was_left_out(
     series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report(beside(series, "report.dcm"))
-    volume, _ = read_volume(series)
-    assert volume is not None
-    labels = np.zeros(VOXELS.shape, np.uint8)
+    mask = series.parents[1] / "masks" / "case"
+    shutil.copytree(series, mask)
+    labels = np.zeros(VOXELS.shape, np.int16)
     labels[1:3, 5:9, 4:12] = 1
-    mask = sitk.GetImageFromArray(labels)
-    mask.CopyInformation(volume.image)
-    (series.parents[1] / "masks").mkdir()
-    sitk.WriteImage(mask, str(series.parents[1] / "masks" / "case.nrrd"))
+    for k in range(5):
+        edit(file_of(mask, k), PixelData=labels[k].tobytes())
+    report(beside(series, "report.dcm"))
+    report(beside(mask, "contours.dcm"))
     layout = tmp_path / "layout.yaml"
-    layout.write_text(
-        "{name: D, channel: T2, images: 'dicom/{id}', masks: 'masks/{id}.nrrd', labels: {vertebrae: {1: L5}}}"
-    )
+    layout.write_text("{name: D, channel: T2, images: 'dicom/{id}', masks: 'masks/{id}', labels: {vertebrae: {1: L5}}}")
     options = ["-i", str(series.parents[1]), "--layout", str(layout), "-d", "3", "-np", "1", "-o"]
     before = sorted(series.rglob("*"))
     with pytest.raises(UserError):
@@ -717,4 +778,6 @@ def test_conversion_tells_of_what_was_left_out(
     assert "is no folder" in capsys.readouterr().err
     assert sorted(series.rglob("*")) == before
     assert main([*options, str(tmp_path / "raw")]) == 0
-    assert "case: no image, left out: report.dcm (Comprehensive SR Storage)" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "case: no image, left out: report.dcm (Comprehensive SR Storage)" in output
+    assert "case: mask: no image, left out: contours.dcm (Comprehensive SR Storage)" in output

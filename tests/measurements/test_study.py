@@ -155,6 +155,16 @@ def test_any_label_that_is_no_level():
     assert measured(with_labels(image, beside)).lordosis == measured(image).lordosis
 
 
+def test_the_crest_behind_the_sacrum_is_not_s1():
+    image = draw()
+    labels = sitk.GetArrayFromImage(image)  # (s, p, l)
+    top, back, _ = np.argwhere(labels == LABELS["S"]).max(0)
+    crest = np.zeros_like(labels)
+    crest[top - 20 : top + 9, back + 2 : back + 11] = LABELS["S"]
+    crest[labels > 0] = 0
+    assert measured(with_labels(image, labels + crest)).lordosis == measured(image).lordosis
+
+
 def test_s1_that_is_drawn_apart_from_a_larger_rest_of_the_sacrum():
     """The lordosis is that of L1 and S1, not of L1 and S2."""
     whole = [(block.name, block.anterior, block.posterior) for block in LUMBAR]

@@ -115,6 +115,17 @@ def test_a_fold_that_the_split_does_not_have(data):
         trainer.get_tr_and_val_datasets()
 
 
+def raw_of(trainer: nnUNetTrainer, folder: Path, monkeypatch: pytest.MonkeyPatch, *unknown: str) -> None:
+    """A raw data set of one patient, whose provenance.json lacks the cases `unknown`."""
+    cases = trainer.dataset_class.get_identifiers(trainer.preprocessed_dataset_folder)
+    raw = folder / "raw" / trainer.plans_manager.dataset_name
+    raw.mkdir(parents=True)
+    (raw / "dataset.json").write_text("{}")
+    known = {case: {"patient": "anna"} for case in cases if case not in unknown}
+    (raw / "provenance.json").write_text(json.dumps({"cases": known}))
+    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+
+
 @pytest.mark.parametrize(
     ("split", "words"),
     [
@@ -127,12 +138,7 @@ def test_a_patient_on_both_sides_of_a_fold(split, words, data, tmp_path, monkeyp
     file.unlink(missing_ok=True)
     trainer = make(data)
     trainer.initialize()
-    cases = trainer.dataset_class.get_identifiers(trainer.preprocessed_dataset_folder)
-    raw = tmp_path / "raw" / data.name
-    raw.mkdir(parents=True)
-    (raw / "dataset.json").write_text("{}")
-    (raw / "provenance.json").write_text(json.dumps({"cases": {case: {"patient": "anna"} for case in cases}}))
-    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+    raw_of(trainer, tmp_path, monkeypatch)
     if split is not None:
         file.write_text(json.dumps(split))
     with pytest.raises(SystemExit, match=rf"(?s){words}.*nnUNetv2_cafr split -d {data.name}"):
@@ -140,3 +146,21 @@ def test_a_patient_on_both_sides_of_a_fold(split, words, data, tmp_path, monkeyp
     assert file.exists() is (split is not None)  # nnU-Net's own would stay
     trainer.fold = "all"
     trainer.get_tr_and_val_datasets()
+
+
+def test_patients_that_are_not_known_are_no_reason_to_look_away(data, tmp_path, monkeypatch):
+    trainer = make(data)
+    trainer.initialize()
+    raw_of(trainer, tmp_path, monkeypatch, "SpineMRI_002")
+    with pytest.raises(SystemExit, match=r"provenance.json lacks 1 of the \d+ cases: SpineMRI_002"):
+        trainer.get_tr_and_val_datasets()
+
+
+def test_a_training_that_has_begun_goes_on_with_a_warning(data, tmp_path, monkeypatch):
+    (data / "splits_final.json").write_text(json.dumps([{"train": ["SpineMRI_001"], "val": ["SpineMRI_002"]}]))
+    trainer = make(data)
+    trainer.initialize()
+    raw_of(trainer, tmp_path, monkeypatch)
+    trainer.current_epoch = 1
+    trainer.get_tr_and_val_datasets()
+    assert "trains on 1 of the 1 patients whom it validates (anna)" in Path(trainer.log_file).read_text()
