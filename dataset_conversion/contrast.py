@@ -118,7 +118,7 @@ def may_be_weighted(header: Dataset) -> bool:
 
 
 def _sequences(header: Dataset) -> set[str]:
-    values = header.get("ScanningSequence") or PULSES.get(header.get("EchoPulseSequence"), ())
+    values = header.get("ScanningSequence") or PULSES.get(str(header.get("EchoPulseSequence")), ())
     return {values} if isinstance(values, str) else set(values)
 
 
