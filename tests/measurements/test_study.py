@@ -160,7 +160,7 @@ def test_the_crest_behind_the_sacrum_is_not_s1():
     labels = sitk.GetArrayFromImage(image)  # (s, p, l)
     top, back, _ = np.argwhere(labels == LABELS["S"]).max(0)
     crest = np.zeros_like(labels)
-    crest[top - 20 : top + 9, back + 2 : back + 11] = LABELS["S"]
+    crest[max(top - 40, 0) : top + 9, back + 2 : back + 12] = LABELS["S"]
     crest[labels > 0] = 0
     assert measured(with_labels(image, labels + crest)).lordosis == measured(image).lordosis
 
