@@ -56,6 +56,7 @@ ACQUISITION = (
 )  # fmt: skip
 EXAMINATION = ("PatientID", "StudyInstanceUID")
 THINNED = 2  # times a slice's thickness from one slice to the next, and numbers of slices that are left out
+INTERLEAVED = 0.75  # of the distance by the header: slices of another acquisition may lie between; ours
 PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst")
 CLEAR_MAJORITY = 2  # a series is taken among several where it has this many times the slices of any other; ours
 MONOCHROME1 = (
@@ -593,7 +594,7 @@ def _of_another_acquisition(one: Dataset, other: Dataset) -> str:
 
 
 def _missing_slices(slices: Sequence[_Image], step: float) -> Iterator[str]:
-    """Notes on slices that may not have been sent: between those that are there, or at the ends."""
+    """Notes on slices that may not have been sent, between those that are there or at the ends, or are of two runs."""
     keys = ("SpacingBetweenSlices", "SliceThickness", "ImagesInAcquisition")
     own, thickness, acquired = (_number(slices[0].header.get(key)) for key in keys)
     jumps = {abs(jump) for jump in np.diff([_number(one.header.get("InstanceNumber")) for one in slices])}
@@ -603,6 +604,8 @@ def _missing_slices(slices: Sequence[_Image], step: float) -> Iterator[str]:
         times = step / own
         if round(times) >= THINNED and abs(times - round(times)) <= STEP_TOLERANCE:
             yield f"its slices lie {step:.3g} mm apart, and by its header {own:.3g} mm: {between}"
+        elif times < INTERLEAVED:
+            yield f"its slices lie {step:.3g} mm apart, and by its header {own:.3g} mm: are they of two acquisitions?"
     elif step >= THINNED * thickness > 0:
         yield f"its slices lie {step:.3g} mm apart and are {thickness:.3g} mm thick: {between}"
     elif len(jumps) == 1 and (jump := jumps.pop()) >= THINNED:

@@ -701,6 +701,14 @@ def test_every_second_slice_alone_is_noted(series: Path, own: float, thickness: 
     assert any("slices between them may be missing" in note for note in volume.notes) == noted
 
 
+@pytest.mark.parametrize(("own", "noted"), [(2 * STEP, True), (STEP, False)])
+def test_slices_of_two_runs_between_one_another_are_noted(series: Path, own: float, noted: bool) -> None:
+    for path in series.iterdir():
+        edit(path, SpacingBetweenSlices=own, SliceThickness=4)
+    volume, _ = read_volume(series)
+    assert any("two acquisitions" in note for note in volume.notes) == noted
+
+
 @pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_values_are_rescaled_slice_by_slice(series: Path, interpretation: str, compressed: bool) -> None:
