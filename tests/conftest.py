@@ -68,6 +68,22 @@ def seeded() -> None:
     np.random.seed(0)
 
 
+@pytest.fixture
+def unlistable(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes a folder one that may not be listed, to root too."""
+    scandir = os.scandir
+
+    def refuse(folder: Path) -> None:
+        def listed(path: Any = ".") -> Any:
+            if str(path) == str(folder):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", listed)
+
+    return refuse
+
+
 def make_pools_threads(patch: pytest.MonkeyPatch) -> None:
     """nnU-Net's pools: a spawned process imports torch, and a fork copies the memory tables of this one."""
     get_context = multiprocessing.get_context

@@ -144,7 +144,7 @@ def _predict(
             record = Record(maps.folder if maps.file is None else None, settings, writing_beside)
         except ValueError as error:
             raise UserError(str(error)) from error
-    elif maps.file is None and all(PredictionRecord(maps.folder).has(name) for name in (STATISTICS_FILE, TABLE_FILE)):
+    elif maps.file is None and all(map(PredictionRecord(maps.folder).has, (STATISTICS_FILE, TABLE_FILE))):
         record = Record(maps.folder, settings, writing_beside)
     if warning := warning_of_unknown_order(description.reader, description.training_voxel_orders):
         print(warning)

@@ -1,7 +1,6 @@
 """DICOM series: slice order, steps and orientation are read from every slice; what cannot be a volume is refused."""
 
 import gzip
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -747,18 +746,11 @@ def test_an_odd_echo_time_of_one_slice_is_named(series: Path) -> None:
     assert "EchoTime" in problems[0].found
 
 
-def test_a_folder_that_cannot_be_listed_is_named(series: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_named(series: Path, unlistable: Callable[[Path], None]) -> None:
     """Else the slices in it would be missing without a word."""
     (series / "more").mkdir()
     shutil.move(file_of(series, 0), series / "more")
-    scandir = os.scandir
-
-    def failing(path: Any) -> Any:
-        if str(path).endswith("more"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", failing)
+    unlistable(series / "more")
     _, problems = read_volume(series)
     assert problems[0].path == series / "more" and "Permission denied" in problems[0].found
 

@@ -227,17 +227,10 @@ def test_a_unit_that_nibabel_does_not_read_is_refused(predict, tmp_path: Path, c
     assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["y.nii.gz"]
 
 
-def test_a_folder_that_cannot_be_listed_is_named(predict: Callable[..., int], tmp_path: Path, monkeypatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_named(predict: Callable[..., int], tmp_path: Path, unlistable) -> None:
     locked = tmp_path / "scans" / "series" / "locked"
     locked.mkdir(parents=True)
-    scandir = os.scandir
-
-    def failing(path: str) -> object:
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", failing)
+    unlistable(locked)
     with pytest.raises(SystemExit, match=r"locked cannot be read \(Permission denied\), and scans may be in it"):
         predict(tmp_path / "scans", tmp_path / "out")
 
